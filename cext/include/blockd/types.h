@@ -1,0 +1,56 @@
+// Plain values shared by every room and by the Cython border.
+#pragma once
+
+#include <array>
+#include <compare>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <functional>
+
+namespace blockd {
+
+inline constexpr std::uint32_t kBlockBytes = 4096;        // the unit of checksumming and atomicity
+inline constexpr std::uint32_t kChunkBytes = 64 * 1024;   // the unit of allocation and of resync
+inline constexpr std::uint32_t kBlocksPerChunk = kChunkBytes / kBlockBytes;
+inline constexpr std::uint64_t kSegmentBytes = 1ull << 30;  // the unit of placement
+inline constexpr std::uint32_t kChunksPerSegment = static_cast<std::uint32_t>(kSegmentBytes / kChunkBytes);
+inline constexpr std::uint32_t kMutationBytesMax = 256 * 1024;  // one engine mutation, one contiguous buffer
+
+// RFC 4122 bytes, in text order.
+struct Uuid {
+  std::array<std::uint8_t, 16> bytes{};
+  auto operator<=>(const Uuid&) const = default;
+};
+
+// The version of a mutation: the attachment's epoch, then a sequence that the engine counts up from 1
+// within the epoch, for each segment. Ordered lexicographically; {0,0} is "never written".
+struct Version {
+  std::uint64_t epoch = 0;
+  std::uint64_t seq = 0;
+  auto operator<=>(const Version&) const = default;
+};
+
+struct SegmentId {
+  Uuid volume;
+  std::uint32_t index = 0;  // segment i covers volume bytes [i * kSegmentBytes, (i+1) * kSegmentBytes)
+  auto operator<=>(const SegmentId&) const = default;
+};
+
+}  // namespace blockd
+
+template <>
+struct std::hash<blockd::Uuid> {
+  std::size_t operator()(const blockd::Uuid& id) const noexcept {
+    std::uint64_t a = 0, b = 0;
+    std::memcpy(&a, id.bytes.data(), 8);
+    std::memcpy(&b, id.bytes.data() + 8, 8);
+    return static_cast<std::size_t>(a ^ (b * 0x9e3779b97f4a7c15ull));
+  }
+};
+template <>
+struct std::hash<blockd::SegmentId> {
+  std::size_t operator()(const blockd::SegmentId& id) const noexcept {
+    return std::hash<blockd::Uuid>{}(id.volume) ^ (static_cast<std::size_t>(id.index) * 0x9e3779b97f4a7c15ull);
+  }
+};

@@ -1,0 +1,169 @@
+// A store: one device or file that holds chunks of segments, durable, checksummed, thin.
+//
+// All calls on one loop's thread. Operations complete through done(), never from inside the call.
+// Guarantees (docs/FORMATS.md, docs/REPLICATION.md):
+//  * S1  A block is wholly old or wholly new after any crash.
+//  * S2  When write() is done the mutation is on the device; when a flush() submitted after that is
+//        done it survives power loss. Recovery is bounded by the journal's size.
+//  * S3  Mutations of one chunk take effect in the order they were submitted, also across a crash: a
+//        chunk at version v holds exactly the mutations of that chunk up to v that this store was given.
+//  * S4  No read returns a block that fails its CRC-32C: ChecksumMismatch instead.
+//  * S5  A chunk that was trimmed or zeroed keeps its version (a tombstone) until the segment's stable
+//        mark has passed it.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "base/buffer.h"
+#include "base/result.h"
+#include "blockd/types.h"
+#include "io/disk.h"
+#include "io/loop.h"
+
+namespace blockd::store {
+
+struct FormatOptions {
+  Uuid store_id;
+  Uuid cluster_id;
+  std::uint64_t journal_bytes = 0;  // 0: chosen from the capacity
+  bool force = false;               // overwrite a store that is there already
+};
+
+struct OpenOptions {
+  Uuid cluster_id;  // a store of another cluster is refused (StoreForeign)
+};
+
+struct StoreInfo {
+  Uuid store_id;
+  Uuid cluster_id;
+  std::uint64_t capacity_bytes = 0;   // for chunks
+  std::uint64_t allocated_bytes = 0;  // chunks in use
+  std::uint64_t journal_bytes = 0;
+  std::uint64_t journal_used_bytes = 0;
+  std::uint32_t segment_count = 0;
+};
+
+struct StoreStats {  // counters since open
+  std::uint64_t reads = 0, read_bytes = 0;
+  std::uint64_t writes = 0, write_bytes = 0;              // client mutations
+  std::uint64_t device_writes = 0, device_write_bytes = 0;  // what they cost, journal and metadata included
+  std::uint64_t device_reads = 0, device_read_bytes = 0;
+  std::uint64_t device_flushes = 0;
+  std::uint64_t journal_batches = 0, checkpoints = 0;
+  std::uint64_t checksum_errors = 0;
+  std::uint64_t recovered_batches = 0;
+};
+
+using SegmentHandle = std::uint32_t;  // a place in the segment table, valid until dropped
+
+struct SegmentInfo {
+  SegmentId id;
+  std::uint32_t block_count = 0;
+  std::uint64_t promised_epoch = 0;  // lower epochs are fenced
+  Version stable;                    // everything at or below is durable on all in-sync members
+  std::uint32_t chunk_count = 0;     // chunks stored now
+};
+
+struct ChunkVersion {
+  std::uint32_t chunk = 0;  // index in the segment
+  Version version;
+};
+
+struct StoreOp {
+  enum class Op : std::uint8_t {
+    read,     // `data` <- blocks, crcs_out <- their CRCs; holes read as zeros
+    write,    // blocks <- `data` with `crcs`
+    zero,     // blocks become holes (trim and write-zeroes alike: both read back as zeros)
+    replace,  // resync: the whole of one chunk becomes `data` where valid_mask has a bit, a hole elsewhere,
+              // at exactly `version`, whatever was there. first_block is the chunk's first,
+              // block_count kBlocksPerChunk; data and crcs have kBlocksPerChunk places.
+              // version {0,0}: drop the chunk.
+    flush     // everything done before is durable; handle is ignored
+  };
+  Op op = Op::read;
+  Error error = Error::Ok;
+  SegmentHandle segment = 0;
+  std::uint32_t first_block = 0;  // in the segment
+  std::uint32_t block_count = 0;  // read, write: at most kMutationBytesMax / kBlockBytes; may span chunks
+  Version version;                // mutations only; applied to every chunk touched
+  std::uint16_t valid_mask = 0;   // replace
+  // write, replace: payload, any alignment (aligned ones go to the device uncopied when large);
+  // read: destination, aligned to 4096.
+  std::byte* data = nullptr;
+  BufferRef hold;                         // keeps `data` alive until done()
+  const std::uint32_t* crcs = nullptr;    // write, replace: one a block, valid until done()
+  std::uint32_t* crcs_out = nullptr;      // read: one a block (holes: crc32c_zero_block()); may be null
+  void (*done)(StoreOp&) noexcept = nullptr;
+  void* owner = nullptr;
+  StoreOp* next = nullptr;   // the store's own until done()
+  void* scratch = nullptr;   // likewise
+  std::uint32_t scratch_count = 0;
+};
+
+// One chunk as verification sees it.
+struct ChunkDigest {
+  std::uint32_t chunk = 0;
+  Version version;
+  std::uint16_t valid_mask = 0;
+  std::uint32_t digest = 0;  // CRC-32C over the 16 block CRCs, holes counted as zero blocks
+};
+
+struct BlockLocation {
+  bool allocated = false;
+  std::uint64_t device_offset_bytes = 0;  // of the block's home
+  bool in_journal = false;                // newest content not yet written home
+  Version chunk_version;
+  std::uint32_t crc32c = 0;
+};
+
+class Store {
+ public:
+  // Both throw Fault with one clear line: StoreTooSmall, StoreInUse, AlreadyExists (format without
+  // force), StoreNotFormatted, StoreForeign, StoreDamaged, StoreTooNew, DiskError.
+  static void format(io::Disk& disk, const FormatOptions& options);
+  static std::unique_ptr<Store> open(io::Disk& disk, io::Loop& loop, Buffers& buffers,
+                                     const OpenOptions& options);
+
+  virtual ~Store() = default;  // no operation in flight
+
+  // Metadata mutations: durable (flushed) before done(Error).
+  using Done = std::function<void(Error)>;
+  virtual void create_segment(SegmentId id, std::uint32_t block_count, Done done) = 0;  // AlreadyExists, NoSpace
+  virtual void drop_segment(SegmentHandle segment, Done done) = 0;  // frees its chunks
+  virtual void resize_segment(SegmentHandle segment, std::uint32_t block_count, Done done) = 0;
+  // Refuses (EpochFenced) an epoch lower than the promised one; equal is done at once.
+  virtual void promise_epoch(SegmentHandle segment, std::uint64_t epoch, Done done) = 0;
+
+  [[nodiscard]] virtual std::optional<SegmentHandle> find_segment(SegmentId id) const noexcept = 0;
+  [[nodiscard]] virtual std::vector<SegmentHandle> segments() const = 0;
+  [[nodiscard]] virtual SegmentInfo segment_info(SegmentHandle segment) const noexcept = 0;
+  // Remembered at once, persisted with the next journal batch or checkpoint; never moves back.
+  virtual void set_stable(SegmentHandle segment, Version stable) noexcept = 0;
+
+  virtual void submit(StoreOp& op) noexcept = 0;
+
+  // Chunks of the segment with index >= from_chunk and version > above, ascending, as of the mutations
+  // submitted so far (in memory; includes tombstones). Returns how many were written to `out`.
+  [[nodiscard]] virtual std::size_t list_chunks(SegmentHandle segment, std::uint32_t from_chunk,
+                                                Version above, std::span<ChunkVersion> out) const noexcept = 0;
+  [[nodiscard]] virtual Version chunk_version(SegmentHandle segment, std::uint32_t chunk) const noexcept = 0;
+  // Blocks of the chunk that hold data.
+  [[nodiscard]] virtual std::uint16_t chunk_valid_mask(SegmentHandle segment, std::uint32_t chunk) const noexcept = 0;
+  [[nodiscard]] virtual std::size_t list_digests(SegmentHandle segment, std::uint32_t from_chunk,
+                                                 std::span<ChunkDigest> out) const noexcept = 0;
+  [[nodiscard]] virtual BlockLocation locate(SegmentHandle segment, std::uint32_t block) const noexcept = 0;
+
+  [[nodiscard]] virtual StoreInfo info() const noexcept = 0;
+  [[nodiscard]] virtual const StoreStats& stats() const noexcept = 0;
+  // Stops taking operations, waits for those in flight, checkpoints, flushes; then done.
+  virtual void close(Done done) = 0;
+};
+
+}  // namespace blockd::store
