@@ -1,0 +1,115 @@
+// A volume's engine: the one coordinator of its I/O, on the host that holds the attachment.
+//
+// Protocol and invariants: docs/REPLICATION.md. Life: create -> start() -> opening -> serving ->
+// close(). All on one loop's thread. It never talks to the metadata service: it asks through
+// VolumeEvents and is answered through in_sync_changed().
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/buffer.h"
+#include "blockd/types.h"
+#include "engine/block_backend.h"
+#include "io/loop.h"
+
+namespace blockd::peer {
+class PeerHub;
+}
+
+namespace blockd::engine {
+
+struct MemberConfig {
+  Uuid host;
+  Uuid store;
+  std::uint32_t distance = 0;  // 0 this host; else grows with network distance: reads prefer small
+  bool in_sync = false;        // as agreed through Raft
+};
+
+struct SegmentConfig {
+  std::uint32_t index = 0;
+  std::uint64_t generation = 0;  // of the in-sync set; the compare-and-set token
+  std::vector<MemberConfig> members;
+};
+
+struct VolumeConfig {
+  Uuid id;
+  std::string name;
+  std::uint64_t size_bytes = 0;
+  std::uint64_t epoch = 0;
+  std::uint32_t min_in_sync = 1;
+  std::vector<SegmentConfig> segments;  // ascending, complete
+};
+
+enum class VolumeState : std::uint8_t {
+  opening,   // fencing, collecting, reconciling
+  serving,   // every segment serves
+  stalled,   // some segment has lost its quorum or lease: I/O waits
+  fenced,    // a newer attachment exists; terminal: every request fails with EpochFenced
+  closing,
+  closed
+};
+
+struct SegmentStatus {
+  std::uint32_t index = 0;
+  std::uint64_t generation = 0;
+  VolumeState state = VolumeState::opening;
+  std::vector<Uuid> in_sync;          // agreed
+  std::vector<Uuid> joining;          // being resynced now
+  std::vector<Uuid> absent;           // members neither in sync nor joining
+  std::uint64_t resync_bytes_done = 0;   // of the current or last resync of this segment
+  std::uint64_t resync_bytes_total = 0;
+  std::uint64_t in_flight = 0;
+};
+
+struct VolumeStats {
+  std::uint64_t reads = 0, read_bytes = 0, writes = 0, write_bytes = 0, flushes = 0, trims = 0;
+  std::uint64_t errors = 0;
+  std::uint64_t remote_reads = 0;      // served by another member than the local one
+  std::uint64_t resync_bytes = 0;      // payload bytes copied to members by resyncs, since start
+  std::uint64_t reconcile_bytes = 0;   // payload bytes copied while opening
+  std::uint64_t open_duration_us = 0;  // start() to first serving
+};
+
+// Called on the loop's thread, never from inside a call to the volume.
+class VolumeEvents {
+ public:
+  virtual ~VolumeEvents() = default;
+  // The engine wants the segment's in-sync set to become `in_sync` if it still has `generation`.
+  // Repeated until in_sync_changed() answers; a change that comes from elsewhere is an answer too.
+  virtual void in_sync_change_wanted(const Uuid& volume, std::uint32_t segment, std::uint64_t generation,
+                                     const std::vector<Uuid>& in_sync, const char* reason) noexcept = 0;
+  virtual void state_changed(const Uuid& volume, VolumeState state, Error error) noexcept = 0;
+  // For the log and events stream: member lost, resync started/finished, block repaired, ...
+  virtual void notice(const Uuid& volume, std::uint32_t segment, const Uuid& host, const char* kind,
+                      std::uint64_t value) noexcept = 0;
+};
+
+class Volume : public BlockBackend {
+ public:
+  // hub reaches the members, the local one included (peer/peer_hub.h).
+  static std::unique_ptr<Volume> create(io::Loop& loop, Buffers& buffers, peer::PeerHub& hub,
+                                        VolumeEvents& events, VolumeConfig config);
+
+  virtual void start() noexcept = 0;
+  // The agreed truth about one segment, an answer or news; older generations are ignored.
+  virtual void in_sync_changed(const SegmentConfig& segment) noexcept = 0;
+  // The metadata service refused or did not answer: the engine asks again later.
+  virtual void in_sync_change_failed(std::uint32_t segment, Error error) noexcept = 0;
+  // Grow (new segments come with their config); the size changes when every new segment serves.
+  virtual void grow(std::uint64_t size_bytes, std::vector<SegmentConfig> new_segments,
+                    std::function<void(Error)> done) = 0;
+  // Drains, flushes, marks everything stable, releases the leases; then closed. The volume may be
+  // destroyed after done.
+  virtual void close(std::function<void(Error)> done) = 0;
+
+  [[nodiscard]] virtual VolumeState state() const noexcept = 0;
+  [[nodiscard]] virtual const VolumeConfig& config() const noexcept = 0;
+  [[nodiscard]] virtual const VolumeStats& stats() const noexcept = 0;
+  [[nodiscard]] virtual std::vector<SegmentStatus> status() const = 0;
+};
+
+}  // namespace blockd::engine

@@ -1,0 +1,44 @@
+// How one host reaches replicas, its own and others', and serves its own to other hosts' engines.
+//
+// One hub a host. Outgoing: one link to each other host, shared by all volumes, reconnecting with
+// back-off. Incoming: the replica service over this host's stores. The engine sees both through the
+// same asynchronous calls (peer/replica_client.h), so that local and remote members differ only in cost.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "base/buffer.h"
+#include "blockd/types.h"
+#include "io/link.h"
+#include "io/loop.h"
+#include "store/store.h"
+
+namespace blockd::peer {
+
+struct HubConfig {
+  Uuid host_id;
+  Uuid cluster_id;
+  std::uint64_t lease_us = 1'000'000;      // what a member grants with each heartbeat
+  std::uint64_t heartbeat_us = 200'000;
+  std::uint64_t member_timeout_us = 1'000'000;  // no answer for so long: the member has failed
+};
+
+class PeerHub {
+ public:
+  static std::unique_ptr<PeerHub> create(io::Loop& loop, Buffers& buffers, io::Network& network,
+                                         HubConfig config);
+  virtual ~PeerHub() = default;
+
+  virtual io::Endpoint listen(const io::Endpoint& at) = 0;  // throws Fault; returns the bound endpoint
+  // Where to reach a host; a changed endpoint reconnects.
+  virtual void set_peer(const Uuid& host, const io::Endpoint& endpoint) = 0;
+  // Serve the replicas of an open store, to others and to this host's engines.
+  virtual void add_store(store::Store& store) = 0;
+  virtual void remove_store(const Uuid& store_id) = 0;  // its replicas answer NotFound from now on
+  [[nodiscard]] virtual bool connected(const Uuid& host) const noexcept = 0;
+  virtual void close(std::function<void()> done) = 0;
+};
+
+}  // namespace blockd::peer
