@@ -1,0 +1,1 @@
+"""blockd: a distributed block storage engine for sovereign clouds."""
