@@ -1,0 +1,1 @@
+"""How processes of blockd talk: generated stubs (gen/), channels, servers, deadlines, errors."""
