@@ -149,6 +149,17 @@ class NotInSync(BlockdError):
     meaning = "the replica misses acknowledged writes"
 
 
+class VolumeAttached(BlockdError):
+    """The volume is attached."""
+
+    code = 17
+    kind = "request"
+    nbd_errno = "EIO"
+    grpc_status = "FAILED_PRECONDITION"
+    exit_code = 4
+    meaning = "the volume is attached"
+
+
 class Busy(BlockdError):
     """Out of buffers or queue places; retry."""
 
@@ -383,6 +394,7 @@ ERRORS: tuple[type[BlockdError], ...] = (
     NotAttached,
     StaleGeneration,
     NotInSync,
+    VolumeAttached,
     Busy,
     JournalFull,
     NoSpace,
@@ -439,5 +451,6 @@ __all__ = [
     "StoreTooSmall",
     "Timeout",
     "Unsupported",
+    "VolumeAttached",
     "WriteUnresolved",
 ]
