@@ -39,7 +39,7 @@ fstrim /mnt
 umount /mnt
 """
 
-# For a later boot, after whatever befell the cluster in between: WRITE_AND_VERIFY's files are all there.
+# For a later boot, whatever befell the cluster in between: WRITE_AND_VERIFY's files are all there.
 VERIFY_AGAIN = """
 /sbin/e2fsck -f -n /dev/vda
 mount -t ext4 -o ro /dev/vda /mnt
@@ -53,8 +53,8 @@ FILES_WRITTEN = 70  # 7 folders that stay, of 1 large and 9 small files each
 
 @dataclass(frozen=True)
 class GuestResult:
-    """status: exit status of the script, None when the guest did not get that far; output: the console
-    from where the script began."""
+    """status: exit status of the script, None when the guest did not get that far; output: the
+    console from where the script began."""
 
     status: int | None
     output: str
@@ -69,7 +69,7 @@ class GuestResult:
 def boot_guest(
     uri: str, script: str = WRITE_AND_VERIFY, *, timeout: float = 240, memory_mib: int = 384
 ) -> GuestResult:
-    """Run `script` in a fresh guest that has the NBD export `uri` as /dev/vda; blocks until it is off."""
+    """Run `script` in a fresh guest with the NBD export `uri` as /dev/vda, until it powers off."""
     kernel = find_kernel()
     with tempfile.TemporaryDirectory(prefix="blockd-guest-") as folder:
         initramfs = Path(folder) / "initramfs.cpio"

@@ -1,8 +1,8 @@
 """The root of the guest: a small initramfs from Debian's own kernel, busybox and e2fsprogs.
 
-It is built in memory from files that are already on this machine, always in the same order and with
-the same times and owners, so the same packages give the same bytes. The "newc" cpio format is simple
-enough to write here; it is described in the kernel's documentation, early-userspace/buffer-format.
+It is built in memory from files that are already on this machine, always in the same order and
+with the same times and owners, so the same packages give the same bytes. The "newc" cpio format is
+simple enough to write here; the kernel's documentation has it (early-userspace/buffer-format).
 """
 
 import re
@@ -14,8 +14,8 @@ MODULES = ("virtio_pci", "virtio_blk", "crc32c_generic", "ext4")
 PROGRAMS = ("/sbin/mke2fs", "/sbin/e2fsck")
 BUSYBOX = "/bin/busybox"
 
-# `script` runs with -e, by a shell that prefers its own applets: other programs need their full path.
-# What it prints goes to the console, its exit status decides the verdict.
+# `script` runs with -e, in a shell that prefers its own applets: other programs need their full
+# path. What it prints goes to the console, its exit status decides the verdict.
 INIT = """#!/bin/busybox sh
 /bin/busybox --install -s /bin
 export PATH=/sbin:/bin
@@ -40,7 +40,7 @@ class Kernel:
     modules: Path
 
 
-class GuestUnavailable(Exception):
+class GuestUnavailableError(Exception):
     """Something that the guest is made from is not installed; the message names it."""
 
 
@@ -50,7 +50,7 @@ def find_kernel() -> Kernel:
         modules = Path("/lib/modules") / image.name.removeprefix("vmlinuz-")
         if (modules / "modules.dep").exists():
             return Kernel(image, modules)
-    raise GuestUnavailable("no kernel with modules in /boot: apt install linux-image-amd64")
+    raise GuestUnavailableError("no kernel with modules in /boot: apt install linux-image-amd64")
 
 
 def version_key(path: Path) -> list[int]:
@@ -67,8 +67,8 @@ def build_initramfs(kernel: Kernel, script: str) -> bytes:
     archive.file("script", script.encode(), executable=True)
     archive.file(BUSYBOX, read(BUSYBOX), executable=True)
     archive.file("modules/order", "\n".join(path.name for path in modules).encode())
-    for path in modules:
-        archive.file(f"modules/{path.name}", path.read_bytes())
+    for module in modules:
+        archive.file(f"modules/{module.name}", module.read_bytes())
     for path in sorted({*PROGRAMS, *shared_libraries(PROGRAMS)}):
         archive.file(path, read(path), executable=True)
     return archive.finish()
@@ -78,7 +78,9 @@ def read(path: str) -> bytes:
     try:
         return Path(path).read_bytes()
     except FileNotFoundError:
-        raise GuestUnavailable(f"{path} is missing: apt install busybox-static e2fsprogs") from None
+        raise GuestUnavailableError(
+            f"{path} is missing: apt install busybox-static e2fsprogs"
+        ) from None
 
 
 def module_files(kernel: Kernel) -> list[Path]:

@@ -42,7 +42,7 @@ def test_guest_writes_and_verifies_on_reference_server(tmp_path: Path) -> None:
         assert again.status == 0, again.output
         assert again.files_verified == FILES_WRITTEN
 
-    # The same disk with one file's content changed behind the filesystem's back: the guest must see it.
+    # The same disk, with part of one file overwritten: the guest must notice.
     with nbdkit(tmp_path, "file", str(image)) as uri:
         spoilt = boot_guest(uri, SPOIL_ONE_FILE + VERIFY_AGAIN)
         assert spoilt.status not in (0, None), spoilt.output
