@@ -1,0 +1,94 @@
+"""What a volume may be: its name, size and policy. One function each, used wherever one enters."""
+
+import re
+
+from blockd.model.errors import BlockdError, InvalidArgument
+from blockd.model.ids import is_id
+from blockd.model.units import SECTOR_BYTES, format_size
+
+VOLUME_BYTES_MAX = 16 << 40  # 16384 segments: still one message with all their members
+REPLICAS_MAX = 7
+REPLICAS_DEFAULT = 3
+
+_VOLUME_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")
+_PLACE_NAME = re.compile(r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")
+_JURISDICTION = re.compile(r"^[A-Z]{2}$")
+
+
+def check_volume_name(name: str) -> str:
+    """Raises InvalidArgument. A name is also an NBD export's, and never mistaken for an id."""
+    if not _VOLUME_NAME.match(name) or is_id(name):
+        raise InvalidArgument(
+            f"not a volume name: {name!r} (1 to 63 of A-Z a-z 0-9 . _ -, the first a letter or "
+            "digit, and not a UUID)",
+            field="name",
+        )
+    return name
+
+
+def check_place_name(name: str, field: str) -> str:
+    """The name of an operator, site or host. Raises InvalidArgument."""
+    if not _PLACE_NAME.match(name) or is_id(name):
+        raise InvalidArgument(
+            f"{field}: not a name: {name!r} (1 to 63 of a-z 0-9 -, no hyphen at either end)",
+            field=field,
+        )
+    return name
+
+
+def check_jurisdiction(code: str) -> str:
+    """ISO 3166-1 alpha-2, or empty when not given. Raises InvalidArgument."""
+    if code and not _JURISDICTION.match(code):
+        raise InvalidArgument(
+            f"jurisdiction: not an ISO 3166 country code: {code!r} (for example FR)",
+            field="jurisdiction",
+        )
+    return code
+
+
+def check_coordinates(latitude: float, longitude: float) -> None:
+    """Raises InvalidArgument for a place that is not on the globe (NaN included)."""
+    if not (-90 <= latitude <= 90 and -180 <= longitude <= 180):
+        raise InvalidArgument(
+            f"latitude and longitude: no such place: {latitude}, {longitude}", field="latitude"
+        )
+
+
+def check_size(size_bytes: int) -> int:
+    """Raises InvalidArgument: nothing, not whole sectors, or more than a volume may have."""
+    if size_bytes <= 0 or size_bytes % SECTOR_BYTES:
+        raise _bad_size(f"a volume's size is a multiple of {SECTOR_BYTES} bytes, not {size_bytes}")
+    if size_bytes > VOLUME_BYTES_MAX:
+        raise _bad_size(
+            f"a volume has at most {format_size(VOLUME_BYTES_MAX)}, not {format_size(size_bytes)}"
+        )
+    return size_bytes
+
+
+def check_growth(old_bytes: int, new_bytes: int) -> None:
+    """Raises InvalidArgument for a size that is not allowed or would shrink the volume."""
+    check_size(new_bytes)
+    if new_bytes < old_bytes:
+        raise _bad_size(
+            f"a volume only grows: it has {format_size(old_bytes)} and would get "
+            f"{format_size(new_bytes)}"
+        )
+
+
+def complete_policy(replicas: int, min_in_sync: int) -> tuple[int, int]:
+    """Replace zeros: 3 replicas; 2 in sync of 3 or more, else 1. Raises InvalidArgument."""
+    replicas = replicas or REPLICAS_DEFAULT
+    if replicas > REPLICAS_MAX:
+        raise InvalidArgument(
+            f"a volume has 1 to {REPLICAS_MAX} replicas, not {replicas}", field="policy.replicas"
+        )
+    min_in_sync = min_in_sync or (2 if replicas >= 3 else 1)
+    if min_in_sync > replicas:
+        raise InvalidArgument(
+            f"min_in_sync is {min_in_sync} of only {replicas} replicas", field="policy.min_in_sync"
+        )
+    return replicas, min_in_sync
+
+
+def _bad_size(message: str) -> BlockdError:
+    return InvalidArgument(message, field="size_bytes")
