@@ -1,0 +1,1 @@
+"""The host daemon: one machine's stores, replicas, engines and exports."""

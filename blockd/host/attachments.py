@@ -1,0 +1,164 @@
+"""The volumes attached at this host: their engines and exports, from attach to detach.
+
+One lock a volume orders attach, grow and detach; calls about different volumes run at once. An
+attachment is listed in `held` exactly while its engine runs. Attaching what runs already under the
+same epoch changes nothing, a newer epoch replaces the engine, an older one is refused: so orders
+may be repeated and may arrive late.
+"""
+
+import asyncio
+import logging
+from collections import defaultdict
+from dataclasses import dataclass, replace
+from uuid import UUID
+
+from blockd.host.exports import NbdEndpoints
+from blockd.host.topology import Topology
+from blockd.model.errors import BlockdError, EpochFenced, NotAttached, NotFound
+from blockd.model.ids import parse_id
+from blockd.native import core as native
+from blockd.rpc.gen import types_pb2
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Held:
+    """One attached volume. segment_count: how many its engine has."""
+
+    volume_id: UUID
+    name: str
+    epoch: int
+    size_bytes: int
+    segment_count: int
+    state: str = "serving"
+
+
+class Attachments:
+    """All attachments of this host; used on the event loop only."""
+
+    def __init__(self, core: native.Core, topology: Topology, endpoints: NbdEndpoints) -> None:
+        self._core = core
+        self._topology = topology
+        self._endpoints = endpoints
+        self._locks: defaultdict[UUID, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self.held: dict[UUID, Held] = {}
+        self._opening: dict[UUID, int] = {}  # volume -> epoch, while core.attach() runs
+
+    def get(self, volume_id: UUID) -> Held:
+        """The attachment. Raises NotAttached."""
+        held = self.held.get(volume_id)
+        if held is None:
+            raise NotAttached(f"volume {volume_id} is not attached at this host")
+        return held
+
+    def epoch(self, volume_id: UUID) -> int:
+        """The epoch of the engine, which may still be opening. Raises NotAttached."""
+        opening = self._opening.get(volume_id)
+        return self.get(volume_id).epoch if opening is None else opening
+
+    def uris(self, held: Held) -> list[str]:
+        """Where hypervisors reach the volume."""
+        return self._endpoints.uris(held.name)
+
+    async def attach(self, message: types_pb2.Volume) -> Held:
+        """Open the volume under the epoch it carries and export it.
+
+        Raises EpochFenced (a newer epoch exists), QuorumLost, Timeout, LeaseHeld; then nothing
+        runs.
+        """
+        spec = self._topology.volume(message)
+        async with self._locks[spec.volume_id]:
+            running = self.held.get(spec.volume_id)
+            if running is not None and running.epoch == spec.epoch and running.state != "fenced":
+                return running
+            if running is not None and running.epoch > spec.epoch:
+                raise EpochFenced(
+                    f"volume {spec.name} is attached here under epoch {running.epoch}, "
+                    f"newer than {spec.epoch}"
+                )
+            if running is not None:
+                await self._stop(running)
+            return await self._start(spec)
+
+    async def _start(self, spec: native.VolumeSpec) -> Held:
+        self._opening[spec.volume_id] = spec.epoch
+        try:
+            await self._core.attach(spec)
+            await self._core.nbd_export(spec.volume_id, spec.name)
+        except BaseException:
+            # Also when the caller gave up waiting: an engine that nobody knows of must not go on.
+            await asyncio.shield(self._discard(spec.volume_id, spec.name))
+            raise
+        finally:
+            del self._opening[spec.volume_id]
+        held = Held(
+            spec.volume_id, spec.name, spec.epoch, spec.size_bytes, segment_count=len(spec.segments)
+        )
+        self.held[spec.volume_id] = held
+        log.info("volume %s attached under epoch %d", spec.name, spec.epoch)
+        return held
+
+    async def grow(self, message: types_pb2.Volume) -> Held:
+        """Make the running engine as large as the volume has become. Raises NotAttached."""
+        volume_id = parse_id(message.id, "volume")
+        async with self._locks[volume_id]:
+            held = self.get(volume_id)
+            if message.size_bytes <= held.size_bytes:
+                return held
+            spec = self._topology.volume(message)
+            added = [segment for segment in spec.segments if segment.index >= held.segment_count]
+            await self._core.grow(volume_id, message.size_bytes, added)
+            held = replace(
+                self.get(volume_id),
+                size_bytes=message.size_bytes,
+                segment_count=len(spec.segments),
+            )
+            self.held[volume_id] = held
+            return held
+
+    async def detach(self, volume_id: UUID) -> None:
+        """Drain, flush and release the engine; what is not attached is detached already."""
+        async with self._locks[volume_id]:
+            held = self.held.get(volume_id)
+            if held is not None:
+                await self._stop(held)
+                log.info("volume %s detached", held.name)
+
+    async def detach_all(self) -> None:
+        """Detach everything, at once; a volume that fails to does not keep the others."""
+        results = await asyncio.gather(
+            *(self.detach(volume_id) for volume_id in list(self.held)), return_exceptions=True
+        )
+        for result in results:
+            if isinstance(result, BlockdError):
+                log.warning("detach: %s", result)
+            elif isinstance(result, BaseException):
+                raise result
+
+    def note_state(self, volume_id: UUID, state: str) -> None:
+        """What the engine says of itself."""
+        held = self.held.get(volume_id)
+        if held is not None:
+            self.held[volume_id] = replace(held, state=state)
+
+    async def _stop(self, held: Held) -> None:
+        """End an engine whatever state it is in; the volume is not held afterwards."""
+        try:
+            await self._core.nbd_unexport(held.name)
+        except NotFound:
+            log.debug("export %s was gone already", held.name)
+        try:
+            await self._core.detach(held.volume_id)
+        except NotAttached:
+            log.debug("engine of %s was gone already", held.name)
+        finally:
+            self.held.pop(held.volume_id, None)
+
+    async def _discard(self, volume_id: UUID, name: str) -> None:
+        """Remove what an attach that failed has left."""
+        for step in (self._core.nbd_unexport(name), self._core.detach(volume_id)):
+            try:
+                await step
+            except BlockdError as error:
+                log.debug("after a failed attach of %s: %s", name, error)

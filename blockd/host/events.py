@@ -1,0 +1,147 @@
+"""What the native core reports, acted upon: in-sync changes asked of Raft, fenced engines removed.
+
+The core repeats a wanted change until it is answered, so a failure here is only told to it, never
+retried. Changes of different segments are asked for at the same time, each segment's one by one.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from uuid import UUID
+
+from blockd.host.attachments import Attachments
+from blockd.host.metadata import MetadataClient
+from blockd.host.topology import Topology, error_name
+from blockd.model.errors import (
+    BlockdError,
+    EpochFenced,
+    NotAttached,
+    NotFound,
+    StaleGeneration,
+)
+from blockd.native import core as native
+from blockd.rpc.gen import meta_pb2, types_pb2
+
+log = logging.getLogger(__name__)
+
+
+class EventPump:
+    """The one consumer of Core.events().
+
+    on_superseded: called (as a task) with a volume whose attachment seems to have gone elsewhere.
+    """
+
+    def __init__(
+        self,
+        core: native.Core,
+        metadata: MetadataClient,
+        attachments: Attachments,
+        topology: Topology,
+        on_superseded: Callable[[UUID], Awaitable[None]],
+    ) -> None:
+        self._core = core
+        self._metadata = metadata
+        self._attachments = attachments
+        self._topology = topology
+        self._on_superseded = on_superseded
+        self._asking: dict[tuple[UUID, int], asyncio.Task[None]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def run(self) -> None:
+        """Handle events until the core is closed."""
+        try:
+            async for event in self._core.events():
+                self._handle(event)
+        finally:
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _handle(self, event: native.Event) -> None:
+        if isinstance(event, native.InSyncChangeWanted):
+            self._want(event)
+        elif isinstance(event, native.VolumeStateChanged):
+            self._state_changed(event)
+        else:
+            host = self._topology.names.get(event.host_id, str(event.host_id))
+            name = self._name(event.volume_id)
+            log.info("%s/%d: %s %s %d", name, event.segment, event.kind, host, event.value)
+
+    def _name(self, volume_id: UUID) -> str:
+        held = self._attachments.held.get(volume_id)
+        return held.name if held is not None else str(volume_id)
+
+    def _state_changed(self, event: native.VolumeStateChanged) -> None:
+        level = logging.WARNING if event.state in ("stalled", "fenced") else logging.INFO
+        cause = "" if event.error == "Ok" else f" ({event.error})"
+        log.log(level, "volume %s is %s%s", self._name(event.volume_id), event.state, cause)
+        self._attachments.note_state(event.volume_id, event.state)
+        if event.state == "fenced":
+            self._spawn(self._end_fenced(event.volume_id))
+
+    async def _end_fenced(self, volume_id: UUID) -> None:
+        """A fenced engine never serves again: end its exports, unless it was replaced meanwhile."""
+        held = self._attachments.held.get(volume_id)
+        if held is not None and held.state == "fenced":
+            await self._attachments.detach(volume_id)
+
+    def _want(self, event: native.InSyncChangeWanted) -> None:
+        key = (event.volume_id, event.segment)
+        if key in self._asking:
+            return  # the core asks again if the answer does not content it
+        task = self._spawn(self._ask(event))
+        self._asking[key] = task
+        task.add_done_callback(lambda _: self._asking.pop(key, None))
+
+    async def _ask(self, event: native.InSyncChangeWanted) -> None:
+        """One compare-and-set, and its answer back to the core."""
+        try:
+            segment = await self._change(event)
+            await self._core.in_sync_changed(event.volume_id, self._topology.segment(segment))
+        except (NotAttached, NotFound) as error:
+            log.info("in-sync change of %s/%d: %s", event.volume_id, event.segment, error)
+            self._spawn(self._on_superseded(event.volume_id))
+        except BlockdError as error:
+            name = self._name(event.volume_id)
+            log.warning("%s/%d: in-sync change refused: %s", name, event.segment, error)
+            await self._tell_failure(event, error)
+            if isinstance(error, EpochFenced):
+                self._spawn(self._on_superseded(event.volume_id))
+
+    async def _change(self, event: native.InSyncChangeWanted) -> types_pb2.Segment:
+        request = meta_pb2.ChangeInSyncRequest(
+            volume_id=str(event.volume_id),
+            segment=event.segment,
+            epoch=self._attachments.epoch(event.volume_id),
+            generation=event.generation,
+            in_sync_host_ids=[str(host_id) for host_id in event.in_sync],
+            reason=event.reason,
+        )
+        try:
+            return await self._metadata.change_in_sync(request)
+        except StaleGeneration:
+            volume = await self._metadata.get_volume(str(event.volume_id))
+            for segment in volume.segments:
+                if segment.index == event.segment:
+                    return segment
+            raise
+
+    async def _tell_failure(self, event: native.InSyncChangeWanted, error: BlockdError) -> None:
+        try:
+            await self._core.in_sync_change_failed(
+                event.volume_id, event.segment, error_name(error)
+            )
+        except NotAttached:
+            log.debug("volume %s was detached meanwhile", event.volume_id)
+
+    def _spawn(self, work: Awaitable[None]) -> asyncio.Task[None]:
+        async def guarded() -> None:
+            try:
+                await work
+            except BlockdError as error:
+                log.warning("%s", error)
+
+        task = asyncio.create_task(guarded())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task

@@ -1,0 +1,235 @@
+"""Prometheus metrics of the daemon: http://METRICS_LISTEN/metrics.
+
+Counters live in the native core; each scrape takes one snapshot on the event loop and renders it in
+the exporter's thread. Segments are summarised by volume, so the number of series grows with volumes
+and stores, not with capacity. Names and meanings: docs/OPERATIONS.md, "Metrics".
+"""
+
+import asyncio
+from collections.abc import Iterable, Mapping
+from http.server import HTTPServer
+from threading import Thread
+from typing import Any
+
+from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
+from prometheus_client.registry import Collector
+
+from blockd.config.endpoints import join_endpoint, split_endpoint
+from blockd.host.agent import Agent
+from blockd.host.attachments import Attachments
+from blockd.host.snapshot import STATES, Snapshot
+from blockd.model.errors import AddressInUse
+from blockd.native import core as native
+
+SCRAPE_TIMEOUT_S = 5.0
+LATENCIES = ("read", "write", "flush")
+
+
+class HostCollector(Collector):
+    """Renders a snapshot; called in the exporter's thread."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        core: native.Core,
+        attachments: Attachments,
+        agent: Agent,
+    ) -> None:
+        self._loop = loop
+        self._core = core
+        self._attachments = attachments
+        self._agent = agent
+
+    def collect(self) -> Iterable[Metric]:
+        """One scrape."""
+        future = asyncio.run_coroutine_threadsafe(
+            Snapshot.take(self._core, self._attachments), self._loop
+        )
+        snapshot = future.result(SCRAPE_TIMEOUT_S)
+        registered = GaugeMetricFamily(
+            "blockd_host_registered", "1 while the metadata service answers this host"
+        )
+        registered.add_metric([], float(self._agent.registered.is_set()))
+        yield registered
+        yield from volume_metrics(snapshot)
+        yield from segment_metrics(snapshot)
+        yield from store_metrics(snapshot)
+        yield from daemon_metrics(snapshot)
+
+    def describe(self) -> Iterable[Metric]:
+        """Nothing ahead of the first scrape: names depend on what the core counts."""
+        return []
+
+
+def volume_metrics(snapshot: Snapshot) -> Iterable[Metric]:
+    """I/O of each attached volume: counts, bytes, latencies, state."""
+    counters: dict[str, CounterMetricFamily] = {}
+    for held in snapshot.held:
+        for name, value in snapshot.volume_counters(held.volume_id).items():
+            family = counters.setdefault(
+                name,
+                CounterMetricFamily(
+                    f"blockd_volume_{name}", f"{name} of a volume", labels=["volume"]
+                ),
+            )
+            family.add_metric([held.name], value)
+    yield from counters.values()
+    for kind in LATENCIES:
+        yield latency_histogram(kind, snapshot)
+    state = GaugeMetricFamily(
+        "blockd_volume_state", "1 for the state a volume is in", labels=["volume", "state"]
+    )
+    for held in snapshot.held:
+        now = snapshot.state(held)
+        for name in STATES:
+            state.add_metric([held.name, name], float(name == now))
+    yield state
+
+
+def latency_histogram(kind: str, snapshot: Snapshot) -> HistogramMetricFamily:
+    """The core's power-of-two buckets as a histogram in seconds."""
+    family = HistogramMetricFamily(
+        f"blockd_volume_{kind}_latency_seconds",
+        f"Latency of a {kind}, from request to reply",
+        labels=["volume"],
+    )
+    for held in snapshot.held:
+        counts = snapshot.volume(held.volume_id).get(f"{kind}_latency_us")
+        if isinstance(counts, list) and counts:
+            buckets, total_s = cumulate(counts)
+            family.add_metric([held.name], buckets, total_s)
+    return family
+
+
+def cumulate(counts: list[int]) -> tuple[list[tuple[str, float]], float]:
+    """Bucket i counts [2^i, 2^(i+1)) us. Returns Prometheus' cumulative buckets and an estimate of
+    the sum, which takes each request for one and a half times its bucket's lower bound."""
+    buckets: list[tuple[str, float]] = []
+    seen, total_us = 0, 0.0
+    for index, count in enumerate(counts):
+        seen += count
+        total_us += count * 1.5 * 2**index
+        bound = "+Inf" if index == len(counts) - 1 else repr(2 ** (index + 1) / 1e6)
+        buckets.append((bound, float(seen)))
+    return buckets, total_us / 1e6
+
+
+def segment_metrics(snapshot: Snapshot) -> Iterable[Metric]:
+    """Replication of each attached volume, over its segments."""
+    replicas = GaugeMetricFamily(
+        "blockd_volume_replicas", "Replicas of a volume's segments", labels=["volume", "state"]
+    )
+    degraded = GaugeMetricFamily(
+        "blockd_volume_degraded_segments", "Segments with a replica not in sync", labels=["volume"]
+    )
+    by_state = GaugeMetricFamily(
+        "blockd_volume_segments", "Segments of a volume", labels=["volume", "state"]
+    )
+    resync = GaugeMetricFamily(
+        "blockd_volume_resync_left_bytes",
+        "Bytes that running resyncs still copy",
+        labels=["volume"],
+    )
+    in_flight = GaugeMetricFamily(
+        "blockd_volume_in_flight", "Mutations in flight", labels=["volume"]
+    )
+    for held in snapshot.held:
+        segments = snapshot.segments[held.volume_id]
+        for name, count in count_replicas(segments).items():
+            replicas.add_metric([held.name, name], count)
+        for name in STATES:
+            by_state.add_metric([held.name, name], sum(s.state == name for s in segments))
+        degraded.add_metric([held.name], sum(bool(s.joining or s.absent) for s in segments))
+        left = sum(s.resync_bytes_total - s.resync_bytes_done for s in segments if s.joining)
+        resync.add_metric([held.name], max(0, left))
+        in_flight.add_metric([held.name], sum(s.in_flight for s in segments))
+    return [replicas, degraded, by_state, resync, in_flight]
+
+
+def count_replicas(segments: list[native.SegmentStatus]) -> Mapping[str, int]:
+    """How many replicas are in which state, over all segments."""
+    return {
+        "in_sync": sum(len(segment.in_sync) for segment in segments),
+        "joining": sum(len(segment.joining) for segment in segments),
+        "absent": sum(len(segment.absent) for segment in segments),
+    }
+
+
+def store_metrics(snapshot: Snapshot) -> Iterable[Metric]:
+    """Space and journal of each store, and what the store itself counts."""
+    gauges = {
+        name: GaugeMetricFamily(f"blockd_store_{name}", text, labels=["store", "path"])
+        for name, text in (
+            ("capacity_bytes", "Bytes that a store can hold"),
+            ("allocated_bytes", "Bytes in allocated chunks"),
+            ("journal_bytes", "Size of the journal"),
+            ("journal_used_bytes", "Bytes of the journal that replay would read"),
+            ("segment_count", "Replicas in a store"),
+        )
+    }
+    counters: dict[str, CounterMetricFamily] = {}
+    for info in snapshot.stores:
+        labels = [str(info.store_id), info.path]
+        for name, family in gauges.items():
+            family.add_metric(labels, getattr(info, name))
+        for name, value in snapshot.store(info.store_id).items():
+            if name not in gauges:
+                counter = CounterMetricFamily(
+                    f"blockd_store_{name}", f"{name} of a store", labels=["store", "path"]
+                )
+                counters.setdefault(name, counter).add_metric(labels, value)
+    return [*gauges.values(), *counters.values()]
+
+
+def daemon_metrics(snapshot: Snapshot) -> Iterable[Metric]:
+    """What is counted once a daemon: the NBD server and the reactor."""
+    for name, value in snapshot.daemon_counters().items():
+        kind: type[Any] = (
+            GaugeMetricFamily
+            if name.endswith(("connections", "in_flight"))
+            else CounterMetricFamily
+        )
+        family = kind(f"blockd_{name}", f"{name} of the daemon")
+        family.add_metric([], value)
+        yield family
+
+
+class MetricsServer:
+    """The exporter: an HTTP server on a thread of its own."""
+
+    def __init__(self, server: HTTPServer, thread: Thread) -> None:
+        self._server = server
+        self._thread = thread
+
+    @property
+    def endpoint(self) -> str:
+        """Where it listens."""
+        host, port = self._server.server_address[:2]
+        return join_endpoint(str(host), int(port))
+
+    @classmethod
+    def start(cls, endpoint: str, collector: Collector) -> "MetricsServer":
+        """Listen. Raises AddressInUse."""
+        registry = CollectorRegistry(auto_describe=False)
+        registry.register(collector)
+        host, port = split_endpoint(endpoint)
+        try:
+            server, thread = start_http_server(port, addr=host, registry=registry)
+        except OSError as error:
+            raise AddressInUse(
+                f"cannot serve metrics at {endpoint}: {error.strerror or error}"
+            ) from error
+        return cls(server, thread)
+
+    def close(self) -> None:
+        """Stop and wait for the thread. REQUIRES: not on the event loop's thread, which scrapes
+        use."""
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()

@@ -1,0 +1,163 @@
+"""HostService: what the metadata service orders of this host, and what it tells about itself.
+
+Handlers raise errors of the table; the server turns them into gRPC statuses (blockd/rpc). Orders
+are idempotent, see attachments.py and replicas.py.
+"""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+
+from blockd.host.agent import Agent
+from blockd.host.attachments import Attachments, Held
+from blockd.host.exports import NbdEndpoints
+from blockd.host.replicas import Replicas
+from blockd.host.snapshot import Snapshot
+from blockd.host.topology import Topology
+from blockd.model.errors import InvalidArgument, NotFound
+from blockd.model.ids import parse_id
+from blockd.model.units import BLOCKS_PER_SEGMENT
+from blockd.native import core as native
+from blockd.rpc.gen import host_pb2, host_pb2_grpc
+
+DIGESTS_PER_BATCH = 1024
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class HostService(host_pb2_grpc.HostServiceServicer):
+    """One instance a daemon."""
+
+    def __init__(
+        self,
+        core: native.Core,
+        agent: Agent,
+        topology: Topology,
+        attachments: Attachments,
+        replicas: Replicas,
+        endpoints: NbdEndpoints,
+    ) -> None:
+        self._core = core
+        self._agent = agent
+        self._topology = topology
+        self._attachments = attachments
+        self._replicas = replicas
+        self._endpoints = endpoints
+
+    async def GetStatus(
+        self, request: host_pb2.GetStatusRequest, context: Context
+    ) -> host_pb2.HostStatus:
+        snapshot = await Snapshot.take(self._core, self._attachments)
+        return host_pb2.HostStatus(
+            host=await self._agent.host_message(),
+            attachments=[self._status(held, snapshot) for held in snapshot.held],
+            counters=snapshot.daemon_counters(),
+            nbd_endpoints=self._endpoints.names(),
+        )
+
+    async def GetAttachment(
+        self, request: host_pb2.GetAttachmentRequest, context: Context
+    ) -> host_pb2.AttachmentStatus:
+        held = self._attachments.get(parse_id(request.volume_id, "volume"))
+        snapshot = await Snapshot.take(self._core, self._attachments)
+        return self._status(held, snapshot)
+
+    def _status(self, held: Held, snapshot: Snapshot) -> host_pb2.AttachmentStatus:
+        return host_pb2.AttachmentStatus(
+            volume_id=str(held.volume_id),
+            volume_name=held.name,
+            epoch=held.epoch,
+            state=snapshot.state(held),
+            segments=[
+                host_pb2.SegmentStatus(
+                    index=segment.index,
+                    generation=segment.generation,
+                    state=segment.state,
+                    in_sync=map(str, segment.in_sync),
+                    joining=map(str, segment.joining),
+                    absent=map(str, segment.absent),
+                    resync_bytes_done=segment.resync_bytes_done,
+                    resync_bytes_total=segment.resync_bytes_total,
+                    in_flight=segment.in_flight,
+                )
+                for segment in snapshot.segments.get(held.volume_id, ())
+            ],
+            counters=snapshot.volume_counters(held.volume_id),
+            nbd_uris=self._attachments.uris(held),
+        )
+
+    async def EnsureReplicas(
+        self, request: host_pb2.EnsureReplicasRequest, context: Context
+    ) -> host_pb2.EnsureReplicasResponse:
+        await self._replicas.ensure(request.replicas)
+        return host_pb2.EnsureReplicasResponse()
+
+    async def DropReplicas(
+        self, request: host_pb2.DropReplicasRequest, context: Context
+    ) -> host_pb2.DropReplicasResponse:
+        await self._replicas.drop_volume(parse_id(request.volume_id, "volume"))
+        return host_pb2.DropReplicasResponse()
+
+    async def Attach(
+        self, request: host_pb2.HostAttachRequest, context: Context
+    ) -> host_pb2.HostAttachResponse:
+        await self._topology.learn(request.peers)
+        held = await self._attachments.attach(request.volume)
+        return host_pb2.HostAttachResponse(nbd_uris=self._attachments.uris(held))
+
+    async def Detach(
+        self, request: host_pb2.HostDetachRequest, context: Context
+    ) -> host_pb2.HostDetachResponse:
+        await self._attachments.detach(parse_id(request.volume_id, "volume"))
+        return host_pb2.HostDetachResponse()
+
+    async def Grow(
+        self, request: host_pb2.HostGrowRequest, context: Context
+    ) -> host_pb2.HostGrowResponse:
+        await self._topology.learn(request.peers)
+        await self._attachments.grow(request.volume)
+        return host_pb2.HostGrowResponse()
+
+    async def ListDigests(
+        self, request: host_pb2.ListDigestsRequest, context: Context
+    ) -> AsyncIterator[host_pb2.DigestBatch]:
+        volume_id = parse_id(request.volume_id, "volume")
+        digests = await self._core.list_digests(volume_id, request.segment, read=request.read)
+        for start in range(0, len(digests), DIGESTS_PER_BATCH):
+            yield host_pb2.DigestBatch(
+                digests=[
+                    host_pb2.ChunkDigest(
+                        chunk=digest.chunk,
+                        epoch=digest.version[0],
+                        seq=digest.version[1],
+                        valid_mask=digest.valid_mask,
+                        digest=digest.digest,
+                    )
+                    for digest in digests[start : start + DIGESTS_PER_BATCH]
+                ]
+            )
+
+    async def Locate(
+        self, request: host_pb2.LocateRequest, context: Context
+    ) -> host_pb2.LocateResponse:
+        if request.block >= BLOCKS_PER_SEGMENT:
+            raise InvalidArgument(f"block {request.block} is beyond a segment's end")
+        volume_id = parse_id(request.volume_id, "volume")
+        found = await self._core.locate(volume_id, request.segment, request.block)
+        return host_pb2.LocateResponse(
+            store_id=str(found.store_id),
+            allocated=found.allocated,
+            device_offset_bytes=found.device_offset_bytes,
+            in_journal=found.in_journal,
+            epoch=found.chunk_version[0],
+            seq=found.chunk_version[1],
+            crc32c=found.crc32c,
+            store_path=await self._store_path(found),
+        )
+
+    async def _store_path(self, found: native.BlockLocation) -> str:
+        for info in await self._core.store_infos():
+            if info.store_id == found.store_id:
+                return info.path
+        raise NotFound(f"store {found.store_id} was closed meanwhile")

@@ -1,0 +1,92 @@
+"""Where the other hosts are: their endpoints for the native core, their distance for reads.
+
+What is learnt is never forgotten: a host that the metadata service stops naming is only
+unreachable, and an attached volume may still have a replica there.
+"""
+
+from collections.abc import Iterable
+from uuid import UUID
+
+from blockd.model.errors import BlockdError
+from blockd.model.ids import is_id, parse_id
+from blockd.native import core as native
+from blockd.rpc.gen import types_pb2
+
+LOCAL, SAME_SITE, OTHER_SITE = 0, 1, 2
+
+
+class Topology:
+    """This host's view of the hosts of the cluster; used on the event loop only."""
+
+    def __init__(self, core: native.Core, host_id: UUID, site: str) -> None:
+        self._core = core
+        self._host_id = host_id
+        self._site = site
+        self._sites: dict[UUID, str] = {}
+        self._endpoints: dict[UUID, str] = {}
+        self.names: dict[UUID, str] = {}
+
+    async def learn(self, hosts: Iterable[types_pb2.Host]) -> None:
+        """Take up what the metadata service says about hosts; this host's own entry is ignored."""
+        for host in hosts:
+            if not is_id(host.id) or parse_id(host.id) == self._host_id:
+                continue
+            host_id = parse_id(host.id)
+            self._sites[host_id] = host.site
+            self.names[host_id] = host.name
+            if host.peer_endpoint and self._endpoints.get(host_id) != host.peer_endpoint:
+                await self._core.set_peer(host_id, host.peer_endpoint)
+                self._endpoints[host_id] = host.peer_endpoint
+
+    def distance(self, host_id: UUID, site: str = "") -> int:
+        """0 for this host, 1 for its site, 2 beyond. site: of a host not learnt yet."""
+        if host_id == self._host_id:
+            return LOCAL
+        return SAME_SITE if self._sites.get(host_id, site) == self._site else OTHER_SITE
+
+    def segment(self, message: types_pb2.Segment) -> native.Segment:
+        """A segment as the core wants it. Raises InvalidArgument for malformed ids."""
+        return native.Segment(
+            index=message.index,
+            generation=message.generation,
+            members=tuple(
+                native.Member(
+                    host_id=(host_id := parse_id(member.host_id, "member's host")),
+                    store_id=parse_id(member.store_id, "member's store"),
+                    distance=self.distance(host_id, member.site),
+                    in_sync=member.in_sync,
+                )
+                for member in message.members
+            ),
+        )
+
+    def volume(self, message: types_pb2.Volume) -> native.VolumeSpec:
+        """An attached volume as the core wants it. Raises InvalidArgument."""
+        return native.VolumeSpec(
+            volume_id=parse_id(message.id, "volume"),
+            name=message.name,
+            size_bytes=message.size_bytes,
+            epoch=message.attachment.epoch,
+            min_in_sync=max(1, message.policy.min_in_sync),
+            segments=tuple(
+                sorted(map(self.segment, message.segments), key=lambda segment: segment.index)
+            ),
+        )
+
+
+def store_message(info: native.StoreInfo) -> types_pb2.Store:
+    """A store as it is reported to the metadata service."""
+    return types_pb2.Store(
+        id=str(info.store_id),
+        path=info.path,
+        capacity_bytes=info.capacity_bytes,
+        allocated_bytes=info.allocated_bytes,
+        journal_bytes=info.journal_bytes,
+        journal_used_bytes=info.journal_used_bytes,
+        segment_count=info.segment_count,
+    )
+
+
+def error_name(error: BlockdError) -> str:
+    """What to tell the core about a failure of the metadata service."""
+    return error.name if error.code != BlockdError.code else "MetadataUnreachable"
