@@ -1,0 +1,1 @@
+"""Benchmarks: kernels (pytest-benchmark) and the comparison with other block servers (compare)."""
