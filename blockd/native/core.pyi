@@ -6,103 +6,23 @@ the classes of `blockd.model.errors` (one table: cext/include/blockd/errors.def)
 sizes are bytes, times microseconds, ids `uuid.UUID`.
 """
 
-from collections.abc import AsyncIterator, Buffer, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Sequence
 from uuid import UUID
 
-@dataclass(frozen=True)
-class StoreInfo:
-    store_id: UUID
-    path: str
-    capacity_bytes: int
-    allocated_bytes: int
-    journal_bytes: int
-    journal_used_bytes: int
-    segment_count: int
+from typing_extensions import Buffer
 
-@dataclass(frozen=True)
-class ReplicaInfo:
-    volume_id: UUID
-    segment: int
-    store_id: UUID
-    block_count: int
-    promised_epoch: int
-    stable: tuple[int, int]
-    chunk_count: int
-
-@dataclass(frozen=True)
-class Member:
-    host_id: UUID
-    store_id: UUID
-    distance: int
-    in_sync: bool
-
-@dataclass(frozen=True)
-class Segment:
-    index: int
-    generation: int
-    members: tuple[Member, ...]
-
-@dataclass(frozen=True)
-class VolumeSpec:
-    volume_id: UUID
-    name: str
-    size_bytes: int
-    epoch: int
-    min_in_sync: int
-    segments: tuple[Segment, ...]
-
-@dataclass(frozen=True)
-class SegmentStatus:
-    index: int
-    generation: int
-    state: str  # opening, serving, stalled, fenced, closing, closed
-    in_sync: tuple[UUID, ...]
-    joining: tuple[UUID, ...]
-    absent: tuple[UUID, ...]
-    resync_bytes_done: int
-    resync_bytes_total: int
-    in_flight: int
-
-@dataclass(frozen=True)
-class InSyncChangeWanted:
-    volume_id: UUID
-    segment: int
-    generation: int
-    in_sync: tuple[UUID, ...]
-    reason: str
-
-@dataclass(frozen=True)
-class VolumeStateChanged:
-    volume_id: UUID
-    state: str
-    error: str  # an error name, "Ok" when none
-
-@dataclass(frozen=True)
-class Notice:
-    volume_id: UUID
-    segment: int
-    host_id: UUID
-    kind: str  # member-lost, member-joined, resync-started, resync-finished, block-repaired, ...
-    value: int
-
-Event = InSyncChangeWanted | VolumeStateChanged | Notice
-
-@dataclass(frozen=True)
-class ChunkDigest:
-    chunk: int
-    version: tuple[int, int]
-    valid_mask: int
-    digest: int
-
-@dataclass(frozen=True)
-class BlockLocation:
-    store_id: UUID
-    allocated: bool
-    device_offset_bytes: int
-    in_journal: bool
-    chunk_version: tuple[int, int]
-    crc32c: int
+from blockd.native.values import BlockLocation as BlockLocation
+from blockd.native.values import ChunkDigest as ChunkDigest
+from blockd.native.values import Event as Event
+from blockd.native.values import InSyncChangeWanted as InSyncChangeWanted
+from blockd.native.values import Member as Member
+from blockd.native.values import Notice as Notice
+from blockd.native.values import ReplicaInfo as ReplicaInfo
+from blockd.native.values import Segment as Segment
+from blockd.native.values import SegmentStatus as SegmentStatus
+from blockd.native.values import StoreInfo as StoreInfo
+from blockd.native.values import VolumeSpec as VolumeSpec
+from blockd.native.values import VolumeStateChanged as VolumeStateChanged
 
 def format_store(path: str, *, store_id: UUID, cluster_id: UUID, size_bytes: int | None = None,
                  journal_bytes: int = 0, force: bool = False) -> None:

@@ -1,0 +1,139 @@
+# Mirrors cext/border/core.h.
+from libc.stdint cimport int32_t, uint32_t, uint64_t
+from libcpp cimport bool
+from libcpp.memory cimport unique_ptr
+from libcpp.pair cimport pair
+from libcpp.string cimport string
+from libcpp.vector cimport vector
+
+from blockd.native.c_engine cimport SegmentConfig, SegmentStatus, VolumeConfig, VolumeState
+from blockd.native.c_store cimport BlockLocation, ChunkDigest, FormatOptions, SegmentInfo, StoreInfo
+from blockd.native.c_types cimport Error, SegmentId, Uuid
+
+cdef extern from "border/core.h" namespace "blockd::border" nogil:
+    ctypedef uint64_t Token
+
+    cdef cppclass CoreConfig:
+        CoreConfig() noexcept
+        Uuid host_id
+        Uuid cluster_id
+        uint64_t buffer_bytes
+        uint64_t lease_us
+        uint64_t heartbeat_us
+        uint64_t member_timeout_us
+        uint64_t attach_timeout_us
+        uint32_t spin_us
+        int32_t cpu
+
+    cdef cppclass StoreReport:
+        StoreInfo info
+        string path
+
+    cdef cppclass ReplicaReport:
+        SegmentInfo info
+        Uuid store_id
+
+    cdef cppclass Histogram:
+        string name
+        vector[uint64_t] buckets
+
+    cdef cppclass Subject "blockd::border::CounterReport::Subject":
+        bool operator==(Subject) noexcept
+
+    cdef cppclass CounterReport:
+        Subject subject
+        Uuid id
+        vector[pair[string, uint64_t]] counters
+        vector[Histogram] histograms
+
+    cdef cppclass Reply:
+        string endpoint
+        Uuid store_id
+        BlockLocation location
+        vector[StoreReport] stores
+        vector[ReplicaReport] replicas
+        vector[ChunkDigest] digests
+        vector[SegmentStatus] segments
+        vector[CounterReport] counters
+
+    cdef cppclass Completion:
+        Token token
+        Error error
+        string message
+        unique_ptr[Reply] reply
+
+    cdef cppclass EventKind "blockd::border::Event::Kind":
+        bool operator==(EventKind) noexcept
+
+    cdef cppclass Event:
+        EventKind kind
+        Uuid volume
+        uint32_t segment
+        uint64_t generation
+        vector[Uuid] in_sync
+        VolumeState state
+        Error error
+        Uuid host
+        uint64_t value
+        string text
+
+    const char* state_name(VolumeState state) noexcept
+    Error format_store(const string& path, const FormatOptions& options, uint64_t size_bytes,
+                       string& message) noexcept
+
+    cdef cppclass Core:
+        Core(const CoreConfig& config) noexcept
+        Error start(string& message) noexcept
+        void close(Token token) noexcept
+        void join() noexcept
+        int event_fd() noexcept
+        void reap(vector[Completion]& completions, vector[Event]& events) noexcept
+
+        void open_store(Token token, const string& path) noexcept
+        void close_store(Token token, const Uuid& store) noexcept
+        void store_infos(Token token) noexcept
+        void create_replica(Token token, const Uuid& store, const SegmentId& segment,
+                            uint32_t block_count) noexcept
+        void drop_replica(Token token, const SegmentId& segment) noexcept
+        void list_replicas(Token token) noexcept
+        void list_digests(Token token, const SegmentId& segment, bool read) noexcept
+        void locate(Token token, const SegmentId& segment, uint32_t block) noexcept
+
+        void listen_peers(Token token, const string& endpoint) noexcept
+        void set_peer(Token token, const Uuid& host, const string& endpoint) noexcept
+
+        void attach(Token token, const VolumeConfig& config) noexcept
+        void detach(Token token, const Uuid& volume) noexcept
+        void in_sync_changed(Token token, const Uuid& volume, const SegmentConfig& segment) noexcept
+        void in_sync_change_failed(Token token, const Uuid& volume, uint32_t segment,
+                                   Error error) noexcept
+        void grow(Token token, const Uuid& volume, uint64_t size_bytes,
+                  const vector[SegmentConfig]& new_segments) noexcept
+        void volume_status(Token token, const Uuid& volume) noexcept
+
+        void nbd_listen(Token token, const string& endpoint) noexcept
+        void nbd_close(Token token, const string& endpoint) noexcept
+        void nbd_export(Token token, const Uuid& volume, const string& name,
+                        const string& description, bool read_only) noexcept
+        void nbd_unexport(Token token, const string& name) noexcept
+
+        void read(Token token, const Uuid& volume, uint64_t offset, void* into,
+                  uint64_t length) noexcept
+        void write(Token token, const Uuid& volume, uint64_t offset, const void* data,
+                   uint64_t length, bool fua) noexcept
+        void flush(Token token, const Uuid& volume) noexcept
+        void trim(Token token, const Uuid& volume, uint64_t offset, uint64_t length,
+                  bool fua) noexcept
+        void write_zeroes(Token token, const Uuid& volume, uint64_t offset, uint64_t length,
+                          bool fua) noexcept
+
+        void stats(Token token) noexcept
+
+cdef extern from "border/core.h" namespace "blockd::border::Event::Kind" nogil:
+    const EventKind in_sync_change_wanted
+    const EventKind state_changed
+
+cdef extern from "border/core.h" namespace "blockd::border::CounterReport::Subject" nogil:
+    const Subject subject_store "blockd::border::CounterReport::Subject::store"
+    const Subject subject_volume "blockd::border::CounterReport::Subject::volume"
+    const Subject subject_nbd "blockd::border::CounterReport::Subject::nbd"

@@ -1,0 +1,44 @@
+# Mirrors the plain values of cext/engine/volume.h.
+from libc.stdint cimport uint32_t, uint64_t
+from libcpp cimport bool
+from libcpp.string cimport string
+from libcpp.vector cimport vector
+
+from blockd.native.c_types cimport Uuid
+
+cdef extern from "engine/volume.h" namespace "blockd::engine" nogil:
+    cdef cppclass VolumeState:
+        pass
+
+    cdef cppclass MemberConfig:
+        MemberConfig() noexcept
+        Uuid host
+        Uuid store
+        uint32_t distance
+        bool in_sync
+
+    cdef cppclass SegmentConfig:
+        SegmentConfig() noexcept
+        uint32_t index
+        uint64_t generation
+        vector[MemberConfig] members
+
+    cdef cppclass VolumeConfig:
+        VolumeConfig() noexcept
+        Uuid id
+        string name
+        uint64_t size_bytes
+        uint64_t epoch
+        uint32_t min_in_sync
+        vector[SegmentConfig] segments
+
+    cdef cppclass SegmentStatus:
+        uint32_t index
+        uint64_t generation
+        VolumeState state
+        vector[Uuid] in_sync
+        vector[Uuid] joining
+        vector[Uuid] absent
+        uint64_t resync_bytes_done
+        uint64_t resync_bytes_total
+        uint64_t in_flight

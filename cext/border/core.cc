@@ -1,0 +1,247 @@
+#include "border/core.h"
+
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <exception>
+#include <utility>
+
+#include "base/assert.h"
+#include "border/outbox.h"
+#include "border/reactor.h"
+#include "io/uring_disk.h"
+
+namespace blockd::border {
+namespace {
+
+// Runs `work`; what it throws becomes a code and a line.
+template <class Work>
+Error caught(std::string& message, Work work) noexcept {
+  try {
+    work();
+    return Error::Ok;
+  } catch (const Fault& fault) {
+    message = fault.what();
+    return fault.code();
+  } catch (const std::bad_alloc&) {
+    message = "out of memory";
+    return Error::Busy;
+  } catch (const std::exception& error) {
+    message = error.what();
+    return Error::Unsupported;
+  }
+}
+
+// True: a new file was made. A file that is there is replaced only by force, and only when nobody has
+// it open as a store.
+bool make_file(io::UringLoop& loop, const std::string& path, std::uint64_t bytes, bool force) {
+  struct stat found {};
+  if (::stat(path.c_str(), &found) == 0) {
+    if (!force) throw Fault(Error::AlreadyExists, path + ": the file exists already");
+    if (!S_ISREG(found.st_mode)) {
+      throw Fault(Error::InvalidArgument, path + ": not a file, so it cannot be given a size");
+    }
+    const io::UringDisk unused_elsewhere(loop, path);
+    if (static_cast<std::uint64_t>(found.st_size) == bytes) return false;
+    ::unlink(path.c_str());
+  }
+  io::UringDisk::create_file(path, bytes);
+  return true;
+}
+
+IoJob job(Token token, IoJob::Op op, std::uint64_t offset, std::uint64_t length) {
+  IoJob fresh;
+  fresh.token = token;
+  fresh.op = op;
+  fresh.offset_bytes = offset;
+  fresh.length_bytes = length;
+  return fresh;
+}
+
+}  // namespace
+
+Error format_store(const std::string& path, const store::FormatOptions& options,
+                   std::uint64_t size_bytes, std::string& message) noexcept {
+  bool made = false;
+  const Error error = caught(message, [&] {
+    io::UringLoop loop;  // never runs: formatting uses the blocking forms
+    if (size_bytes != 0) made = make_file(loop, path, size_bytes, options.force);
+    io::UringDisk disk(loop, path);
+    try {
+      store::Store::format(disk, options);
+    } catch (const Fault& fault) {
+      throw Fault(fault.code(), path + ": " + fault.what());
+    }
+  });
+  if (error != Error::Ok && made) ::unlink(path.c_str());
+  return error;
+}
+
+Core::Core(const CoreConfig& config) noexcept
+    : config_(config), outbox_(std::make_unique<Outbox>()) {}
+
+Core::~Core() {
+  if (!reactor_) return;
+  if (reactor_->running()) reactor_->close(0);
+  reactor_->join();
+}
+
+Error Core::start(std::string& message) noexcept {
+  BLOCKD_ASSERT(!reactor_);
+  return caught(message, [&] {
+    if (outbox_->event_fd() < 0) throw Fault(Error::Busy, "no file descriptor left for an eventfd");
+    auto fresh = std::make_unique<Reactor>(config_, *outbox_);
+    fresh->start();
+    reactor_ = std::move(fresh);
+  });
+}
+
+void Core::close(Token token) noexcept { reactor_->close(token); }
+void Core::join() noexcept { reactor_->join(); }
+int Core::event_fd() const noexcept { return outbox_->event_fd(); }
+
+void Core::reap(std::vector<Completion>& completions, std::vector<Event>& events) noexcept {
+  outbox_->take(completions, events);
+}
+
+void Core::open_store(Token token, const std::string& path) noexcept {
+  reactor_->give(token, [=](HostPlane& plane) { plane.open_store(token, path); });
+}
+
+void Core::close_store(Token token, const Uuid& store) noexcept {
+  reactor_->give(token, [=](HostPlane& plane) { plane.close_store(token, store); });
+}
+
+void Core::store_infos(Token token) noexcept {
+  reactor_->give(token, [=](HostPlane& plane) { plane.store_infos(token); });
+}
+
+void Core::create_replica(Token token, const Uuid& store, const SegmentId& segment,
+                          std::uint32_t block_count) noexcept {
+  reactor_->give(token, [=](HostPlane& plane) {
+    plane.create_replica(token, store, segment, block_count);
+  });
+}
+
+void Core::drop_replica(Token token, const SegmentId& segment) noexcept {
+  reactor_->give(token, [=](HostPlane& plane) { plane.drop_replica(token, segment); });
+}
+
+void Core::list_replicas(Token token) noexcept {
+  reactor_->give(token, [=](HostPlane& plane) { plane.list_replicas(token); });
+}
+
+void Core::list_digests(Token token, const SegmentId& segment, bool read) noexcept {
+  reactor_->give(token, [=](HostPlane& plane) { plane.list_digests(token, segment, read); });
+}
+
+void Core::locate(Token token, const SegmentId& segment, std::uint32_t block) noexcept {
+  reactor_->give(token, [=](HostPlane& plane) { plane.locate(token, segment, block); });
+}
+
+void Core::listen_peers(Token token, const std::string& endpoint) noexcept {
+  reactor_->give(token, [=](HostPlane& plane) { plane.listen_peers(token, endpoint); });
+}
+
+void Core::set_peer(Token token, const Uuid& host, const std::string& endpoint) noexcept {
+  reactor_->give(token, [=](HostPlane& plane) { plane.set_peer(token, host, endpoint); });
+}
+
+void Core::attach(Token token, const engine::VolumeConfig& config) noexcept {
+  reactor_->give(token, [=](HostPlane& plane) { plane.attach(token, config); });
+}
+
+void Core::detach(Token token, const Uuid& volume) noexcept {
+  reactor_->give(token, [=](HostPlane& plane) { plane.detach(token, volume); });
+}
+
+void Core::in_sync_changed(Token token, const Uuid& volume,
+                           const engine::SegmentConfig& segment) noexcept {
+  reactor_->give(token, [=](HostPlane& plane) { plane.in_sync_changed(token, volume, segment); });
+}
+
+void Core::in_sync_change_failed(Token token, const Uuid& volume, std::uint32_t segment,
+                                 Error error) noexcept {
+  reactor_->give(token, [=](HostPlane& plane) {
+    plane.in_sync_change_failed(token, volume, segment, error);
+  });
+}
+
+void Core::grow(Token token, const Uuid& volume, std::uint64_t size_bytes,
+                const std::vector<engine::SegmentConfig>& new_segments) noexcept {
+  reactor_->give(token, [=](HostPlane& plane) {
+    plane.grow(token, volume, size_bytes, new_segments);
+  });
+}
+
+void Core::volume_status(Token token, const Uuid& volume) noexcept {
+  reactor_->give(token, [=](HostPlane& plane) { plane.volume_status(token, volume); });
+}
+
+void Core::nbd_listen(Token token, const std::string& endpoint) noexcept {
+  reactor_->give(token, [=](HostPlane& plane) { plane.nbd_listen(token, endpoint); });
+}
+
+void Core::nbd_close(Token token, const std::string& endpoint) noexcept {
+  reactor_->give(token, [=](HostPlane& plane) { plane.nbd_close(token, endpoint); });
+}
+
+void Core::nbd_export(Token token, const Uuid& volume, const std::string& name,
+                      const std::string& description, bool read_only) noexcept {
+  reactor_->give(token, [=](HostPlane& plane) {
+    plane.nbd_export(token, volume, name, description, read_only);
+  });
+}
+
+void Core::nbd_unexport(Token token, const std::string& name) noexcept {
+  reactor_->give(token, [=](HostPlane& plane) { plane.nbd_unexport(token, name); });
+}
+
+void Core::read(Token token, const Uuid& volume, std::uint64_t offset, void* into,
+                std::uint64_t length) noexcept {
+  IoJob fresh = job(token, IoJob::Op::read, offset, length);
+  fresh.memory = static_cast<std::byte*>(into);
+  give_io(volume, fresh);
+}
+
+void Core::write(Token token, const Uuid& volume, std::uint64_t offset, const void* from,
+                 std::uint64_t length, bool fua) noexcept {
+  IoJob fresh = job(token, IoJob::Op::write, offset, length);
+  // A job has one pointer for both directions; a write's is only read from.
+  fresh.memory = static_cast<std::byte*>(const_cast<void*>(from));
+  fresh.fua = fua;
+  give_io(volume, fresh);
+}
+
+void Core::flush(Token token, const Uuid& volume) noexcept {
+  give_io(volume, job(token, IoJob::Op::flush, 0, 0));
+}
+
+void Core::trim(Token token, const Uuid& volume, std::uint64_t offset, std::uint64_t length,
+                bool fua) noexcept {
+  IoJob fresh = job(token, IoJob::Op::trim, offset, length);
+  fresh.fua = fua;
+  give_io(volume, fresh);
+}
+
+void Core::write_zeroes(Token token, const Uuid& volume, std::uint64_t offset,
+                        std::uint64_t length, bool fua) noexcept {
+  IoJob fresh = job(token, IoJob::Op::write_zeroes, offset, length);
+  fresh.fua = fua;
+  give_io(volume, fresh);
+}
+
+void Core::give_io(const Uuid& volume, const IoJob& fresh) noexcept {
+  reactor_->give(fresh.token, [=](HostPlane& plane) {
+    plane.submit_io(volume, std::make_unique<IoJob>(fresh));
+  });
+}
+
+void Core::stats(Token token) noexcept {
+  const Reactor& reactor = *reactor_;
+  reactor_->give(token, [token, &reactor](HostPlane& plane) {
+    plane.stats(token, reactor.counters());
+  });
+}
+
+}  // namespace blockd::border

@@ -1,0 +1,233 @@
+// Life, stores and peers of the host plane. Volumes and exports: host_volumes.cc.
+#include "border/host_plane.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "base/assert.h"
+#include "border/digest_scan.h"
+#include "border/guard.h"
+#include "border/text.h"
+
+namespace blockd::border {
+
+HostPlane::HostPlane(io::Loop& loop, Buffers& buffers, io::Network& network, DiskOpener open_disk,
+                     PlaneConfig config, PlaneSink& sink)
+    : loop_(loop),
+      buffers_(buffers),
+      config_(config),
+      sink_(sink),
+      open_disk_(std::move(open_disk)),
+      hub_(peer::PeerHub::create(loop, buffers, network, config.hub)),
+      nbd_(std::make_unique<nbd::NbdServer>(loop, buffers, network)) {
+  later_task_.owner = this;
+  later_task_.run = [](io::Task& task) noexcept { static_cast<HostPlane*>(task.owner)->run_later(); };
+}
+
+HostPlane::~HostPlane() {
+  BLOCKD_ASSERT(volumes_.empty());
+  BLOCKD_ASSERT(closed_ || stores_.empty());
+  BLOCKD_ASSERT(!later_task_.queued);
+}
+
+void HostPlane::close(std::function<void()> done) {
+  BLOCKD_ASSERT(!closing_);
+  closing_ = true;
+  when_closed_ = std::move(done);
+  nbd_->close([this] { later([this] { close_volumes(); }); });
+}
+
+void HostPlane::close_stores() {
+  BLOCKD_ASSERT(volumes_.empty());
+  for (auto& [id, open] : stores_) {
+    if (!open.closing) close_store_now(open, [](Error) {});
+  }
+  if (!stores_.empty()) return;  // the last one to close comes back here
+  nbd_.reset();
+  hub_.reset();
+  closed_ = true;
+  std::exchange(when_closed_, nullptr)();
+}
+
+void HostPlane::open_store(Token token, const std::string& path) noexcept {
+  guard(token, [&] {
+    for (const auto& [id, open] : stores_) {
+      if (open.path == path) throw Fault(Error::StoreInUse, path + ": this store is open here already");
+    }
+    OpenStore open;
+    open.path = path;
+    open.disk = open_disk_(path);
+    try {
+      open.store = store::Store::open(*open.disk, loop_, buffers_, {.cluster_id = config_.hub.cluster_id});
+    } catch (const Fault& fault) {
+      throw Fault(fault.code(), path + ": " + fault.what());
+    }
+    const Uuid id = open.store->info().store_id;
+    const auto [place, fresh] = stores_.try_emplace(id, std::move(open));
+    if (!fresh) {
+      throw Fault(Error::AlreadyExists, path + ": a store with the id " + text(id) + " is open at " +
+                                            place->second.path);
+    }
+    hub_->add_store(*place->second.store);
+    auto reply = std::make_unique<Reply>();
+    reply->stores.push_back(report(place->second));
+    answer(token, std::move(reply));
+  });
+}
+
+void HostPlane::close_store(Token token, const Uuid& store) noexcept {
+  guard(token, [&] {
+    close_store_now(open_store_of(store), [this, token](Error error) { answer(token, error); });
+  });
+}
+
+void HostPlane::close_store_now(OpenStore& open, std::function<void(Error)> done) {
+  open.closing = true;
+  const Uuid id = open.store->info().store_id;
+  hub_->remove_store(id);
+  open.store->close([this, id, done = std::move(done)](Error error) {
+    later([this, id, error, done] {
+      stores_.erase(id);
+      done(error);
+      if (closing_ && stores_.empty() && volumes_.empty() && when_closed_) close_stores();
+    });
+  });
+}
+
+void HostPlane::store_infos(Token token) noexcept {
+  guard(token, [&] {
+    auto reply = std::make_unique<Reply>();
+    for (const auto& [id, open] : stores_) {
+      if (!open.closing) reply->stores.push_back(report(open));
+    }
+    answer(token, std::move(reply));
+  });
+}
+
+void HostPlane::create_replica(Token token, const Uuid& store, const SegmentId& id,
+                               std::uint32_t block_count) noexcept {
+  guard(token, [&] {
+    store::Store& into = *open_store_of(store).store;
+    if (block_count == 0 || block_count > kSegmentBytes / kBlockBytes) {
+      throw Fault(Error::InvalidArgument,
+                  text(id) + ": a segment cannot have " + std::to_string(block_count) + " blocks");
+    }
+    for (const auto& [other, open] : stores_) {
+      if (other != store && !open.closing && open.store->find_segment(id)) {
+        throw Fault(Error::AlreadyExists, text(id) + " has its replica in store " + text(other));
+      }
+    }
+    const auto done = [this, token](Error error) { answer(token, error); };
+    const auto present = into.find_segment(id);
+    if (!present) return into.create_segment(id, block_count, done);
+    if (into.segment_info(*present).block_count >= block_count) return answer(token, Error::Ok);
+    into.resize_segment(*present, block_count, done);
+  });
+}
+
+void HostPlane::drop_replica(Token token, const SegmentId& id) noexcept {
+  guard(token, [&] {
+    const Replica replica = replica_of(id);
+    replica.open->store->drop_segment(replica.segment,
+                                      [this, token](Error error) { answer(token, error); });
+  });
+}
+
+void HostPlane::list_replicas(Token token) noexcept {
+  guard(token, [&] {
+    auto reply = std::make_unique<Reply>();
+    for (const auto& [id, open] : stores_) {
+      if (open.closing) continue;
+      for (const store::SegmentHandle segment : open.store->segments()) {
+        reply->replicas.push_back({open.store->segment_info(segment), id});
+      }
+    }
+    answer(token, std::move(reply));
+  });
+}
+
+void HostPlane::list_digests(Token token, const SegmentId& id, bool read) noexcept {
+  guard(token, [&] {
+    const Replica replica = replica_of(id);
+    auto digests = list_all_digests(*replica.open->store, replica.segment);
+    const auto reply_with = [this, token](std::vector<store::ChunkDigest> listed) {
+      auto reply = std::make_unique<Reply>();
+      reply->digests = std::move(listed);
+      answer(token, std::move(reply));
+    };
+    if (!read) return reply_with(std::move(digests));
+    DigestScan::start(loop_, buffers_, *replica.open->store, replica.segment, std::move(digests),
+                      [this, token, id, reply_with](Error error, std::uint32_t block,
+                                                    std::vector<store::ChunkDigest> listed) {
+                        if (error == Error::Ok) return reply_with(std::move(listed));
+                        answer(token, error, text(id) + ", block " + std::to_string(block) + ": " +
+                                                 error_meaning(error));
+                      });
+  });
+}
+
+void HostPlane::locate(Token token, const SegmentId& id, std::uint32_t block) noexcept {
+  guard(token, [&] {
+    const Replica replica = replica_of(id);
+    const store::Store& store = *replica.open->store;
+    if (block >= store.segment_info(replica.segment).block_count) {
+      throw Fault(Error::ExtentOutOfRange, text(id) + " has no block " + std::to_string(block));
+    }
+    auto reply = std::make_unique<Reply>();
+    reply->store_id = store.info().store_id;
+    reply->location = store.locate(replica.segment, block);
+    answer(token, std::move(reply));
+  });
+}
+
+void HostPlane::listen_peers(Token token, const std::string& endpoint) noexcept {
+  guard(token, [&] {
+    auto reply = std::make_unique<Reply>();
+    reply->endpoint = hub_->listen(endpoint);
+    answer(token, std::move(reply));
+  });
+}
+
+void HostPlane::set_peer(Token token, const Uuid& host, const std::string& endpoint) noexcept {
+  guard(token, [&] {
+    hub_->set_peer(host, endpoint);
+    answer(token, Error::Ok);
+  });
+}
+
+void HostPlane::answer(Token token, Error error, std::string message) noexcept {
+  sink_.answer({.token = token, .error = error, .message = std::move(message), .reply = nullptr});
+}
+
+void HostPlane::answer(Token token, std::unique_ptr<Reply> reply) noexcept {
+  sink_.answer({.token = token, .error = Error::Ok, .message = {}, .reply = std::move(reply)});
+}
+
+void HostPlane::later(std::function<void()> action) {
+  later_.push_back(std::move(action));
+  loop_.defer(later_task_);
+}
+
+void HostPlane::run_later() noexcept {
+  for (const auto& action : std::exchange(later_, {})) action();
+}
+
+HostPlane::OpenStore& HostPlane::open_store_of(const Uuid& store) {
+  const auto found = stores_.find(store);
+  if (found == stores_.end() || found->second.closing) {
+    throw Fault(Error::NotFound, "store " + text(store) + " is not open at this host");
+  }
+  return found->second;
+}
+
+HostPlane::Replica HostPlane::replica_of(const SegmentId& id) {
+  for (auto& [store, open] : stores_) {
+    if (open.closing) continue;
+    if (const auto segment = open.store->find_segment(id)) return {&open, *segment};
+  }
+  throw Fault(Error::NotFound, "this host holds no replica of " + text(id));
+}
+
+StoreReport HostPlane::report(const OpenStore& open) { return {open.store->info(), open.path}; }
+
+}  // namespace blockd::border

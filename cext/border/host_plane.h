@@ -1,0 +1,167 @@
+// Everything that one host holds on its reactor: stores, peers, attached volumes, NBD exports.
+//
+// All on one loop's thread, the one that also made it; a state machine that is given its loop, network
+// and disks, so that it runs in the simulator too. Each command is answered once, through the sink, by
+// its token, never twice. What must not happen inside a callback of a lower room (closing, destroying)
+// happens in a deferred task. Order of life: a volume's exports go before the volume, volumes before
+// peers, peers before stores; close() keeps it and then calls back.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/buffer.h"
+#include "border/core.h"
+#include "border/volume_io.h"
+#include "engine/volume.h"
+#include "io/disk.h"
+#include "io/link.h"
+#include "io/loop.h"
+#include "nbd/nbd_server.h"
+#include "peer/peer_hub.h"
+#include "store/store.h"
+
+namespace blockd::border {
+
+struct PlaneConfig {
+  peer::HubConfig hub;
+  std::uint64_t attach_timeout_us = 30'000'000;
+};
+
+// Where answers and events go; called on the loop's thread, from inside commands too.
+class PlaneSink {
+ public:
+  virtual ~PlaneSink() = default;
+  virtual void answer(Completion completion) noexcept = 0;
+  virtual void happened(Event event) noexcept = 0;
+};
+
+// Opens the disk at a path. Throws Fault.
+using DiskOpener = std::function<std::unique_ptr<io::Disk>(const std::string& path)>;
+
+class HostPlane final : public engine::VolumeEvents, public IoJobSink {
+ public:
+  // Throws Fault when the pools are too small for what runs on them.
+  HostPlane(io::Loop& loop, Buffers& buffers, io::Network& network, DiskOpener open_disk,
+            PlaneConfig config, PlaneSink& sink);
+  ~HostPlane() override;  // REQUIRES: closed, or never given a command
+  HostPlane(const HostPlane&) = delete;
+  HostPlane& operator=(const HostPlane&) = delete;
+
+  // Later commands are answered with ShuttingDown. `done` comes from the loop; the plane may be
+  // destroyed after it has returned.
+  void close(std::function<void()> done);
+
+  void open_store(Token token, const std::string& path) noexcept;
+  void close_store(Token token, const Uuid& store) noexcept;
+  void store_infos(Token token) noexcept;
+  void create_replica(Token token, const Uuid& store, const SegmentId& id,
+                      std::uint32_t block_count) noexcept;
+  void drop_replica(Token token, const SegmentId& id) noexcept;
+  void list_replicas(Token token) noexcept;
+  void list_digests(Token token, const SegmentId& id, bool read) noexcept;
+  void locate(Token token, const SegmentId& id, std::uint32_t block) noexcept;
+
+  void listen_peers(Token token, const std::string& endpoint) noexcept;
+  void set_peer(Token token, const Uuid& host, const std::string& endpoint) noexcept;
+
+  void attach(Token token, const engine::VolumeConfig& config) noexcept;
+  void detach(Token token, const Uuid& volume) noexcept;
+  void in_sync_changed(Token token, const Uuid& volume, const engine::SegmentConfig& segment) noexcept;
+  void in_sync_change_failed(Token token, const Uuid& volume, std::uint32_t segment,
+                             Error error) noexcept;
+  void grow(Token token, const Uuid& volume, std::uint64_t size_bytes,
+            const std::vector<engine::SegmentConfig>& new_segments) noexcept;
+  void volume_status(Token token, const Uuid& volume) noexcept;
+
+  void nbd_listen(Token token, const std::string& endpoint) noexcept;
+  void nbd_close(Token token, const std::string& endpoint) noexcept;
+  void nbd_export(Token token, const Uuid& volume, const std::string& name,
+                  const std::string& description, bool read_only) noexcept;
+  void nbd_unexport(Token token, const std::string& name) noexcept;
+
+  void submit_io(const Uuid& volume, std::unique_ptr<IoJob> job) noexcept;
+
+  // `reactor` is what the owner has counted about the loop itself.
+  void stats(Token token, CounterReport reactor) noexcept;
+
+ private:
+  struct OpenStore {
+    std::string path;
+    std::unique_ptr<io::Disk> disk;  // outlives the store
+    std::unique_ptr<store::Store> store;
+    bool closing = false;
+  };
+  struct Replica {  // where a segment's replica is here
+    OpenStore* open = nullptr;
+    store::SegmentHandle segment = 0;
+  };
+  struct Attached {
+    HostPlane* plane = nullptr;
+    std::unique_ptr<engine::Volume> volume;
+    std::unique_ptr<VolumeIo> io;  // goes before the volume
+    std::vector<std::string> exports;
+    Token attach_token = 0;  // 0: attach() has been answered
+    Error attach_error = Error::Ok;  // the last one heard while opening
+    io::Timer attach_deadline;
+    bool closing = false;
+    std::vector<std::function<void(Error)>> when_closed;
+  };
+
+  // engine::VolumeEvents
+  void in_sync_change_wanted(const Uuid& volume, std::uint32_t segment, std::uint64_t generation,
+                             const std::vector<Uuid>& in_sync, const char* reason) noexcept override;
+  void state_changed(const Uuid& volume, engine::VolumeState state, Error error) noexcept override;
+  void notice(const Uuid& volume, std::uint32_t segment, const Uuid& host, const char* kind,
+              std::uint64_t value) noexcept override;
+  // IoJobSink
+  void finished(std::unique_ptr<IoJob> job) noexcept override;
+
+  // host_plane.cc
+  template <class Command>
+  void guard(Token token, Command command) noexcept;
+  void answer(Token token, Error error, std::string message = {}) noexcept;
+  void answer(Token token, std::unique_ptr<Reply> reply) noexcept;
+  void later(std::function<void()> action);
+  void run_later() noexcept;
+  OpenStore& open_store_of(const Uuid& store);
+  Replica replica_of(const SegmentId& id);
+  void close_stores();
+  void close_store_now(OpenStore& open, std::function<void(Error)> done);
+  [[nodiscard]] static StoreReport report(const OpenStore& open);
+
+  // host_volumes.cc
+  Attached& attached_of(const Uuid& volume);
+  void end_attach(Attached& attached, Error error, std::string message = {}) noexcept;
+  void close_volume(Attached& attached, std::function<void(Error)> done);
+  void unexport_then(Attached& attached, std::function<void()> done);
+  void engine_closed(const Uuid& volume, Error error);
+  void close_volumes();
+
+  // host_stats.cc
+  [[nodiscard]] CounterReport store_counters(const Uuid& id, const OpenStore& open) const;
+  [[nodiscard]] CounterReport volume_counters(const Uuid& id, const Attached& attached,
+                                              const nbd::NbdStats& nbd) const;
+
+  io::Loop& loop_;
+  Buffers& buffers_;
+  PlaneConfig config_;
+  PlaneSink& sink_;
+  DiskOpener open_disk_;
+  std::vector<std::function<void()>> later_;
+  io::Task later_task_;
+  std::map<Uuid, OpenStore> stores_;  // by store id; nodes stay where they are
+  std::unique_ptr<peer::PeerHub> hub_;
+  std::map<Uuid, std::unique_ptr<Attached>> volumes_;
+  std::map<std::string, Uuid> exports_;  // name to volume
+  std::unique_ptr<nbd::NbdServer> nbd_;
+  std::function<void()> when_closed_;
+  bool closing_ = false;
+  bool closed_ = false;
+};
+
+}  // namespace blockd::border

@@ -1,0 +1,289 @@
+// Attached volumes and their exports, on the host plane.
+#include <algorithm>
+#include <utility>
+
+#include "base/assert.h"
+#include "border/guard.h"
+#include "border/host_plane.h"
+#include "border/text.h"
+
+namespace blockd::border {
+namespace {
+
+[[noreturn]] void refuse(const engine::VolumeConfig& config, const std::string& why) {
+  throw Fault(Error::InvalidArgument, "volume " + text(config.id) + ": " + why);
+}
+
+// What the engine takes for granted. A description that breaks it is the caller's mistake.
+void check(const engine::VolumeConfig& config) {
+  if (config.epoch == 0) refuse(config, "an attachment's epoch begins at 1");
+  if (config.size_bytes == 0 || config.size_bytes % 512 != 0) {
+    refuse(config, "its size is not a positive multiple of 512");
+  }
+  const std::uint64_t wanted = (config.size_bytes - 1) / kSegmentBytes + 1;
+  if (config.segments.size() != wanted) {
+    refuse(config, "its size needs " + std::to_string(wanted) + " segments, it has " +
+                       std::to_string(config.segments.size()));
+  }
+  for (std::size_t i = 0; i < config.segments.size(); ++i) {
+    const engine::SegmentConfig& segment = config.segments[i];
+    const std::string name = "segment " + std::to_string(i);
+    if (segment.index != i) refuse(config, name + " is missing or out of order");
+    const auto in_sync = std::ranges::count_if(
+        segment.members, [](const engine::MemberConfig& member) { return member.in_sync; });
+    if (in_sync == 0) refuse(config, name + " has no member in sync");
+  }
+}
+
+}  // namespace
+
+const char* state_name(engine::VolumeState state) noexcept {
+  switch (state) {
+    case engine::VolumeState::opening: return "opening";
+    case engine::VolumeState::serving: return "serving";
+    case engine::VolumeState::stalled: return "stalled";
+    case engine::VolumeState::fenced: return "fenced";
+    case engine::VolumeState::closing: return "closing";
+    case engine::VolumeState::closed: return "closed";
+  }
+  return "unknown";
+}
+
+void HostPlane::attach(Token token, const engine::VolumeConfig& config) noexcept {
+  guard(token, [&] {
+    check(config);
+    if (const auto found = volumes_.find(config.id); found != volumes_.end()) {
+      throw Fault(Error::AlreadyExists, "volume " + text(config.id) + " is attached here, epoch " +
+                                            std::to_string(found->second->volume->config().epoch));
+    }
+    auto fresh = std::make_unique<Attached>();
+    Attached& attached = *fresh;
+    attached.plane = this;
+    attached.volume = engine::Volume::create(loop_, buffers_, *hub_, *this, config);
+    attached.io = std::make_unique<VolumeIo>(loop_, buffers_, *attached.volume, *this);
+    attached.attach_token = token;
+    attached.attach_deadline.owner = &attached;
+    attached.attach_deadline.fire = [](io::Timer& timer) noexcept {
+      auto& late = *static_cast<Attached*>(timer.owner);
+      late.plane->end_attach(late, late.attach_error == Error::Ok ? Error::Timeout : late.attach_error);
+    };
+    volumes_.emplace(config.id, std::move(fresh));
+    loop_.arm(attached.attach_deadline, loop_.now_us() + config_.attach_timeout_us);
+    attached.volume->start();
+  });
+}
+
+// Answers the attach() that still waits, if one does. A failure takes the volume away again.
+void HostPlane::end_attach(Attached& attached, Error error, std::string message) noexcept {
+  const Token token = std::exchange(attached.attach_token, 0);
+  if (token == 0) return;
+  loop_.cancel(attached.attach_deadline);
+  if (error == Error::Ok) return answer(token, Error::Ok);
+  if (message.empty()) {
+    message = "volume " + text(attached.volume->config().id) + " cannot be attached: " +
+              error_meaning(error);
+  }
+  answer(token, error, std::move(message));
+  close_volume(attached, [](Error) {});
+}
+
+void HostPlane::detach(Token token, const Uuid& volume) noexcept {
+  guard(token, [&] {
+    close_volume(attached_of(volume), [this, token](Error error) { answer(token, error); });
+  });
+}
+
+// Exports, then jobs, then the engine, each drained; `done` after the volume is gone.
+void HostPlane::close_volume(Attached& attached, std::function<void(Error)> done) {
+  attached.when_closed.push_back(std::move(done));
+  if (std::exchange(attached.closing, true)) return;
+  end_attach(attached, Error::ShuttingDown, "the volume was detached before it served");
+  const Uuid id = attached.volume->config().id;
+  unexport_then(attached, [this, id] {
+    Attached& drained = *volumes_.at(id);
+    drained.io->stop(Error::NotAttached);
+    drained.volume->close([this, id](Error error) { later([this, id, error] { engine_closed(id, error); }); });
+  });
+}
+
+void HostPlane::unexport_then(Attached& attached, std::function<void()> done) {
+  if (closing_ || attached.exports.empty()) return later(std::move(done));  // the NBD server is closed
+  const auto left = std::make_shared<std::size_t>(attached.exports.size());
+  for (const std::string& name : std::exchange(attached.exports, {})) {
+    exports_.erase(name);
+    nbd_->remove_export(name, [this, left, done](Error) {
+      if (--*left == 0) later(done);
+    });
+  }
+}
+
+void HostPlane::engine_closed(const Uuid& volume, Error error) {
+  const auto found = volumes_.find(volume);
+  BLOCKD_ASSERT(found != volumes_.end());
+  BLOCKD_ASSERT(found->second->io->idle());
+  const std::unique_ptr<Attached> gone = std::move(found->second);
+  volumes_.erase(found);
+  for (const auto& done : gone->when_closed) done(error);
+  if (closing_) close_volumes();
+}
+
+// The next step of close(): once the last volume has gone, the peers go, then the stores.
+void HostPlane::close_volumes() {
+  if (volumes_.empty()) {
+    hub_->close([this] { later([this] { close_stores(); }); });
+    return;
+  }
+  for (const auto& [id, attached] : volumes_) {
+    if (!attached->closing) close_volume(*attached, [](Error) {});
+  }
+}
+
+void HostPlane::in_sync_changed(Token token, const Uuid& volume,
+                                const engine::SegmentConfig& segment) noexcept {
+  guard(token, [&] {
+    attached_of(volume).volume->in_sync_changed(segment);
+    answer(token, Error::Ok);
+  });
+}
+
+void HostPlane::in_sync_change_failed(Token token, const Uuid& volume, std::uint32_t segment,
+                                      Error error) noexcept {
+  guard(token, [&] {
+    if (error == Error::Ok) throw Fault(Error::InvalidArgument, "a failed change needs its error");
+    attached_of(volume).volume->in_sync_change_failed(segment, error);
+    answer(token, Error::Ok);
+  });
+}
+
+void HostPlane::grow(Token token, const Uuid& volume, std::uint64_t size_bytes,
+                     const std::vector<engine::SegmentConfig>& new_segments) noexcept {
+  guard(token, [&] {
+    engine::Volume& engine = *attached_of(volume).volume;
+    if (size_bytes < engine.size_bytes() || size_bytes % 512 != 0) {
+      refuse(engine.config(), "cannot grow from " + std::to_string(engine.size_bytes()) + " to " +
+                                  std::to_string(size_bytes) + " bytes");
+    }
+    engine.grow(size_bytes, new_segments, [this, token, volume](Error error) {
+      if (const auto found = volumes_.find(volume); error == Error::Ok && found != volumes_.end()) {
+        for (const std::string& name : found->second->exports) (void)nbd_->resize(name);
+      }
+      answer(token, error);
+    });
+  });
+}
+
+void HostPlane::volume_status(Token token, const Uuid& volume) noexcept {
+  guard(token, [&] {
+    auto reply = std::make_unique<Reply>();
+    reply->segments = attached_of(volume).volume->status();
+    answer(token, std::move(reply));
+  });
+}
+
+void HostPlane::nbd_listen(Token token, const std::string& endpoint) noexcept {
+  guard(token, [&] {
+    auto reply = std::make_unique<Reply>();
+    reply->endpoint = nbd_->listen(endpoint);
+    answer(token, std::move(reply));
+  });
+}
+
+void HostPlane::nbd_close(Token token, const std::string& endpoint) noexcept {
+  guard(token, [&] {
+    const Error error = nbd_->close_endpoint(endpoint);
+    answer(token, error, error == Error::NotFound ? "no NBD endpoint " + endpoint : "");
+  });
+}
+
+void HostPlane::nbd_export(Token token, const Uuid& volume, const std::string& name,
+                           const std::string& description, bool read_only) noexcept {
+  guard(token, [&] {
+    Attached& attached = attached_of(volume);
+    if (attached.closing) throw Fault(Error::ShuttingDown, "the volume is being detached");
+    const Error error = nbd_->add_export(name, description, *attached.volume, {.read_only = read_only});
+    if (error == Error::Ok) {
+      attached.exports.push_back(name);
+      exports_.emplace(name, volume);
+    }
+    answer(token, error,
+           error == Error::AlreadyExists ? "an export named \"" + name + "\" is there already" : "");
+  });
+}
+
+void HostPlane::nbd_unexport(Token token, const std::string& name) noexcept {
+  guard(token, [&] {
+    const auto found = exports_.find(name);
+    if (found == exports_.end()) throw Fault(Error::NotFound, "no export named \"" + name + "\"");
+    std::erase(volumes_.at(found->second)->exports, name);
+    exports_.erase(found);
+    nbd_->remove_export(name, [this, token](Error error) { answer(token, error); });
+  });
+}
+
+void HostPlane::submit_io(const Uuid& volume, std::unique_ptr<IoJob> job) noexcept {
+  const auto found = volumes_.find(volume);
+  if (closing_ || found == volumes_.end()) {
+    job->error = closing_ ? Error::ShuttingDown : Error::NotAttached;
+    return finished(std::move(job));
+  }
+  found->second->io->submit(std::move(job));
+}
+
+void HostPlane::finished(std::unique_ptr<IoJob> job) noexcept { answer(job->token, job->error); }
+
+HostPlane::Attached& HostPlane::attached_of(const Uuid& volume) {
+  const auto found = volumes_.find(volume);
+  if (found == volumes_.end()) {
+    throw Fault(Error::NotAttached, "volume " + text(volume) + " is not attached at this host");
+  }
+  return *found->second;
+}
+
+void HostPlane::in_sync_change_wanted(const Uuid& volume, std::uint32_t segment,
+                                      std::uint64_t generation, const std::vector<Uuid>& in_sync,
+                                      const char* reason) noexcept {
+  Event event;
+  event.kind = Event::Kind::in_sync_change_wanted;
+  event.volume = volume;
+  event.segment = segment;
+  event.generation = generation;
+  event.in_sync = in_sync;
+  event.text = reason;
+  sink_.happened(std::move(event));
+}
+
+void HostPlane::state_changed(const Uuid& volume, engine::VolumeState state, Error error) noexcept {
+  Event event;
+  event.kind = Event::Kind::state_changed;
+  event.volume = volume;
+  event.state = state;
+  event.error = error;
+  sink_.happened(std::move(event));
+
+  const auto found = volumes_.find(volume);
+  if (found == volumes_.end() || found->second->attach_token == 0) return;
+  Attached& attached = *found->second;
+  if (error != Error::Ok) attached.attach_error = error;
+  if (state == engine::VolumeState::serving) return end_attach(attached, Error::Ok);
+  if (state != engine::VolumeState::fenced) return;
+  const Error why = error == Error::Ok ? Error::EpochFenced : error;
+  later([this, volume, why] {
+    if (const auto fenced = volumes_.find(volume); fenced != volumes_.end()) {
+      end_attach(*fenced->second, why);
+    }
+  });
+}
+
+void HostPlane::notice(const Uuid& volume, std::uint32_t segment, const Uuid& host, const char* kind,
+                       std::uint64_t value) noexcept {
+  Event event;
+  event.kind = Event::Kind::notice;
+  event.volume = volume;
+  event.segment = segment;
+  event.host = host;
+  event.text = kind;
+  event.value = value;
+  sink_.happened(std::move(event));
+}
+
+}  // namespace blockd::border
