@@ -1,4 +1,4 @@
-"""What is compared: each candidate is a small class that starts, tells where it serves, and stops."""
+"""What is compared: each candidate is a small class that starts, says where it is, and stops."""
 
 import subprocess
 import time

@@ -1,11 +1,11 @@
 """Compares block servers with fio, fairly: python -m bench.compare --rounds 5 --seconds 10.
 
-How it is kept fair. All candidates are up from the start, their devices written once from end to end.
-In each round every job runs against every candidate in turn, starting with another one each round, so
-that a slow minute of the machine hits all of them; ratios are taken within the round. A run in which
-unrelated processes took more than --noise-limit of the machine is thrown away and done again. After
-each run the disks are let come to rest, and what the servers do until then counts as theirs. Jobs at
-depth 1 run with the client on one core and the servers on the others (--pin).
+How it is kept fair. All candidates are up from the start, their devices written once from end to
+end. In each round every job runs against every candidate in turn, starting with another one each
+round, so that a slow minute of the machine hits all of them; ratios are taken within the round. A
+run in which unrelated processes took more than --noise-limit of the machine is thrown away and done
+again. After each run the disks are let come to rest, and what the servers do until then counts as
+theirs. Jobs at depth 1 run with the client on one core and the servers on the others (--pin).
 """
 
 import argparse

@@ -15,7 +15,7 @@ class FioError(Exception):
 @dataclass(frozen=True)
 class FioResult:
     """operations: how many ended in `seconds`; latencies in microseconds, from submission to
-    completion; client_cpu_seconds: user and system time of the job itself, without fio's start-up."""
+    completion; client_cpu_seconds: user and system time of the job, without fio's start-up."""
 
     operations: int
     transferred_bytes: int
@@ -72,6 +72,6 @@ def parse(document: dict[str, Any]) -> FioResult:
 def percentile_us(job: dict[str, Any], direction: dict[str, Any], rank: str) -> float:
     """With fsync after each write, the operation that the user waits for is the two together."""
     latency = direction["clat_ns"]["percentile"][rank]
-    if job["sync"].get("total_ios"):
+    if job.get("sync", {}).get("total_ios"):
         latency += job["sync"]["lat_ns"]["percentile"][rank]
     return float(latency) / 1000
