@@ -43,6 +43,7 @@ BASELINE = "qemu"
 JUDGED = "blockd-3"
 FIO_START_SECONDS = 60  # beyond its run time, before it counts as hung
 FILL_SECONDS = 900
+TABLE_WIDTH = 130  # when nobody tells: a pipe or a log has no width of its own
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class Plan:
 
 def main(argv: list[str] | None = None) -> int:
     options = parse_options(argv)
-    console = Console()
+    console = Console() if sys.stdout.isatty() else Console(width=TABLE_WIDTH)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that every server is stopped
     try:
         plan = make_plan(options)

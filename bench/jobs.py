@@ -12,8 +12,8 @@ class Job:
     """One row of the table.
 
     pinned: client and servers are held to fixed cores, because one request at a time mostly
-    measures how the scheduler wakes whom where. target: the least ratio to the baseline that blockd with
-    three replicas has to reach, if any.
+    measures how the scheduler wakes whom where. target: the least ratio to the baseline that
+    blockd with three replicas has to reach, if any.
     """
 
     name: str

@@ -14,8 +14,8 @@ from matplotlib import pyplot as plt
 
 def print_table(cells: list[Cell], baseline: str, console: Console) -> None:
     table = Table(title=f"fio, medians; ratio to {baseline} in the same round")
-    table.add_column("job")
-    table.add_column("candidate")
+    table.add_column("job", no_wrap=True)
+    table.add_column("candidate", no_wrap=True)
     for heading in ("rate", "+-", "p50 us", "p99 us", "CPU us/op", "ratio", "target", "rounds"):
         table.add_column(heading, justify="right")
     previous = None
