@@ -1,0 +1,309 @@
+"""A Core in memory, for tests of the daemon above it: one process, one copy of each volume.
+
+It keeps the contract of blockd/native/core.pyi as far as the daemon can see it: errors, idempotence,
+epochs, events. `fail` holds errors that the named methods raise next; `calls` what was asked of it.
+"""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from uuid import UUID
+
+from blockd.model.errors import (
+    AddressInUse,
+    AlreadyExists,
+    BlockdError,
+    EpochFenced,
+    ExtentOutOfRange,
+    NotAttached,
+    NotFound,
+    StoreForeign,
+    StoreNotFormatted,
+)
+from blockd.native.values import (
+    BlockLocation,
+    ChunkDigest,
+    Event,
+    Member,
+    ReplicaInfo,
+    Segment,
+    SegmentStatus,
+    StoreInfo,
+    VolumeSpec,
+    VolumeStateChanged,
+)
+
+MAGIC = b"fake-store"
+
+
+def format_store(
+    path: str,
+    *,
+    store_id: UUID,
+    cluster_id: UUID,
+    size_bytes: int | None = None,
+    journal_bytes: int = 0,
+    force: bool = False,
+) -> None:
+    """Write the ids where open_store() looks for them."""
+    file = Path(path)
+    if size_bytes is not None and not file.exists():
+        file.touch()
+    if file.read_bytes().startswith(MAGIC) and not force:
+        raise AlreadyExists(f"{path} holds a store")
+    file.write_bytes(MAGIC + store_id.bytes + cluster_id.bytes)
+
+
+@dataclass
+class FakeVolume:
+    """An attached volume; its segments' in-sync sets as the engine believes them."""
+
+    spec: VolumeSpec
+    data: bytearray
+    segments: dict[int, Segment]
+    counters: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+
+
+class Core:
+    """See the module's docstring."""
+
+    def __init__(self, *, host_id: UUID, cluster_id: UUID, **_: object) -> None:
+        self.host_id = host_id
+        self.cluster_id = cluster_id
+        self.calls: list[tuple[object, ...]] = []
+        self.fail: dict[str, BlockdError] = {}
+        self.peers: dict[UUID, str] = {}
+        self.stores: dict[UUID, StoreInfo] = {}
+        self.replicas: dict[tuple[UUID, int], ReplicaInfo] = {}
+        self.volumes: dict[UUID, FakeVolume] = {}
+        self.disks: dict[UUID, bytearray] = {}  # a volume's bytes outlive its attachment
+        self.exports: dict[str, UUID] = {}
+        self.listening: list[str] = []
+        self.attach_gate = asyncio.Event()
+        self.attach_gate.set()
+        self._events: asyncio.Queue[Event | None] = asyncio.Queue()
+
+    def _called(self, name: str, *arguments: object) -> None:
+        self.calls.append((name, *arguments))
+        error = self.fail.pop(name, None)
+        if error is not None:
+            raise error
+
+    async def start(self) -> None:
+        self._called("start")
+
+    async def close(self) -> None:
+        self._called("close")
+        self._events.put_nowait(None)
+
+    # Stores and replicas.
+
+    async def open_store(self, path: str) -> StoreInfo:
+        self._called("open_store", path)
+        head = Path(path).read_bytes()[: len(MAGIC) + 32]
+        if not head.startswith(MAGIC):
+            raise StoreNotFormatted(f"{path} holds no store")
+        store_id, cluster_id = (UUID(bytes=head[at : at + 16]) for at in (10, 26))
+        if cluster_id != self.cluster_id:
+            raise StoreForeign(f"{path} belongs to cluster {cluster_id}")
+        info = StoreInfo(store_id, path, 1 << 30, 0, 1 << 20, 0, 0)
+        self.stores[store_id] = info
+        return info
+
+    async def close_store(self, store_id: UUID) -> None:
+        self._called("close_store", store_id)
+        del self.stores[store_id]
+
+    async def store_infos(self) -> list[StoreInfo]:
+        return [
+            replace(info, segment_count=sum(r.store_id == store_id for r in self.replicas.values()))
+            for store_id, info in self.stores.items()
+        ]
+
+    async def create_replica(
+        self, store_id: UUID, volume_id: UUID, segment: int, block_count: int
+    ) -> None:
+        self._called("create_replica", volume_id, segment)
+        if store_id not in self.stores:
+            raise NotFound(f"no store {store_id}")
+        if (volume_id, segment) in self.replicas:
+            raise AlreadyExists("the replica exists")
+        self.replicas[volume_id, segment] = ReplicaInfo(
+            volume_id, segment, store_id, block_count, 0, (0, 0), 0
+        )
+
+    async def drop_replica(self, volume_id: UUID, segment: int) -> None:
+        self._called("drop_replica", volume_id, segment)
+        if self.replicas.pop((volume_id, segment), None) is None:
+            raise NotFound("no such replica")
+
+    async def list_replicas(self) -> list[ReplicaInfo]:
+        return list(self.replicas.values())
+
+    async def list_digests(
+        self, volume_id: UUID, segment: int, *, read: bool = False
+    ) -> list[ChunkDigest]:
+        self._called("list_digests", volume_id, segment, read)
+        if (volume_id, segment) not in self.replicas:
+            raise NotFound("no such replica")
+        return [ChunkDigest(chunk, (1, chunk), 0xFFFF, chunk * 7) for chunk in range(2500)]
+
+    async def locate(self, volume_id: UUID, segment: int, block: int) -> BlockLocation:
+        replica = self.replicas.get((volume_id, segment))
+        if replica is None:
+            raise NotFound("no such replica")
+        return BlockLocation(replica.store_id, True, block * 4096, False, (1, 2), 0xABCD)
+
+    # Peers.
+
+    async def listen_peers(self, endpoint: str) -> str:
+        return self._listen("listen_peers", endpoint)
+
+    async def set_peer(self, host_id: UUID, endpoint: str) -> None:
+        self._called("set_peer", host_id, endpoint)
+        self.peers[host_id] = endpoint
+
+    # Volumes.
+
+    async def attach(self, spec: VolumeSpec) -> None:
+        self._called("attach", spec.volume_id, spec.epoch)
+        if spec.volume_id in self.volumes:
+            raise AlreadyExists("the volume is attached")
+        disk = self.disks.setdefault(spec.volume_id, bytearray())
+        disk.extend(bytes(spec.size_bytes - len(disk)))
+        self.volumes[spec.volume_id] = FakeVolume(
+            spec, disk, {segment.index: segment for segment in spec.segments}
+        )
+        await self.attach_gate.wait()
+
+    async def detach(self, volume_id: UUID) -> None:
+        self._called("detach", volume_id)
+        self._volume(volume_id)
+        del self.volumes[volume_id]
+
+    async def in_sync_changed(self, volume_id: UUID, segment: Segment) -> None:
+        self._called("in_sync_changed", volume_id, segment)
+        self._volume(volume_id).segments[segment.index] = segment
+
+    async def in_sync_change_failed(self, volume_id: UUID, segment: int, error: str) -> None:
+        self._called("in_sync_change_failed", volume_id, segment, error)
+        self._volume(volume_id)
+
+    async def grow(self, volume_id: UUID, size_bytes: int, new_segments: Sequence[Segment]) -> None:
+        self._called("grow", volume_id, size_bytes, [s.index for s in new_segments])
+        volume = self._volume(volume_id)
+        volume.data.extend(bytes(size_bytes - len(volume.data)))
+        volume.segments.update({segment.index: segment for segment in new_segments})
+
+    async def volume_status(self, volume_id: UUID) -> list[SegmentStatus]:
+        return [
+            SegmentStatus(
+                index=segment.index,
+                generation=segment.generation,
+                state="serving",
+                in_sync=members(segment, in_sync=True),
+                joining=(),
+                absent=members(segment, in_sync=False),
+                resync_bytes_done=0,
+                resync_bytes_total=0,
+                in_flight=0,
+            )
+            for segment in self._volume(volume_id).segments.values()
+        ]
+
+    # NBD.
+
+    async def nbd_listen(self, endpoint: str) -> str:
+        return self._listen("nbd_listen", endpoint)
+
+    async def nbd_close(self, endpoint: str) -> None:
+        self._called("nbd_close", endpoint)
+
+    async def nbd_export(
+        self, volume_id: UUID, name: str, *, description: str = "", read_only: bool = False
+    ) -> None:
+        self._called("nbd_export", volume_id, name)
+        self._volume(volume_id)
+        self.exports[name] = volume_id
+
+    async def nbd_unexport(self, name: str) -> None:
+        self._called("nbd_unexport", name)
+        if self.exports.pop(name, None) is None:
+            raise NotFound(f"no export {name}")
+
+    # I/O.
+
+    async def read(self, volume_id: UUID, offset: int, length: int) -> bytes:
+        volume = self._io("read", volume_id, offset, length)
+        await asyncio.sleep(0)
+        return bytes(volume.data[offset : offset + length])
+
+    async def write(self, volume_id: UUID, offset: int, data: bytes, *, fua: bool = False) -> None:
+        volume = self._io("write", volume_id, offset, len(data))
+        await asyncio.sleep(0)
+        volume.data[offset : offset + len(data)] = data
+
+    async def flush(self, volume_id: UUID) -> None:
+        self._io("flush", volume_id, 0, 0)
+
+    async def trim(self, volume_id: UUID, offset: int, length: int, *, fua: bool = False) -> None:
+        self._io("trim", volume_id, offset, length).data[offset : offset + length] = bytes(length)
+
+    async def write_zeroes(
+        self, volume_id: UUID, offset: int, length: int, *, fua: bool = False
+    ) -> None:
+        volume = self._io("write_zeroes", volume_id, offset, length)
+        volume.data[offset : offset + length] = bytes(length)
+
+    async def stats(self) -> dict[str, object]:
+        return {
+            "stores": {store_id: {"writes": 3} for store_id in self.stores},
+            "volumes": {
+                volume_id: {**volume.counters, "read_latency_us": [1, 2, 0], "write_latency_us": []}
+                for volume_id, volume in self.volumes.items()
+            },
+            "nbd": {"connections": 1, "requests": 5},
+            "reactor": {"iterations": 7, "syscalls": 9},
+        }
+
+    async def events(self) -> AsyncIterator[Event]:
+        while (event := await self._events.get()) is not None:
+            yield event
+
+    # For tests.
+
+    def emit(self, event: Event) -> None:
+        """Report an event."""
+        self._events.put_nowait(event)
+
+    def fence(self, volume_id: UUID) -> None:
+        """What the engine does when it meets a newer epoch."""
+        self.emit(VolumeStateChanged(volume_id, "fenced", EpochFenced.__name__))
+
+    def _volume(self, volume_id: UUID) -> FakeVolume:
+        if volume_id not in self.volumes:
+            raise NotAttached(f"volume {volume_id} is not attached")
+        return self.volumes[volume_id]
+
+    def _io(self, name: str, volume_id: UUID, offset: int, length: int) -> FakeVolume:
+        self._called(name, volume_id, offset, length)
+        volume = self._volume(volume_id)
+        if offset + length > len(volume.data):
+            raise ExtentOutOfRange("beyond the end")
+        volume.counters[f"{name}s"] += 1
+        return volume
+
+    def _listen(self, name: str, endpoint: str) -> str:
+        self._called(name, endpoint)
+        if endpoint in self.listening:
+            raise AddressInUse(f"{endpoint} is taken")
+        self.listening.append(endpoint)
+        return endpoint
+
+
+def members(segment: Segment, *, in_sync: bool) -> tuple[UUID, ...]:
+    """The hosts of the members that are, or are not, in sync."""
+    chosen: Sequence[Member] = [m for m in segment.members if m.in_sync == in_sync]
+    return tuple(member.host_id for member in chosen)

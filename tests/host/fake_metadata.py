@@ -1,0 +1,113 @@
+"""A metadata service in memory, served on a real gRPC port: just what a host daemon calls."""
+
+from typing import Any
+from uuid import UUID, uuid4
+
+from blockd.model.errors import EpochFenced, NotAttached, NotFound, StaleGeneration
+from blockd.rpc.gen import meta_pb2, meta_pb2_grpc, types_pb2
+from blockd.rpc.server import Server
+
+
+class FakeMetadata(meta_pb2_grpc.MetadataServicer):
+    """`hosts` and `volumes` are what it would keep in etcd; tests edit them at will."""
+
+    def __init__(self) -> None:
+        self.cluster_id = uuid4()
+        self.hosts: dict[str, types_pb2.Host] = {}
+        self.volumes: dict[str, types_pb2.Volume] = {}
+        self.orders: list[meta_pb2.ReplicaOrder] = []
+        self.deleted: list[str] = []
+        self.heartbeats = 0
+        self.server: Server | None = None
+
+    async def serve(self, listen: str = "127.0.0.1:0") -> str:
+        """Start listening; returns HOST:PORT."""
+        self.server = Server(listen)
+        meta_pb2_grpc.add_MetadataServicer_to_server(self, self.server.server)
+        await self.server.start(["blockd.v1.Metadata"])
+        return self.server.endpoint
+
+    async def stop(self) -> None:
+        """Stop listening; what it knows stays."""
+        if self.server is not None:
+            await self.server.stop(0)
+            self.server = None
+
+    async def GetCluster(self, request: Any, context: Any) -> meta_pb2.Cluster:
+        return meta_pb2.Cluster(cluster_id=str(self.cluster_id))
+
+    async def RegisterHost(self, request: Any, context: Any) -> meta_pb2.RegisterHostResponse:
+        host = request.host
+        self.hosts[host.id] = host
+        return meta_pb2.RegisterHostResponse(
+            host=host,
+            cluster_id=str(self.cluster_id),
+            peers=[other for other in self.hosts.values() if other.id != host.id],
+            attached=[v for v in self.volumes.values() if v.attachment.host_id == host.id],
+            replicas=self.orders,
+            deleted_volume_ids=self.deleted,
+        )
+
+    async def Heartbeat(self, request: Any, context: Any) -> meta_pb2.HeartbeatResponse:
+        self.heartbeats += 1
+        return meta_pb2.HeartbeatResponse(
+            peers=[other for other in self.hosts.values() if other.id != request.host_id],
+            deleted_volume_ids=self.deleted,
+            replicas=self.orders,
+            unknown_host=request.host_id not in self.hosts,
+        )
+
+    async def GetVolume(self, request: Any, context: Any) -> types_pb2.Volume:
+        return self._volume(request.name_or_id)
+
+    async def RenewAttachment(self, request: Any, context: Any) -> meta_pb2.RenewAttachmentResponse:
+        volume = self._volume(request.volume_id)
+        if volume.attachment.host_id != request.host_id:
+            raise NotAttached("attached elsewhere or nowhere")
+        if volume.attachment.epoch != request.epoch:
+            raise EpochFenced(f"the epoch is {volume.attachment.epoch}")
+        volume.attachment.epoch += 1
+        return meta_pb2.RenewAttachmentResponse(volume=volume)
+
+    async def ChangeInSync(self, request: Any, context: Any) -> types_pb2.Segment:
+        volume = self._volume(request.volume_id)
+        if volume.attachment.epoch != request.epoch:
+            raise EpochFenced(f"the epoch is {volume.attachment.epoch}")
+        segment = volume.segments[request.segment]
+        if segment.generation != request.generation:
+            raise StaleGeneration(f"the generation is {segment.generation}")
+        segment.generation += 1
+        for member in segment.members:
+            member.in_sync = member.host_id in request.in_sync_host_ids
+        return segment
+
+    def _volume(self, volume_id: str) -> types_pb2.Volume:
+        if volume_id not in self.volumes:
+            raise NotFound(f"no volume {volume_id}")
+        return self.volumes[volume_id]
+
+
+def make_volume(
+    host_id: UUID, *others: UUID, name: str = "v", size_bytes: int = 1 << 20, epoch: int = 1
+) -> types_pb2.Volume:
+    """A volume of one segment attached at `host_id`, replicated there and at the others."""
+    volume_id = str(uuid4())
+    return types_pb2.Volume(
+        id=volume_id,
+        name=name,
+        size_bytes=size_bytes,
+        policy=types_pb2.Policy(replicas=1 + len(others), min_in_sync=1),
+        segments=[
+            types_pb2.Segment(
+                index=0,
+                generation=1,
+                members=[
+                    types_pb2.Member(host_id=str(host), store_id=str(uuid4()), in_sync=True)
+                    for host in (host_id, *others)
+                ],
+            )
+        ],
+        attachment=types_pb2.Attachment(
+            volume_id=volume_id, host_id=str(host_id), host_name="here", epoch=epoch
+        ),
+    )

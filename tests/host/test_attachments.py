@@ -1,0 +1,102 @@
+"""Attach, grow and detach: repeated, late, failing and abandoned orders leave one engine or none."""
+
+import asyncio
+from uuid import UUID, uuid4
+
+import pytest
+
+from blockd.model.errors import EpochFenced, NotAttached, QuorumLost
+from tests.host.fake_metadata import make_volume
+
+
+async def test_a_repeated_attach_changes_nothing(rig) -> None:
+    volume = make_volume(rig.host_id)
+    await rig.attachments.attach(volume)
+    await rig.attachments.attach(volume)
+    assert [call[0] for call in rig.core.calls].count("attach") == 1
+
+
+async def test_a_newer_epoch_replaces_the_engine(rig) -> None:
+    volume = make_volume(rig.host_id)
+    await rig.attachments.attach(volume)
+    volume.attachment.epoch = 4
+    assert (await rig.attachments.attach(volume)).epoch == 4
+    assert rig.core.volumes[UUID(volume.id)].spec.epoch == 4
+
+
+async def test_an_older_epoch_is_refused(rig) -> None:
+    volume = make_volume(rig.host_id, epoch=4)
+    await rig.attachments.attach(volume)
+    volume.attachment.epoch = 3
+    with pytest.raises(EpochFenced):
+        await rig.attachments.attach(volume)
+
+
+async def test_a_fenced_engine_may_be_attached_again_under_its_epoch(rig) -> None:
+    volume = make_volume(rig.host_id)
+    await rig.attachments.attach(volume)
+    rig.attachments.note_state(UUID(volume.id), "fenced")
+    assert (await rig.attachments.attach(volume)).state == "serving"
+
+
+@pytest.mark.parametrize("step", ["attach", "nbd_export"])
+async def test_a_failed_attach_leaves_nothing(rig, step: str) -> None:
+    rig.core.fail[step] = QuorumLost()
+    with pytest.raises(QuorumLost):
+        await rig.attachments.attach(make_volume(rig.host_id))
+    assert not rig.attachments.held
+    assert not rig.core.volumes
+    assert not rig.core.exports
+
+
+async def test_an_abandoned_attach_leaves_nothing(rig, eventually) -> None:
+    rig.core.attach_gate.clear()
+    volume = make_volume(rig.host_id)
+    task = asyncio.create_task(rig.attachments.attach(volume))
+    await eventually(lambda: rig.core.volumes)
+    assert rig.attachments.epoch(UUID(volume.id)) == 1
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert not rig.core.volumes
+    with pytest.raises(NotAttached):
+        rig.attachments.epoch(UUID(volume.id))
+
+
+async def test_grow_adds_the_new_segments(rig) -> None:
+    volume = make_volume(rig.host_id)
+    await rig.attachments.attach(volume)
+    volume.size_bytes = 2 << 20
+    segment = volume.segments.add()
+    segment.CopyFrom(volume.segments[0])
+    segment.index = 1
+    held = await rig.attachments.grow(volume)
+    assert (held.size_bytes, held.segment_count) == (2 << 20, 2)
+    assert ("grow", UUID(volume.id), 2 << 20, [1]) in rig.core.calls
+    await rig.attachments.grow(volume)
+    assert [call[0] for call in rig.core.calls].count("grow") == 1
+
+
+async def test_detach_is_idempotent(rig) -> None:
+    volume = make_volume(rig.host_id)
+    await rig.attachments.attach(volume)
+    await rig.attachments.detach(UUID(volume.id))
+    await rig.attachments.detach(UUID(volume.id))
+    assert not rig.core.volumes
+
+
+async def test_detach_all_does_not_stop_at_a_failure(rig) -> None:
+    for number in range(3):
+        await rig.attachments.attach(make_volume(rig.host_id, name=f"v{number}"))
+    rig.core.fail["detach"] = QuorumLost()
+    await rig.attachments.detach_all()
+    assert not rig.attachments.held
+
+
+async def test_uris_quote_the_name(rig) -> None:
+    volume = make_volume(rig.host_id, uuid4(), name="a b/c")
+    held = await rig.attachments.attach(volume)
+    assert rig.attachments.uris(held) == [
+        "nbd+unix:///a%20b%2Fc?socket=/run/x/nbd.sock",
+        "nbd://127.0.0.1:10809/a%20b%2Fc",
+    ]

@@ -1,0 +1,75 @@
+"""Events of the core: in-sync changes through Raft and back, fenced engines removed."""
+
+from uuid import UUID, uuid4
+
+from blockd.native.values import InSyncChangeWanted, Notice
+from tests.host.fake_metadata import make_volume
+
+
+def wanted(volume, segment_generation: int, *in_sync: UUID) -> InSyncChangeWanted:
+    return InSyncChangeWanted(UUID(volume.id), 0, segment_generation, in_sync, "member lost")
+
+
+async def attached(rig, *others: UUID):
+    volume = make_volume(rig.host_id, *others)
+    rig.metadata.volumes[volume.id] = volume
+    await rig.attachments.attach(volume)
+    return volume
+
+
+def last_segment(rig):
+    changes = [call[2] for call in rig.core.calls if call[0] == "in_sync_changed"]
+    return changes[-1] if changes else None
+
+
+async def test_a_wanted_change_is_agreed_and_answered(rig, eventually) -> None:
+    other = uuid4()
+    volume = await attached(rig, other)
+    rig.core.emit(wanted(volume, 1, rig.host_id))
+    await eventually(lambda: last_segment(rig))
+    segment = last_segment(rig)
+    assert segment.generation == 2
+    assert {m.host_id for m in segment.members if m.in_sync} == {rig.host_id}
+    assert {m.distance for m in segment.members} == {0, 2}
+
+
+async def test_a_stale_generation_is_answered_with_the_truth(rig, eventually) -> None:
+    volume = await attached(rig, uuid4())
+    volume.segments[0].generation = 9
+    rig.core.emit(wanted(volume, 1, rig.host_id))
+    await eventually(lambda: last_segment(rig))
+    assert last_segment(rig).generation == 9
+
+
+async def test_an_outage_is_told_to_the_core(rig, eventually) -> None:
+    volume = await attached(rig, uuid4())
+    await rig.metadata.stop()
+    rig.core.emit(wanted(volume, 1, rig.host_id))
+    failed = ("in_sync_change_failed", UUID(volume.id), 0, "MetadataUnreachable")
+    await eventually(lambda: failed in rig.core.calls)
+    assert rig.attachments.held
+
+
+async def test_a_change_refused_for_a_newer_epoch_ends_the_engine(rig, eventually) -> None:
+    volume = await attached(rig, uuid4())
+    volume.attachment.epoch = 5
+    volume.attachment.host_id = str(uuid4())
+    rig.metadata.volumes[volume.id] = volume
+    rig.core.emit(wanted(volume, 1, rig.host_id))
+    await eventually(lambda: not rig.attachments.held)
+    assert any(call[0] == "in_sync_change_failed" for call in rig.core.calls)
+
+
+async def test_a_fenced_engine_is_removed(rig, eventually) -> None:
+    volume = await attached(rig)
+    rig.core.fence(UUID(volume.id))
+    await eventually(lambda: not rig.attachments.held)
+    assert not rig.core.exports
+    assert not rig.core.volumes
+
+
+async def test_a_notice_is_logged_by_name(rig, eventually, caplog) -> None:
+    caplog.set_level("INFO")
+    volume = await attached(rig)
+    rig.core.emit(Notice(UUID(volume.id), 0, uuid4(), "resync-finished", 4096))
+    await eventually(lambda: "v/0: resync-finished" in caplog.text)
