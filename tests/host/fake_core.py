@@ -1,6 +1,6 @@
 """A Core in memory, for tests of the daemon above it: one process, one copy of each volume.
 
-It keeps the contract of blockd/native/core.pyi as far as the daemon can see it: errors, idempotence,
+It keeps the contract of blockd/native/core.pyi as far as the daemon sees it: errors, idempotence,
 epochs, events. `fail` holds errors that the named methods raise next; `calls` what was asked of it.
 """
 
@@ -102,7 +102,7 @@ class Core:
 
     async def open_store(self, path: str) -> StoreInfo:
         self._called("open_store", path)
-        head = Path(path).read_bytes()[: len(MAGIC) + 32]
+        head = Path(path).read_bytes()[: len(MAGIC) + 32]  # noqa: ASYNC240
         if not head.startswith(MAGIC):
             raise StoreNotFormatted(f"{path} holds no store")
         store_id, cluster_id = (UUID(bytes=head[at : at + 16]) for at in (10, 26))

@@ -1,4 +1,4 @@
-"""The agent: registration, heartbeats, orders, attachments taken up again, life without metadata."""
+"""The agent: registration, heartbeats, orders, attachments taken up, life without metadata."""
 
 import asyncio
 from uuid import uuid4

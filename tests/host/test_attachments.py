@@ -1,4 +1,4 @@
-"""Attach, grow and detach: repeated, late, failing and abandoned orders leave one engine or none."""
+"""Attach, grow, detach: repeated, late, failing and abandoned orders leave one engine or none."""
 
 import asyncio
 from uuid import UUID, uuid4

@@ -41,7 +41,7 @@ def test_the_cluster_is_remembered_and_no_other_joined(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"host_id": "x"}', '{"host_id": null}'])
 def test_a_damaged_identity_is_not_replaced(tmp_path: Path, text: str) -> None:
     (tmp_path / "identity.json").write_text(text)
-    with pytest.raises(StoreDamaged, match="identity.json is damaged"):
+    with pytest.raises(StoreDamaged, match=r"identity\.json is damaged"):
         DataDir.open(tmp_path)
     assert (tmp_path / "identity.json").read_text() == text
 
