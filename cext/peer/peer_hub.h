@@ -6,6 +6,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 
@@ -13,6 +14,7 @@
 #include "blockd/types.h"
 #include "io/link.h"
 #include "io/loop.h"
+#include "peer/replica_client.h"
 #include "store/store.h"
 
 namespace blockd::peer {
@@ -38,6 +40,11 @@ class PeerHub {
   virtual void add_store(store::Store& store) = 0;
   virtual void remove_store(const Uuid& store_id) = 0;  // its replicas answer NotFound from now on
   [[nodiscard]] virtual bool connected(const Uuid& host) const noexcept = 0;
+  // The engine's way to a host's replicas; for this host's own id, the stores added here. Lives as
+  // long as the hub.
+  virtual ReplicaChannel& channel(const Uuid& host) = 0;
+  [[nodiscard]] virtual const HubConfig& config() const noexcept = 0;
+  // Closes every link. No volume may use the hub any more; stores may be closed after done().
   virtual void close(std::function<void()> done) = 0;
 };
 

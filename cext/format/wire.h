@@ -1,0 +1,104 @@
+// What travels between hosts: the peer protocol's structs, little-endian, nothing else.
+//
+// Written down byte by byte in docs/FORMATS_WIRE.md; golden bytes in cext/tests/peer/wire_test.cc.
+// Numbers here are for ever: a retired one stays a gap.
+#pragma once
+
+#include <bit>
+#include <cstddef>
+#include <cstdint>
+
+#include "blockd/types.h"
+
+namespace blockd::format {
+
+static_assert(std::endian::native == std::endian::little, "the wire structs are used in place");
+
+inline constexpr std::uint64_t kWireMagic = 0x3152454550444b42ull;  // "BKDPEER1"
+inline constexpr std::uint32_t kWireVersion = 1;
+inline constexpr std::uint32_t kWireBlocksMax = kMutationBytesMax / kBlockBytes;
+
+// The first 64 bytes in each direction.
+struct Hello {
+  std::uint32_t crc32c = 0;  // over bytes [4, 64)
+  std::uint32_t version = kWireVersion;
+  std::uint64_t magic = kWireMagic;
+  Uuid cluster_id;
+  Uuid host_id;      // of the sender
+  std::uint16_t error = 0;  // in the answer: why the link is refused
+  std::uint8_t reserved[14] = {};
+};
+static_assert(sizeof(Hello) == 64 && offsetof(Hello, magic) == 8 && offsetof(Hello, cluster_id) == 16 &&
+              offsetof(Hello, host_id) == 32 && offsetof(Hello, error) == 48);
+
+enum class FrameType : std::uint8_t {
+  open = 1,
+  list = 2,
+  read = 3,
+  read_chunk = 4,
+  write = 5,
+  zero = 6,
+  replace = 7,
+  flush = 8,
+  stable = 9,
+  heartbeat = 10,
+  release = 11,
+};
+inline constexpr std::uint8_t kFrameReply = 0x80;  // or-ed to the type of the request
+
+inline constexpr std::uint8_t kFlagFua = 0x01;        // write, zero: durable before the answer
+inline constexpr std::uint8_t kFlagMayCreate = 0x02;  // open: an unknown replica may be made, empty
+inline constexpr std::uint8_t kFlagsKnown = kFlagFua | kFlagMayCreate;
+
+// Before every frame's payload.
+struct FrameHeader {
+  std::uint32_t crc32c = 0;  // over bytes [4, 64)
+  std::uint8_t type = 0;
+  std::uint8_t flags = 0;
+  std::uint16_t error = 0;         // replies
+  std::uint32_t request_id = 0;    // echoed
+  std::uint32_t handle = 0;        // of an opened replica
+  std::uint32_t payload_bytes = 0;
+  std::uint16_t valid_mask = 0;    // replace; reply to read_chunk
+  std::uint16_t reserved = 0;
+  std::uint64_t epoch = 0;         // with seq: the version of a mutation; open, heartbeat, release: the epoch
+  std::uint64_t seq = 0;
+  std::uint32_t first_block = 0;   // in the segment; list: a chunk
+  std::uint32_t block_count = 0;
+  std::uint64_t mark_epoch = 0;    // requests: the stable mark; replies to open: the replica's own
+  std::uint64_t mark_seq = 0;      // replies to heartbeat, open: microseconds in mark_epoch (lease, wait)
+};
+static_assert(sizeof(FrameHeader) == 64 && offsetof(FrameHeader, request_id) == 8 &&
+              offsetof(FrameHeader, payload_bytes) == 16 && offsetof(FrameHeader, epoch) == 24 &&
+              offsetof(FrameHeader, first_block) == 40 && offsetof(FrameHeader, mark_epoch) == 48);
+
+// Payload of open.
+struct OpenBody {
+  Uuid volume;
+  Uuid store;
+  std::uint32_t segment = 0;
+  std::uint32_t block_count = 0;
+  std::uint64_t reserved = 0;
+};
+static_assert(sizeof(OpenBody) == 48);
+
+// Payload of heartbeat and release.
+struct VolumeBody {
+  Uuid volume;
+};
+static_assert(sizeof(VolumeBody) == 16);
+
+// Payload of the reply to list: an array of these.
+struct ChunkEntry {
+  std::uint32_t chunk = 0;
+  std::uint32_t reserved = 0;
+  std::uint64_t epoch = 0;
+  std::uint64_t seq = 0;
+};
+static_assert(sizeof(ChunkEntry) == 24);
+
+inline constexpr std::uint32_t kListEntriesMax = kChunkBytes / sizeof(ChunkEntry);
+// write, replace and the replies to read, read_chunk: one u32 CRC-32C a block, then the blocks.
+inline constexpr std::uint32_t kPayloadBytesMax = kWireBlocksMax * (kBlockBytes + 4);
+
+}  // namespace blockd::format
