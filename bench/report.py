@@ -65,6 +65,8 @@ def plot(cells: list[Cell], baseline: str, path: Path) -> None:
     axes.set_xticks(range(len(jobs)), [job.title.replace(", ", "\n") for job in jobs])
     axes.set_ylabel(f"rate, {baseline} = 1")
     axes.set_yscale("log")
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter("{x:g}")
     axes.grid(axis="y", which="both", alpha=0.3)
     axes.legend(ncols=len(candidates), loc="upper center", bbox_to_anchor=(0.5, 1.1))
     figure.savefig(path, dpi=120)
