@@ -41,10 +41,14 @@ void BufferPool::put(Buffer* buffer) noexcept {
   buffer->next = free_;
   free_ = buffer;
   ++free_count_;
-  if (PoolWaiter* waiter = waiters_head_) {
-    cancel(*waiter);
-    waiter->ready(*waiter);
-  }
+  pass_on();
+}
+
+void BufferPool::pass_on() noexcept {
+  PoolWaiter* waiter = waiters_head_;
+  if (!free_ || !waiter) return;
+  cancel(*waiter);
+  waiter->ready(*waiter);
 }
 
 void BufferPool::wait(PoolWaiter& waiter) noexcept {

@@ -67,6 +67,7 @@ class BufferPool {
   [[nodiscard]] BufferRef get() noexcept;        // null when exhausted
   void wait(PoolWaiter& waiter) noexcept;        // call ready() when a buffer comes back
   void cancel(PoolWaiter& waiter) noexcept;      // harmless when not queued
+  void pass_on() noexcept;  // for a waiter that was told and takes nothing: tells the next one
   [[nodiscard]] std::uint32_t buffer_bytes() const noexcept { return buffer_bytes_; }
   [[nodiscard]] std::uint32_t free_count() const noexcept { return free_count_; }
   [[nodiscard]] std::uint32_t count() const noexcept { return count_; }

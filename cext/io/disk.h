@@ -3,6 +3,7 @@
 // Requests complete in any order; two that overlap and are both in flight leave either's bytes.
 // A completed write is seen by later reads but survives power loss only once a flush that was
 // submitted after its completion has completed. Memory, offsets and lengths are multiples of 4096.
+// A discard is a hint: afterwards the range reads as zeros or as before, until written again.
 #pragma once
 
 #include <sys/uio.h>

@@ -35,7 +35,9 @@ class LinkHandler {
   // Where the next bytes shall land; asked before each receive. Empty: pause until resume().
   virtual std::span<std::byte> receive_buffer() noexcept = 0;
   virtual void received(std::size_t bytes) noexcept = 0;  // > 0, at the start of the last receive_buffer()
-  // The last call: the stream ended, failed to connect, or close() was called. All send items have
+  // The last call: the stream ended, failed to connect, or close() was called. `reason`: Ok only after
+  // close(); LinkLost when the other side ended, reset or refused it; Timeout when nobody answered the
+  // attempt to connect; InvalidArgument for a malformed endpoint; ShuttingDown when the loop stops. All send items have
   // had their done(), no memory given to the link is used any more. The Link may be destroyed from here on
   // (also inside this call).
   virtual void closed(Error reason) noexcept = 0;
