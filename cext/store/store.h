@@ -162,6 +162,9 @@ class Store {
 
   [[nodiscard]] virtual StoreInfo info() const noexcept = 0;
   [[nodiscard]] virtual const StoreStats& stats() const noexcept = 0;
+  // Walks every structure: each slot owned once or free, masks and counts agree, journal accounting adds
+  // up. Returns one line a problem; empty when sound. Call it when nothing is in flight.
+  [[nodiscard]] virtual std::vector<std::string> check() const = 0;
   // Stops taking operations, waits for those in flight, checkpoints, flushes; then done.
   virtual void close(Done done) = 0;
 };
