@@ -18,6 +18,7 @@ from blockd.model.errors import BlockdError, PolicyUnsatisfiable
 from blockd.model.units import format_size
 
 OVERCOMMIT_DEFAULT = 20.0  # thin volumes rarely fill up; the operator watches the real use
+FAN_OUT_MAX = 96  # hosts of one volume: its engine is connected to them all
 FULL_RATIO = 0.95  # a store in use beyond this gets nothing new
 
 
@@ -210,3 +211,22 @@ def _why_not(host: Candidate, total: int, overcommit: float) -> str | None:
         return "is full"
     room = sum(int(store.capacity_bytes * overcommit) - store.promised_bytes for store in usable)
     return None if room >= total else f"has room for {format_size(max(room, 0))}"
+
+
+def bounded(
+    hosts: Sequence[Candidate], members: Collection[str], *, rng: random.Random
+) -> list[Candidate]:
+    """At most FAN_OUT_MAX of the hosts that are up, taken evenly from the sites, those that hold
+    replicas of the volume already (members) before others; and all that are down."""
+    by_site: dict[str, list[Candidate]] = {}
+    for host in sorted(hosts, key=lambda host: host.host_id):
+        if host.is_up:
+            by_site.setdefault(host.site, []).append(host)
+    for site in by_site.values():
+        rng.shuffle(site)
+        site.sort(key=lambda host: host.host_id not in members)
+    taken: list[Candidate] = []
+    for rank in range(max((len(site) for site in by_site.values()), default=0)):
+        row = [site[rank] for site in by_site.values() if rank < len(site)]
+        taken.extend(row[: FAN_OUT_MAX - len(taken)])
+    return taken + [host for host in hosts if not host.is_up]

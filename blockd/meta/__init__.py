@@ -1,0 +1,1 @@
+"""The metadata service: gRPC in front, etcd behind, nothing kept in between."""

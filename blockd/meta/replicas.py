@@ -1,0 +1,186 @@
+"""Replicas on hosts: choosing their places, having hosts make them, having hosts drop them."""
+
+import asyncio
+import logging
+import random
+from collections.abc import Iterable, Sequence
+
+from blockd.meta.context import Instance
+from blockd.meta.etcd import Delete, Unchanged
+from blockd.meta.hosts import order
+from blockd.meta.records import (
+    SEGMENTS,
+    SITES,
+    VOLUMES,
+    HostView,
+    Stored,
+    conflict,
+    decode,
+    last_part,
+    order_key,
+    put,
+    segment_key,
+)
+from blockd.model.errors import BlockdError, LinkLost, NotFound, Timeout, WriteUnresolved
+from blockd.model.units import SEGMENT_BYTES
+from blockd.rpc.gen import host_pb2
+from blockd.rpc.gen.meta_pb2 import ReplicaOrder
+from blockd.rpc.gen.types_pb2 import Member, Segment, Volume
+from blockd.rpc.status import hinted
+from blockd.rules.placement import Candidate, Place, StoreRoom, bounded, place_segments
+
+log = logging.getLogger("blockd.meta")
+
+SEGMENTS_PER_COMMIT = 100
+ORDERS_PER_CALL = 1024
+ENSURE_SECONDS = 15.0
+DROP_SECONDS = 5.0
+
+
+class Replicas:
+    """Stateless; every call reads etcd."""
+
+    def __init__(self, instance: Instance) -> None:
+        self._instance = instance
+        self._records = instance.records
+        self._etcd = instance.records.etcd
+
+    async def place(
+        self, volume: Volume, first: int, end: int, members: set[str]
+    ) -> list[tuple[Place, ...]]:
+        """Places for segments [first, end). Raises PolicyUnsatisfiable."""
+        rng = random.Random(f"{volume.id}/{first}")
+        hosts = await self._candidates()
+        sites = [last_part(entry.key) for entry in await self._etcd.scan(SITES, keys_only=True)]
+        sizes = [segment_bytes(volume.size_bytes, index) for index in range(first, end)]
+        return await asyncio.to_thread(  # a large volume takes longer than the loop may stand still
+            place_segments,
+            sizes,
+            volume.policy.replicas,
+            bounded(hosts, members, rng=rng),
+            sites,
+            rng=rng,
+            overcommit=self._instance.overcommit,
+        )
+
+    async def _candidates(self) -> list[Candidate]:
+        hosts = await self._records.hosts()
+        volumes, segments = await self._etcd.read_many([VOLUMES, SEGMENTS])
+        sizes = {last_part(entry.key): decode(entry, Volume).value.size_bytes for entry in volumes}
+        promised: dict[str, int] = {}
+        for entry in segments:
+            segment = decode(entry, Segment).value
+            volume_id = entry.key.removeprefix(SEGMENTS).partition("/")[0]
+            size = segment_bytes(sizes.get(volume_id, 0), segment.index)
+            for member in segment.members:
+                promised[member.store_id] = promised.get(member.store_id, 0) + size
+        return [_candidate(view, promised) for view in hosts.values()]
+
+    async def write_segments(self, stored: Stored[Volume], segments: Sequence[Segment]) -> None:
+        for start in range(0, len(segments), SEGMENTS_PER_COMMIT):
+            batch = segments[start : start + SEGMENTS_PER_COMMIT]
+            keys = [segment_key(stored.value.id, segment.index) for segment in batch]
+            done = await self._etcd.commit(
+                [stored.unchanged, *(Unchanged(key, 0) for key in keys)],
+                [put(key, segment) for key, segment in zip(keys, batch, strict=True)],
+            )
+            if done is None:
+                raise conflict(f"volume {stored.value.name}")
+
+    async def ensure(self, volume_id: str, segments: Iterable[Stored[Segment]]) -> None:
+        """Have every host make its replicas. Raises what a host raised, naming it."""
+        hosts = await self._records.hosts()
+        orders: dict[str, list[ReplicaOrder]] = {}
+        for stored in segments:
+            for member in stored.value.members:
+                orders.setdefault(member.host_id, []).append(
+                    order(volume_id, stored.value, member.store_id)
+                )
+        results = await asyncio.gather(
+            *(self._ensure_at(hosts[host_id], batch) for host_id, batch in orders.items()),
+            return_exceptions=True,
+        )
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
+
+    async def _ensure_at(self, view: HostView, orders: list[ReplicaOrder]) -> None:
+        for start in range(0, len(orders), ORDERS_PER_CALL):
+            request = host_pb2.EnsureReplicasRequest(
+                replicas=orders[start : start + ORDERS_PER_CALL]
+            )
+            try:
+                await self._instance.hosts.call(
+                    view.host.grpc_endpoint,
+                    lambda host: host.EnsureReplicas,
+                    request,
+                    timeout=ENSURE_SECONDS,
+                )
+            except (LinkLost, Timeout) as error:
+                raise hinted(
+                    type(error)(f"host {view.host.name} does not make its replicas: {error}"),
+                    f"see whether it runs: blockctl host show {view.host.name}; then try again",
+                ) from error
+            except BlockdError as error:
+                raise type(error)(f"host {view.host.name}: {error.message}") from error
+
+    async def drop(self, view: HostView | None, host_id: str, volume_id: str) -> bool:
+        """Whether the host has no replica of the volume any more; then its order goes."""
+        key = order_key(host_id, volume_id)
+        if await self._etcd.get(key) is None:
+            return True
+        if view is None or not view.is_up:
+            return False
+        try:
+            await self._instance.hosts.call(
+                view.host.grpc_endpoint,
+                lambda host: host.DropReplicas,
+                host_pb2.DropReplicasRequest(volume_id=volume_id),
+                timeout=DROP_SECONDS,
+            )
+        except NotFound:
+            pass
+        except BlockdError as error:
+            log.info("host %s has not dropped volume %s: %s", view.host.name, volume_id, error)
+            return False
+        try:
+            await self._etcd.commit([], [Delete(key)])
+        except WriteUnresolved:
+            return False  # the leader asks again
+        return True
+
+
+def segment_bytes(size_bytes: int, index: int) -> int:
+    """What segment `index` of a volume of this size may come to hold; 0 beyond its end."""
+    return max(0, min(SEGMENT_BYTES, size_bytes - index * SEGMENT_BYTES))
+
+
+def fresh_segments(first: int, places: Sequence[tuple[Place, ...]]) -> list[Segment]:
+    """Fresh replicas are all empty, hence all in sync."""
+    return [
+        Segment(
+            index=first + offset,
+            generation=1,
+            members=[
+                Member(host_id=place.host_id, store_id=place.store_id, in_sync=True)
+                for place in chosen
+            ],
+        )
+        for offset, chosen in enumerate(places)
+    ]
+
+
+def _candidate(view: HostView, promised: dict[str, int]) -> Candidate:
+    stores = (view.report or view.host).stores
+    return Candidate(
+        host_id=view.host.id,
+        name=view.host.name,
+        site=view.host.site,
+        is_up=view.is_up,
+        stores=tuple(
+            StoreRoom(
+                store.id, store.capacity_bytes, store.allocated_bytes, promised.get(store.id, 0)
+            )
+            for store in stores
+        ),
+    )

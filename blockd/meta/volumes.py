@@ -1,0 +1,324 @@
+"""Volumes: creation, growth, deletion.
+
+A volume is CREATING until every host has confirmed its replicas, then AVAILABLE, and DELETING
+until every host has confirmed that they are gone. Each step is one commit and may be repeated:
+whatever an instance leaves half-done by dying, the leader finishes or undoes (duties.py).
+"""
+
+import asyncio
+import logging
+
+from blockd.meta.context import Instance
+from blockd.meta.etcd import Delete, Put, Unchanged
+from blockd.meta.records import (
+    ATTACHMENTS,
+    CONFLICTS_MAX,
+    DEGRADED,
+    DROP,
+    SEGMENTS,
+    VOLUME_NAMES,
+    VOLUMES,
+    WORKING,
+    Stored,
+    add_attachment,
+    conflict,
+    decode,
+    last_part,
+    now_us,
+    order_key,
+    put,
+)
+from blockd.meta.replicas import Replicas, fresh_segments
+from blockd.model.errors import (
+    AlreadyExists,
+    BlockdError,
+    Busy,
+    NotFound,
+    VolumeAttached,
+)
+from blockd.model.ids import new_id
+from blockd.model.units import format_size, segment_count
+from blockd.rpc.gen import host_pb2
+from blockd.rpc.gen.meta_pb2 import CreateVolumeRequest
+from blockd.rpc.gen.types_pb2 import (
+    VOLUME_STATE_AVAILABLE,
+    VOLUME_STATE_CREATING,
+    VOLUME_STATE_DELETING,
+    Attachment,
+    Policy,
+    Volume,
+)
+from blockd.rpc.status import hinted
+from blockd.rules.volume_spec import (
+    check_growth,
+    check_size,
+    check_volume_name,
+    complete_policy,
+)
+
+log = logging.getLogger("blockd.meta")
+
+GROW_SECONDS = 10.0
+
+
+class Volumes:
+    """Stateless; every call reads etcd."""
+
+    def __init__(self, instance: Instance) -> None:
+        self._instance = instance
+        self._records = instance.records
+        self._etcd = instance.records.etcd
+        self._replicas = Replicas(instance)
+
+    # Reading.
+
+    async def get(self, name_or_id: str) -> Volume:
+        """Whole. Raises NotFound."""
+        return await self._records.whole_volume(await self._records.volume(name_or_id))
+
+    async def all(self) -> list[Volume]:
+        """By name, without segments."""
+        volumes, attachments, degraded = await self._etcd.read_many(
+            [VOLUMES, ATTACHMENTS, DEGRADED]
+        )
+        held = {last_part(entry.key): decode(entry, Attachment).value for entry in attachments}
+        broken = {entry.key.removeprefix(DEGRADED).partition("/")[0] for entry in degraded}
+        found = []
+        for entry in volumes:
+            volume = decode(entry, Volume).value
+            if volume.id in held:
+                add_attachment(volume, held[volume.id])
+            volume.degraded = volume.id in broken
+            found.append(volume)
+        return sorted(found, key=lambda volume: (volume.name, volume.id))
+
+    # Creation.
+
+    async def create(self, request: CreateVolumeRequest) -> Volume:
+        """Raises InvalidArgument, AlreadyExists, PolicyUnsatisfiable, and what a host raised."""
+        volume = _new_volume(request)
+        if await self._etcd.get(VOLUME_NAMES + volume.name) is not None:
+            raise _name_taken(volume.name)
+        places = await self._replicas.place(volume, 0, segment_count(volume.size_bytes), set())
+        stored = await self._claim(volume)
+        try:
+            await self._replicas.write_segments(stored, fresh_segments(0, places))
+            await self._replicas.ensure(volume.id, await self._records.segments(volume))
+            return await self._publish(stored)
+        except BlockdError as error:
+            log.warning("creating volume %s failed: %s", volume.name, error)
+            await self.abandon(volume.id, f"creation failed: {error.message}")
+            raise
+
+    async def _claim(self, volume: Volume) -> Stored[Volume]:
+        """The record with its name, in this instance's hands."""
+        key = VOLUMES + volume.id
+        done = await self._records.commit(
+            [Unchanged(VOLUME_NAMES + volume.name, 0)],
+            [
+                Put(VOLUME_NAMES + volume.name, volume.id.encode()),
+                put(key, volume),
+                put(ATTACHMENTS + volume.id, Attachment(volume_id=volume.id)),
+                self._instance.working_on(volume.id),
+            ],
+            "volume.creating",
+            f"volume/{volume.name}",
+            f"volume {volume.name} of {format_size(volume.size_bytes)}, "
+            f"{volume.policy.replicas} replicas",
+            {"volume_id": volume.id},
+        )
+        entry = await self._etcd.get(key) if done else None
+        if entry is None:
+            raise _name_taken(volume.name)
+        return decode(entry, Volume)
+
+    async def _publish(self, stored: Stored[Volume]) -> Volume:
+        volume = Volume()
+        volume.CopyFrom(stored.value)
+        volume.state = VOLUME_STATE_AVAILABLE
+        done = await self._records.commit(
+            [stored.unchanged],
+            [put(stored.key, volume), Delete(WORKING + volume.id)],
+            "volume.created",
+            f"volume/{volume.name}",
+            f"volume {volume.name} is available",
+            {"volume_id": volume.id},
+        )
+        if not done:
+            raise Busy(f"creating volume {volume.name} took too long and was undone; try again")
+        return await self.get(volume.id)
+
+    async def abandon(self, volume_id: str, why: str) -> None:
+        """Undo a creation as far as the hosts allow; the rest is the leader's duty."""
+        try:
+            await self._mark_deleting(await self._records.volume(volume_id), why)
+            await self.finish_deletion(volume_id)
+        except BlockdError as error:
+            log.warning("volume %s is not cleaned up yet: %s", volume_id, error)
+
+    # Growth.
+
+    async def resize(self, name_or_id: str, size_bytes: int) -> Volume:
+        """Grow. Raises InvalidArgument, NotFound, Busy, PolicyUnsatisfiable, what a host raised."""
+        stored = await self._records.volume(name_or_id)
+        volume = Volume()
+        volume.CopyFrom(stored.value)
+        check_available(volume)
+        check_growth(volume.size_bytes, size_bytes)
+        if size_bytes > volume.size_bytes:
+            await self._add_segments(stored, size_bytes)
+            volume.size_bytes = size_bytes
+            done = await self._records.commit(
+                [stored.unchanged],
+                [put(stored.key, volume)],
+                "volume.resized",
+                f"volume/{volume.name}",
+                f"volume {volume.name} grew from {format_size(stored.value.size_bytes)} to "
+                f"{format_size(size_bytes)}",
+                {"volume_id": volume.id},
+            )
+            if not done:
+                raise conflict(f"volume {volume.name}")
+        whole = await self.get(volume.id)
+        await self._tell_holder(whole)
+        return whole
+
+    async def _add_segments(self, stored: Stored[Volume], size_bytes: int) -> None:
+        """Records and replicas for what is new. Those that a failed growth left are used again, so
+        that no host keeps a replica which no record names."""
+        volume_id = stored.value.id
+        first, count = segment_count(stored.value.size_bytes), segment_count(size_bytes)
+        entries = await self._etcd.scan(f"{SEGMENTS}{volume_id}/")
+        known = len(entries)
+        assert known >= first
+        if known < count:
+            members = await self._records.members(volume_id)
+            wanted = Volume()
+            wanted.CopyFrom(stored.value)
+            wanted.size_bytes = size_bytes
+            places = await self._replicas.place(wanted, known, count, members)
+            await self._replicas.write_segments(stored, fresh_segments(known, places))
+        larger = Volume(id=volume_id, size_bytes=size_bytes)
+        await self._replicas.ensure(volume_id, (await self._records.segments(larger))[first:])
+
+    async def _tell_holder(self, volume: Volume) -> None:
+        if not volume.HasField("attachment"):
+            return
+        hosts = await self._records.hosts()
+        holder = hosts.get(volume.attachment.host_id)
+        if holder is None:
+            return
+        request = host_pb2.HostGrowRequest(
+            volume=volume, peers=[view.host for view in hosts.values()]
+        )
+        try:
+            await self._instance.hosts.call(
+                holder.host.grpc_endpoint,
+                lambda host: host.Grow,
+                request,
+                timeout=GROW_SECONDS,
+            )
+        except BlockdError as error:
+            error.add_note(
+                f"{volume.name} has its new size; {holder.host.name} will show it once the volume "
+                "is attached again, or after another resize to the same size"
+            )
+            raise
+
+    # Deletion.
+
+    async def delete(self, name_or_id: str) -> None:
+        """Raises NotFound, VolumeAttached, Busy."""
+        for _ in range(CONFLICTS_MAX):
+            stored = await self._records.volume(name_or_id)
+            volume = stored.value
+            if volume.state == VOLUME_STATE_CREATING and await self._etcd.get(WORKING + volume.id):
+                raise Busy(f"volume {volume.name} is being created")
+            if volume.state == VOLUME_STATE_DELETING or await self._mark_deleting(
+                stored, "deletion was asked for"
+            ):
+                await self.finish_deletion(volume.id)
+                return
+        raise conflict(f"volume {name_or_id}")
+
+    async def _mark_deleting(self, stored: Stored[Volume], why: str) -> bool:
+        """False: somebody else changed the volume meanwhile. Raises VolumeAttached."""
+        attachment = await self._records.attachment(stored.value.id)
+        volume = Volume()
+        volume.CopyFrom(stored.value)
+        if attachment.value.host_id:
+            raise hinted(
+                VolumeAttached(f"volume {volume.name} is attached at {attachment.value.host_name}"),
+                f"blockctl volume detach {volume.name}",
+            )
+        volume.state = VOLUME_STATE_DELETING
+        members = await self._records.members(volume.id)
+        return await self._records.commit(
+            [stored.unchanged, attachment.unchanged],
+            [
+                put(stored.key, volume),
+                Delete(VOLUME_NAMES + volume.name),
+                Delete(WORKING + volume.id),
+                *(Put(order_key(host_id, volume.id), DROP) for host_id in sorted(members)),
+            ],
+            "volume.deleting",
+            f"volume/{volume.name}",
+            f"volume {volume.name}: {why}",
+            {"volume_id": volume.id},
+        )
+
+    async def finish_deletion(self, volume_id: str) -> bool:
+        """Have every host that can be reached drop its replicas; when all have, forget the volume.
+        False: some have not yet."""
+        stored = await self._records.volume(volume_id)
+        assert stored.value.state == VOLUME_STATE_DELETING
+        members = sorted(await self._records.members(volume_id))
+        hosts = await self._records.hosts()
+        dropped = await asyncio.gather(
+            *(self._replicas.drop(hosts.get(host_id), host_id, volume_id) for host_id in members)
+        )
+        if not all(dropped):
+            return False
+        name = stored.value.name
+        return await self._records.commit(
+            [stored.unchanged, *(Unchanged(order_key(host, volume_id), 0) for host in members)],
+            [
+                Delete(stored.key),
+                Delete(ATTACHMENTS + volume_id),
+                Delete(f"{SEGMENTS}{volume_id}/", prefix=True),
+                Delete(f"{DEGRADED}{volume_id}/", prefix=True),
+            ],
+            "volume.deleted",
+            f"volume/{name}",
+            f"volume {name} and all its replicas are gone",
+            {"volume_id": volume_id},
+        )
+
+
+def check_available(volume: Volume) -> None:
+    """Raises Busy, NotFound: the volume is not there yet, or not any more."""
+    if volume.state == VOLUME_STATE_CREATING:
+        raise Busy(f"volume {volume.name} is being created")
+    if volume.state == VOLUME_STATE_DELETING:
+        raise NotFound(f"volume {volume.name} is being deleted")
+
+
+def _new_volume(request: CreateVolumeRequest) -> Volume:
+    check_volume_name(request.name)
+    check_size(request.size_bytes)
+    replicas, min_in_sync = complete_policy(request.policy.replicas, request.policy.min_in_sync)
+    return Volume(
+        id=str(new_id()),
+        name=request.name,
+        tenant=request.tenant,
+        size_bytes=request.size_bytes,
+        policy=Policy(replicas=replicas, min_in_sync=min_in_sync),
+        state=VOLUME_STATE_CREATING,
+        created_unix_us=now_us(),
+    )
+
+
+def _name_taken(name: str) -> BlockdError:
+    return hinted(
+        AlreadyExists(f"a volume named {name} exists", field="name"), f"blockctl volume show {name}"
+    )
