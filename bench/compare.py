@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from rich.console import Console
 
@@ -44,6 +45,8 @@ JUDGED = "blockd-3"
 FIO_START_SECONDS = 60  # beyond its run time, before it counts as hung
 FILL_SECONDS = 900
 TABLE_WIDTH = 130  # when nobody tells: a pipe or a log has no width of its own
+
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -150,9 +153,9 @@ def run(plan: Plan, folder: Path, console: Console) -> list[Sample]:
     return samples
 
 
-def rotated(candidates: list[Candidate], turn: int) -> list[Candidate]:
-    start = turn % len(candidates)
-    return candidates[start:] + candidates[:start]
+def rotated(items: list[Item], turn: int) -> list[Item]:
+    start = turn % len(items)
+    return items[start:] + items[:start]
 
 
 def measure_quietly(

@@ -26,5 +26,5 @@ PYTHON
 # Debian's libnbd module is not on PyPI: lend it, and nothing else of the system's, to the environment.
 site=$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("platlib"))')
 for file in /usr/lib/python3/dist-packages/{nbd.py,nbdsh.py,libnbdmod.*.so}; do
-  [[ -e $file ]] && ln -sf "$file" "$site/"
+  if [[ -e $file ]]; then ln -sf "$file" "$site/"; fi
 done
