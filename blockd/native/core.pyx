@@ -644,7 +644,8 @@ cdef vector[SegmentConfig] _segments(segments) except *:
 # Values, to Python.
 
 cdef object _text(const string& text):
-    return (<bytes>text).decode("utf-8", "surrogateescape")
+    cdef bytes data = text.c_str()[:text.size()]
+    return data.decode("utf-8", "surrogateescape")
 
 
 cdef object _id(const Uuid& id):
