@@ -68,11 +68,11 @@ void UringLink::send(SendItem& item) noexcept {
   (tail_ ? tail_->next : head_) = &item;
   tail_ = &item;
   queued_bytes_ += item_bytes(item);
-  if (handler_ && !send_op_.in_flight) loop_.defer(task_);
+  if (handler_ && !closing_ && !send_op_.in_flight) loop_.defer(task_);  // closing: end() drains
 }
 
 void UringLink::resume() noexcept {
-  if (handler_ && !over_ && !receive_op_.in_flight) loop_.defer(task_);
+  if (handler_ && !closing_ && !receive_op_.in_flight) loop_.defer(task_);
 }
 
 void UringLink::close() noexcept {
@@ -195,6 +195,7 @@ void UringLink::end() noexcept {
   over_ = true;
   loop_.cancel(connect_timer_);
   BLOCKD_ASSERT(!in_flight());
+  BLOCKD_ASSERT(!task_.queued);
   handler_->closed(reason_);  // may destroy this
 }
 

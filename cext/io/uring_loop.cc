@@ -126,7 +126,9 @@ void UringLoop::ring_bell() noexcept {
 
 void UringLoop::enter_thread() {
   BLOCKD_ASSERT(!enabled_);
-  const int result = io_uring_enable_rings(&ring_);
+  // By its number: the shared liburing 2.3 does not export io_uring_enable_rings().
+  const int fd = ring_.ring_fd;
+  const int result = io_uring_register(static_cast<unsigned>(fd), IORING_REGISTER_ENABLE_RINGS, nullptr, 0);
   BLOCKD_ASSERT(result == 0);
   enabled_ = true;
   (void)io_uring_register_ring_fd(&ring_);  // spares a descriptor look-up a call; 5.18
