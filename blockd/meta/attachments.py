@@ -1,0 +1,312 @@
+"""Attachments: who serves a volume, and under which epoch. What the holder asks: holders.py.
+
+The record attachment/VOLUME is the truth; a host serves only what it was told under the epoch on
+record, and replicas refuse any lower one. Each change here is one commit guarded by that record, so
+that two requests at once cannot both win. working/VOLUME marks an attach under way: a second caller
+is told to wait instead of replacing a host that is about to serve.
+"""
+
+import contextlib
+import logging
+
+from blockd.meta.context import Instance
+from blockd.meta.etcd import Delete, Unchanged
+from blockd.meta.records import (
+    CONFLICTS_MAX,
+    WORKING,
+    HostView,
+    Stored,
+    conflict,
+    now_us,
+    put,
+)
+from blockd.meta.volumes import check_available
+from blockd.model.errors import (
+    BlockdError,
+    Busy,
+    LinkLost,
+    NotAttached,
+    NotFound,
+    Timeout,
+)
+from blockd.rpc.gen import host_pb2
+from blockd.rpc.gen.meta_pb2 import AttachVolumeRequest
+from blockd.rpc.gen.types_pb2 import Attachment, Volume
+from blockd.rpc.status import hinted
+from blockd.rules.attachments import (
+    Holder,
+    HostChoice,
+    Verdict,
+    choose_host,
+    decide_attach,
+)
+
+log = logging.getLogger("blockd.meta")
+
+ASK_SECONDS = 1.0  # for a holder to say that it is well
+OPEN_SECONDS = 20.0  # an earlier lease runs out, members are fenced, the last writes settled
+CLOSE_SECONDS = 10.0
+EVICT_SECONDS = 5.0
+
+
+class Attachments:
+    """Stateless; every call reads etcd."""
+
+    def __init__(self, instance: Instance) -> None:
+        self._instance = instance
+        self._records = instance.records
+        self._etcd = instance.records.etcd
+
+    # Attaching.
+
+    async def attach(self, request: AttachVolumeRequest) -> Attachment:
+        """Raises NotFound, Busy, VolumeAttached, and what the host raised: it could not open."""
+        for _ in range(CONFLICTS_MAX):
+            stored = await self._records.volume(request.name_or_id)
+            check_available(stored.value)
+            attachment = await self._records.attachment(stored.value.id)
+            hosts = await self._records.hosts()
+            target = await self._target(stored.value, request.host, attachment.value, hosts)
+            verdict = await self._judge(stored.value, attachment.value, target, hosts, request)
+            if verdict is Verdict.KEEP:
+                return attachment.value
+            if verdict is Verdict.EVICT:
+                await self._close(hosts.get(attachment.value.host_id), stored.value.id)
+            if await self._etcd.get(WORKING + stored.value.id) is not None:
+                raise Busy(f"volume {stored.value.name} is being attached or created right now")
+            taken = await self._take(stored, attachment, target)
+            if taken is not None:
+                return await self._open(stored, taken, target, hosts)
+        raise conflict(f"the attachment of {request.name_or_id}")
+
+    async def _target(
+        self, volume: Volume, wanted: str, held: Attachment, hosts: dict[str, HostView]
+    ) -> HostView:
+        """The host to attach at: the one named, else the holder if it is up, else the best."""
+        if wanted:
+            view = hosts.get(await self._records.host_id(wanted))
+            if view is None:
+                raise NotFound(f"no host named {wanted!r}")
+            return view
+        holder = hosts.get(held.host_id)
+        if holder is not None and holder.is_up:
+            return holder
+        return hosts[choose_host(volume.name, await self._choices(volume, hosts))]
+
+    async def _choices(self, volume: Volume, hosts: dict[str, HostView]) -> list[HostChoice]:
+        in_sync = dict.fromkeys(hosts, 0)
+        for segment in await self._records.segments(volume):
+            for member in segment.value.members:
+                if member.in_sync and member.host_id in in_sync:
+                    in_sync[member.host_id] += 1
+        busy = dict.fromkeys(hosts, 0)
+        for attachment in (await self._records.attachments()).values():
+            if attachment.host_id in busy:
+                busy[attachment.host_id] += 1
+        return [
+            HostChoice(host_id, view.host.name, view.is_up, in_sync[host_id], busy[host_id])
+            for host_id, view in hosts.items()
+        ]
+
+    async def _judge(
+        self,
+        volume: Volume,
+        held: Attachment,
+        target: HostView,
+        hosts: dict[str, HostView],
+        request: AttachVolumeRequest,
+    ) -> Verdict:
+        return decide_attach(
+            volume.name,
+            await self._ask_holder(held, hosts),
+            same_host=held.host_id == target.host.id,
+            holder_name=held.host_name,
+            force=request.force,
+        )
+
+    async def _ask_holder(self, held: Attachment, hosts: dict[str, HostView]) -> Holder:
+        if not held.host_id:
+            return Holder.NOBODY
+        view = hosts.get(held.host_id)
+        if view is None:
+            return Holder.SILENT
+        try:
+            status = await self._instance.hosts.call(
+                view.host.grpc_endpoint,
+                lambda host: host.GetAttachment,
+                host_pb2.GetAttachmentRequest(volume_id=held.volume_id),
+                timeout=ASK_SECONDS,
+            )
+        except (NotAttached, NotFound):
+            return Holder.LACKS
+        except BlockdError as error:
+            log.info("holder %s of %s: %s", held.host_name, held.volume_id, error)
+            return Holder.SILENT
+        well = status.epoch == held.epoch and status.state not in ("fenced", "closing", "closed")
+        return Holder.SERVES if well else Holder.LACKS
+
+    async def _take(
+        self, stored: Stored[Volume], held: Stored[Attachment], target: HostView
+    ) -> Attachment | None:
+        """Issue the next epoch to the target. None: somebody else was faster."""
+        volume = stored.value
+        attachment = Attachment(
+            volume_id=volume.id,
+            host_id=target.host.id,
+            host_name=target.host.name,
+            epoch=held.value.epoch + 1,
+            since_unix_us=now_us(),
+        )
+        instead = f", instead of {held.value.host_name}" if held.value.host_id else ""
+        done = await self._records.commit(
+            [stored.unchanged, held.unchanged, Unchanged(WORKING + volume.id, 0)],
+            [put(held.key, attachment), self._instance.working_on(volume.id)],
+            "volume.attaching",
+            f"volume/{volume.name}",
+            f"volume {volume.name} goes to {target.host.name} under epoch "
+            f"{attachment.epoch}{instead}",
+            {"volume_id": volume.id, "epoch": str(attachment.epoch), "host": target.host.name},
+        )
+        return attachment if done else None
+
+    async def _open(
+        self,
+        stored: Stored[Volume],
+        taken: Attachment,
+        target: HostView,
+        hosts: dict[str, HostView],
+    ) -> Attachment:
+        """Have the host open and export the volume; put its answer, or its failure, on record."""
+        request = host_pb2.HostAttachRequest(
+            volume=await self._records.whole_volume(stored, hosts),
+            peers=[view.host for view in hosts.values()],
+        )
+        try:
+            answer = await self._instance.hosts.call(
+                target.host.grpc_endpoint,
+                lambda host: host.Attach,
+                request,
+                timeout=OPEN_SECONDS,
+            )
+        except BlockdError as error:
+            await self._give_up(stored.value, taken, target, error)
+            raise _attach_failed(stored.value, target, error) from error
+        opened = Attachment()
+        opened.CopyFrom(taken)
+        opened.nbd_uris.extend(answer.nbd_uris)
+        done = await self._settle(
+            opened,
+            taken,
+            "volume.attached",
+            stored.value.name,
+            f"volume {stored.value.name} is served by {target.host.name}",
+        )
+        if not done:
+            raise conflict(f"the attachment of {stored.value.name}")
+        return opened
+
+    async def _give_up(
+        self, volume: Volume, taken: Attachment, target: HostView, error: BlockdError
+    ) -> None:
+        """Release an attachment that came to nothing; the epoch stays used."""
+        if isinstance(error, LinkLost | Timeout):  # the host may have opened it all the same
+            await self._close(target, volume.id)
+        with contextlib.suppress(BlockdError):  # else the next attach finds the host without it
+            await self._settle(
+                Attachment(volume_id=volume.id, epoch=taken.epoch),
+                taken,
+                "volume.attach_failed",
+                volume.name,
+                f"volume {volume.name} could not be attached at {target.host.name}: "
+                f"{error.message}",
+            )
+
+    async def _settle(
+        self, result: Attachment, taken: Attachment, kind: str, name: str, message: str
+    ) -> bool:
+        """Write the outcome of an attach, if its epoch and holder are still those on record."""
+        for _ in range(CONFLICTS_MAX):
+            stored = await self._records.attachment(taken.volume_id)
+            current = stored.value
+            if (current.host_id, current.epoch) != (taken.host_id, taken.epoch):
+                return current == result
+            if await self._records.commit(
+                [stored.unchanged],
+                [put(stored.key, result), Delete(WORKING + taken.volume_id)],
+                kind,
+                f"volume/{name}",
+                message,
+                {"volume_id": taken.volume_id, "epoch": str(taken.epoch), "host": taken.host_name},
+            ):
+                return True
+        return False
+
+    # Detaching.
+
+    async def detach(self, name_or_id: str, *, force: bool) -> None:
+        """Idempotent. Raises NotFound; LinkLost, Timeout: the holder is up and does not answer."""
+        for _ in range(CONFLICTS_MAX):
+            stored = await self._records.volume(name_or_id)
+            held = await self._records.attachment(stored.value.id)
+            if not held.value.host_id:
+                return
+            hosts = await self._records.hosts()
+            view = hosts.get(held.value.host_id)
+            error = await self._close(view, stored.value.id, CLOSE_SECONDS)
+            if error is not None and view is not None and view.is_up and not force:
+                raise hinted(
+                    type(error)(f"{view.host.name} did not detach {stored.value.name}: {error}"),
+                    f"blockctl volume detach {stored.value.name} --force releases it all the "
+                    "same; the next attachment fences the host",
+                )
+            if await self._release(stored.value, held):
+                return
+        raise conflict(f"the attachment of {name_or_id}")
+
+    async def _release(self, volume: Volume, held: Stored[Attachment]) -> bool:
+        return await self._records.commit(
+            [held.unchanged],
+            [
+                put(held.key, Attachment(volume_id=volume.id, epoch=held.value.epoch)),
+                Delete(WORKING + volume.id),
+            ],
+            "volume.detached",
+            f"volume/{volume.name}",
+            f"volume {volume.name} is not served by {held.value.host_name} any more",
+            {"volume_id": volume.id, "host": held.value.host_name},
+        )
+
+    async def _close(
+        self, view: HostView | None, volume_id: str, timeout: float = EVICT_SECONDS
+    ) -> BlockdError | None:
+        """Ask a host to let go of a volume; None when it has, or never had it."""
+        if view is None:
+            return None
+        try:
+            await self._instance.hosts.call(
+                view.host.grpc_endpoint,
+                lambda host: host.Detach,
+                host_pb2.HostDetachRequest(volume_id=volume_id),
+                timeout=timeout if view.is_up else ASK_SECONDS,
+            )
+        except (NotAttached, NotFound):
+            return None
+        except BlockdError as error:
+            log.info("host %s does not detach %s: %s", view.host.name, volume_id, error)
+            return error
+        return None
+
+
+def _attach_failed(volume: Volume, target: HostView, error: BlockdError) -> BlockdError:
+    """The host's error, with what was being done."""
+    failed = type(error)(
+        f"{target.host.name} could not attach {volume.name}: {error.message}", **error.context
+    )
+    for note in getattr(error, "__notes__", ()):
+        failed.add_note(note)
+    if isinstance(error, LinkLost | Timeout):
+        failed.add_note(
+            f"see whether the host runs (blockctl host show {target.host.name}), or attach at "
+            "another one with --host"
+        )
+    return failed

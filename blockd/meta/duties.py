@@ -1,0 +1,95 @@
+"""What the leader does in the background: announce hosts, finish what others left half-done.
+
+Each duty compares the records with the world and closes the gap; it may be interrupted anywhere
+and started again by another instance.
+"""
+
+import asyncio
+import logging
+
+from blockd.meta.context import Instance
+from blockd.meta.etcd import Put, Unchanged
+from blockd.meta.events import Events
+from blockd.meta.records import (
+    HOST_STATES,
+    VOLUMES,
+    WORKING,
+    HostView,
+    decode,
+    last_part,
+)
+from blockd.meta.volumes import Volumes
+from blockd.model.errors import BlockdError
+from blockd.rpc.gen.types_pb2 import VOLUME_STATE_CREATING, VOLUME_STATE_DELETING, Volume
+
+log = logging.getLogger("blockd.meta")
+
+TICK_SECONDS = 0.5
+VOLUMES_EVERY = 4  # ticks
+TRIM_EVERY = 60
+
+
+class Duties:
+    """run() until cancelled."""
+
+    def __init__(self, instance: Instance, volumes: Volumes, events: Events) -> None:
+        self._records = instance.records
+        self._etcd = instance.records.etcd
+        self._volumes = volumes
+        self._events = events
+
+    async def run(self) -> None:
+        """All duties, each in its turn; one that fails is tried again in the next."""
+        tick = 0
+        while True:
+            try:
+                await self.announce_hosts()
+                if tick % VOLUMES_EVERY == 0:
+                    await self.finish_volumes()
+                if tick % TRIM_EVERY == 0:
+                    await self._events.trim()
+            except BlockdError as error:
+                log.warning("duties: %s", error)
+            tick += 1
+            await asyncio.sleep(TICK_SECONDS)
+
+    async def announce_hosts(self) -> None:
+        """Events host.up and host.down, each change once, whoever leads."""
+        hosts = await self._records.hosts()
+        states = {last_part(entry.key): entry for entry in await self._etcd.scan(HOST_STATES)}
+        for host_id, view in hosts.items():
+            state = "up" if view.is_up else "down"
+            entry = states.get(host_id)
+            if entry is None and state == "down":
+                continue  # registered and not heard of yet
+            if entry is None or entry.value.decode() != state:
+                await self._announce(view, state, entry.mod_revision if entry else 0)
+
+    async def _announce(self, view: HostView, state: str, revision: int) -> None:
+        host = view.host
+        key = HOST_STATES + host.id
+        why = "its heartbeats arrive" if state == "up" else "its heartbeats have stopped"
+        await self._records.commit(
+            [Unchanged(key, revision)],
+            [Put(key, state.encode())],
+            f"host.{state}",
+            f"host/{host.name}",
+            f"host {host.name} at {host.site} is {state}: {why}",
+            {"host_id": host.id, "site": host.site},
+        )
+
+    async def finish_volumes(self) -> None:
+        """Complete deletions; undo creations whose instance is gone."""
+        for entry in await self._etcd.scan(VOLUMES):
+            volume = decode(entry, Volume).value
+            try:
+                if volume.state == VOLUME_STATE_DELETING:
+                    await self._volumes.finish_deletion(volume.id)
+                elif volume.state == VOLUME_STATE_CREATING:
+                    await self._undo_if_orphaned(volume)
+            except BlockdError as error:
+                log.info("volume %s: %s", volume.name, error)
+
+    async def _undo_if_orphaned(self, volume: Volume) -> None:
+        if await self._etcd.get(WORKING + volume.id) is None:
+            await self._volumes.abandon(volume.id, "its creation was interrupted")
