@@ -215,13 +215,13 @@ TEST_CASE("an error from inside submit() is an answer like any other") {
 TEST_CASE("stop() ends the waiting, lets the flying land, refuses the late") {
   Fixture f(64 * kMutationBytesMax);
   std::vector<std::byte> data(64 * kMutationBytesMax);
-  f.give(1, Op::write, 0, data.size(), data.data());
-  f.give(2, Op::write, 0, 4096, data.data());
+  f.give(101, Op::write, 0, data.size(), data.data());
+  f.give(102, Op::write, 0, 4096, data.data());
   f.io->stop(Error::NotAttached);
-  CHECK(f.answers.at(2) == Error::NotAttached);
-  CHECK_FALSE(f.answers.contains(1));
+  CHECK(f.answers.at(102) == Error::NotAttached);
+  CHECK_FALSE(f.answers.contains(101));
   f.world.run_until_idle();
-  CHECK(f.answers.at(1) == Error::NotAttached);
+  CHECK(f.answers.at(101) == Error::NotAttached);
   CHECK(f.io->idle());
   CHECK(f.run(Op::read, 0, 4096, data.data()) == Error::NotAttached);
 }
