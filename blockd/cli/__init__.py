@@ -1,0 +1,1 @@
+"""Command lines: `blockd` runs the daemons, `blockctl` administers a cluster."""

@@ -1,0 +1,130 @@
+"""`blockd store`: make a store of a device or file, and look at one."""
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from blockd.model.errors import AlreadyExists, InvalidArgument, NotFound
+from blockd.model.ids import new_id, parse_id
+from blockd.model.units import format_size, parse_size
+from blockd.native import core as native
+
+app = typer.Typer(help="Make and look at stores.", no_args_is_help=True)
+
+PROBE_BYTES = 1 << 20
+INFO_BUFFER_BYTES = 32 << 20
+
+
+@app.command("format")
+def format_command(
+    path: Annotated[Path, typer.Argument(help="Block device, or file.")],
+    cluster_id: Annotated[
+        str, typer.Option(help="The cluster it will belong to (`blockctl cluster status`).")
+    ],
+    size: Annotated[
+        str | None, typer.Option(help="Create a file of this size, for example 100GiB.")
+    ] = None,
+    journal_size: Annotated[str, typer.Option(help="Default: chosen from the size.")] = "0",
+    force: Annotated[
+        bool, typer.Option("--force", help="Destroy what PATH holds, also a store.")
+    ] = False,
+) -> None:
+    """Format PATH as a store of a cluster."""
+    size_bytes = parse_size(size) if size is not None else None
+    check_target(path, size_bytes, force=force)
+    store_id = new_id()
+    native.format_store(
+        str(path),
+        store_id=store_id,
+        cluster_id=parse_id(cluster_id, "--cluster-id"),
+        size_bytes=size_bytes,
+        journal_bytes=parse_size(journal_size),
+        force=force,
+    )
+    print(f"{path}: store {store_id}")
+
+
+def check_target(path: Path, size_bytes: int | None, *, force: bool) -> None:
+    """Formatting must not destroy by accident. Raises NotFound, AlreadyExists, InvalidArgument."""
+    if not path.exists():
+        if size_bytes is None:
+            missing = NotFound(f"{path} does not exist")
+            missing.add_note("give --size to create a file")
+            raise missing
+        return
+    if path.is_dir():
+        raise InvalidArgument(f"{path} is a directory")
+    try:
+        with path.open("rb") as file:
+            in_use = any(file.read(PROBE_BYTES))
+    except OSError as error:
+        raise InvalidArgument(f"cannot read {path}: {error.strerror}") from error
+    if in_use and not force:
+        holds = AlreadyExists(f"{path} holds data already")
+        holds.add_note("if that may be destroyed, say --force")
+        raise holds
+
+
+@app.command("info")
+def info_command(
+    path: Annotated[Path, typer.Argument(help="Block device or file of a store not in use.")],
+    cluster_id: Annotated[str, typer.Option(help="The cluster it belongs to.")],
+    output: Annotated[str, typer.Option("-o", "--output", help="table or json.")] = "table",
+) -> None:
+    """Show the store at PATH. It is opened, and its journal replayed, as the daemon would."""
+    if not path.exists():
+        raise NotFound(f"{path} does not exist")
+    info, replicas = asyncio.run(open_and_look(path, cluster_id))
+    values: dict[str, object] = {
+        "store_id": str(info.store_id),
+        "cluster_id": cluster_id,
+        "path": info.path,
+        "capacity_bytes": info.capacity_bytes,
+        "allocated_bytes": info.allocated_bytes,
+        "journal_bytes": info.journal_bytes,
+        "journal_used_bytes": info.journal_used_bytes,
+        "replicas": [
+            {
+                "volume_id": str(replica.volume_id),
+                "segment": replica.segment,
+                "block_count": replica.block_count,
+                "chunk_count": replica.chunk_count,
+                "promised_epoch": replica.promised_epoch,
+            }
+            for replica in replicas
+        ],
+    }
+    if output == "json":
+        print(json.dumps(values, indent=2))
+        return
+    table = Table("property", "value", box=None, header_style="bold")
+    for name, value in values.items():
+        if name == "replicas":
+            table.add_row(name, str(len(replicas)))
+        elif isinstance(value, int):
+            table.add_row(name.removesuffix("_bytes"), format_size(value))
+        else:
+            table.add_row(name, str(value))
+    Console().print(table)
+
+
+async def open_and_look(
+    path: Path, cluster_id: str
+) -> tuple[native.StoreInfo, list[native.ReplicaInfo]]:
+    """Open the store in a core of its own."""
+    core = native.Core(
+        host_id=new_id(),
+        cluster_id=parse_id(cluster_id, "--cluster-id"),
+        buffer_bytes=INFO_BUFFER_BYTES,
+    )
+    await core.start()
+    try:
+        info = await core.open_store(str(path))
+        return info, await core.list_replicas()
+    finally:
+        await core.close()

@@ -1,0 +1,1 @@
+"""The development cluster: real processes of blockd on this machine's loopback addresses."""
