@@ -1,0 +1,101 @@
+// The journal makes mutations durable in the order they were appended, many to one device write.
+//
+// A batch is a header block and up to 64 payload blocks, contiguous in the journal and in its mirror in
+// memory; the mirror keeps the payload until a checkpoint has passed it. Up to four batches are in
+// flight; they complete towards the store strictly in order, so what is acknowledged is always a prefix
+// of the journal. Positions count bytes for ever; an offset is a position modulo the journal's size. A
+// batch that would cross the end starts over at offset 0 instead. Format: docs/FORMATS.md, "Journal".
+#pragma once
+
+#include <cstdint>
+#include <span>
+
+#include "base/buffer.h"
+#include "format/disk.h"
+#include "store/constants.h"
+#include "store/device.h"
+
+namespace blockd::store {
+
+struct JournalPosition {
+  std::uint64_t lsn = 0;           // of the newest batch
+  std::uint64_t end_position = 0;  // where the next one may start
+};
+
+class JournalListener {
+ public:
+  virtual ~JournalListener() = default;
+  // Batches complete in order; `ops` are those that end with this batch, linked by next.
+  virtual void batch_done(std::uint64_t lsn, StoreOp* ops, Error error) noexcept = 0;
+};
+
+class Journal {
+ public:
+  Journal(Device& device, const format::Superblock& superblock, JournalListener& listener);
+  ~Journal();
+  Journal(const Journal&) = delete;
+  Journal& operator=(const Journal&) = delete;
+
+  [[nodiscard]] std::span<std::byte> mirror() noexcept { return {memory_.base(), memory_.bytes()}; }
+  // Where recovery left off.
+  void resume(std::uint64_t incarnation, JournalPosition newest, std::uint64_t tail_position) noexcept;
+
+  // Makes room for that much in the open batch, closing it and opening another where needed.
+  // False: wait for a batch to complete or for a checkpoint.
+  [[nodiscard]] bool reserve(std::uint32_t entries, std::uint32_t entry_bytes, std::uint32_t payload_blocks) noexcept;
+  [[nodiscard]] std::uint64_t open_lsn() const noexcept { return next_lsn_; }  // of entries appended now
+  // Within what reserve() granted. `extra` follows the header (CRCs or a SegmentRecord).
+  void append(const format::EntryHeader& entry, std::span<const std::byte> extra) noexcept;
+  // Copies one block of payload; returns its block number in the journal.
+  [[nodiscard]] std::uint32_t append_payload(const std::byte* block) noexcept;
+  void attach(StoreOp& op) noexcept;  // op ends when the open batch does
+
+  // Sends the open batch if there is one and a place in flight. Called when an iteration ends.
+  void submit_open() noexcept;
+  [[nodiscard]] bool has_open() const noexcept { return open_ != nullptr; }
+
+  [[nodiscard]] const JournalPosition& completed() const noexcept { return completed_; }
+  [[nodiscard]] std::uint64_t appended_lsn() const noexcept { return open_ ? next_lsn_ : next_lsn_ - 1; }
+  [[nodiscard]] std::uint64_t flushed_lsn() const noexcept { return flushed_lsn_; }
+  void set_flushed(std::uint64_t lsn) noexcept;
+  void release(std::uint64_t tail_position) noexcept;  // a durable checkpoint has passed it
+  [[nodiscard]] std::uint64_t used_bytes() const noexcept { return head_position_ - tail_position_; }
+  [[nodiscard]] std::uint64_t capacity_bytes() const noexcept { return bytes_; }
+  [[nodiscard]] std::uint64_t incarnation() const noexcept { return incarnation_; }
+  [[nodiscard]] bool idle() const noexcept { return open_ == nullptr && in_flight_ == 0; }
+
+ private:
+  struct Batch {
+    io::DiskRequest request;
+    iovec iov{};
+    std::uint64_t lsn = 0;
+    std::uint64_t end_position = 0;
+    format::BatchHeader* header = nullptr;
+    StoreOp* ops_head = nullptr;
+    StoreOp* ops_tail = nullptr;
+    bool done = false;
+  };
+  static constexpr std::uint32_t kBatches = kBatchesInFlightMax + 1;
+
+  [[nodiscard]] bool open_batch() noexcept;
+  void completed_one(Batch& batch) noexcept;
+
+  Device& device_;
+  JournalListener& listener_;
+  Uuid store_id_;
+  std::uint64_t offset_;  // of the region on the device
+  std::uint64_t bytes_;
+  BufferPool memory_;  // one buffer a block, used as one span
+  Batch batches_[kBatches];
+  std::uint32_t first_ = 0;      // the oldest in flight
+  std::uint32_t in_flight_ = 0;
+  Batch* open_ = nullptr;
+  std::uint64_t next_lsn_ = 1;
+  std::uint64_t incarnation_ = 1;
+  std::uint64_t head_position_ = 0;
+  std::uint64_t tail_position_ = 0;
+  std::uint64_t flushed_lsn_ = 0;
+  JournalPosition completed_;
+};
+
+}  // namespace blockd::store
