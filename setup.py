@@ -4,8 +4,8 @@ The native core is CMakeLists.txt's; here its static libraries are built (preset
 Cython modules of blockd/native linked against them. Environment:
 
 BLOCKD_BUILD_DIR  where CMake builds (default build/release, which `make` shares)
-BLOCKD_SANITIZE   sanitizers for core and border alike, for example "address,undefined"; such modules
-                  load only into a Python that has the sanitizer's library preloaded
+BLOCKD_SANITIZE   sanitizers for core and border alike, for example "address,undefined"; such
+                  modules load only into a Python that has the sanitizer's library preloaded
 """
 
 import importlib.util
@@ -52,7 +52,7 @@ class BuildNative(build_ext):
     def run(self) -> None:
         for tool in ("cmake", "ninja", "pkg-config"):
             if shutil.which(tool) is None:
-                raise SystemExit(f"blockd needs {tool} to build: apt install cmake ninja-build pkg-config")
+                raise SystemExit(f"{tool} is missing: apt install cmake ninja-build pkg-config")
         configure = ["cmake", "--preset", "release", "-B", str(BUILD)]
         subprocess.run([*configure, f"-DBLOCKD_SANITIZE={SANITIZE}"], cwd=ROOT, check=True)
         subprocess.run(["cmake", "--build", str(BUILD), "--target", "blockd_border"], check=True)

@@ -5,7 +5,7 @@ exit code; see error_base.BlockdError for these attributes and error_table.py fo
 """
 
 from blockd.model.error_base import BlockdError as BlockdError
-from blockd.model.error_table import *  # noqa: F403
+from blockd.model.error_table import *
 from blockd.model.error_table import ERRORS
 
 _BY_CODE: dict[int, type[BlockdError]] = {error.code: error for error in ERRORS}

@@ -39,7 +39,7 @@ class Row(NamedTuple):
 
 
 def read_rows(table: Path = TABLE) -> list[Row]:
-    """The rows of errors.def, in its order. Raises ValueError: a row is malformed or a number repeats."""
+    """The rows of errors.def, in order. Raises ValueError: a malformed row, or one twice."""
     text = table.read_text(encoding="utf-8")
     rows = [
         Row(int(number), name, kind, errno, status, int(exit_code), meaning)

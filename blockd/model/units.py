@@ -49,11 +49,10 @@ def parse_size(text: str) -> int:
 def format_size(size_bytes: int) -> str:
     """ "10 GiB", "1.5 TiB", "512 B": at most one decimal, for people."""
     value = float(size_bytes)
-    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
-        if abs(value) < 1024:
-            break
+    units = iter(("B", "KiB", "MiB", "GiB", "TiB", "PiB"))
+    unit = next(units)
+    while abs(value) >= 1024 and unit != "PiB":
         value /= 1024
-    else:
-        unit = "PiB"
+        unit = next(units)
     text = f"{value:.1f}".rstrip("0").rstrip(".")
     return f"{text} {unit}"

@@ -1,10 +1,10 @@
-"""CRC-32C (Castagnoli) over any contiguous buffer. The GIL is released while a large one is read."""
+"""CRC-32C (Castagnoli) over any contiguous buffer; large ones release the GIL."""
 
 from collections.abc import Sequence
-from typing_extensions import Buffer
 
 import numpy
 from numpy.typing import NDArray
+from typing_extensions import Buffer
 
 def crc32c(data: Buffer, crc: int = 0) -> int:
     """The CRC-32C of `data`, or with `crc`, an earlier result, its continuation over `data`."""

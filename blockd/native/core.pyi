@@ -1,9 +1,10 @@
 """The native data plane of one host, as asyncio sees it.
 
-One `Core` owns one reactor thread. Every coroutine hands a command to that thread and wakes when its
-completion is reaped through an eventfd; none holds the GIL while the core works. Errors are raised as
-the classes of `blockd.model.errors` (one table: cext/include/blockd/errors.def). Offsets, lengths and
-sizes are bytes, times microseconds, ids `uuid.UUID`.
+One `Core` owns one reactor thread. Every coroutine hands a command to that thread and wakes when
+its completion is reaped through an eventfd; none holds the GIL while the core works. Errors are
+raised as the classes of `blockd.model.errors` (one table: cext/include/blockd/errors.def). Offsets,
+lengths and sizes are bytes, times microseconds, ids `uuid.UUID`. A cancelled call goes on natively;
+what it was lent stays pinned until it is done there.
 """
 
 from collections.abc import AsyncIterator, Sequence
@@ -24,31 +25,62 @@ from blockd.native.values import StoreInfo as StoreInfo
 from blockd.native.values import VolumeSpec as VolumeSpec
 from blockd.native.values import VolumeStateChanged as VolumeStateChanged
 
-def format_store(path: str, *, store_id: UUID, cluster_id: UUID, size_bytes: int | None = None,
-                 journal_bytes: int = 0, force: bool = False) -> None:
+def format_store(
+    path: str,
+    *,
+    store_id: UUID,
+    cluster_id: UUID,
+    size_bytes: int | None = None,
+    journal_bytes: int = 0,
+    force: bool = False,
+) -> None:
     """Create (a file, when size_bytes is given) and format a store; blocking.
 
-    Raises StoreTooSmall, StoreInUse, AlreadyExists (a store is there; force overwrites it), DiskError.
+    Raises StoreTooSmall, StoreInUse, DiskError, AlreadyExists: a store is there, or with size_bytes
+    any file; force overwrites it. A file made here is removed again when formatting fails.
     """
 
 class Core:
-    def __init__(self, *, host_id: UUID, cluster_id: UUID, buffer_bytes: int = 256 << 20,
-                 lease_us: int = 1_000_000, heartbeat_us: int = 200_000,
-                 member_timeout_us: int = 1_000_000, cpu: int | None = None) -> None: ...
+    def __init__(
+        self,
+        *,
+        host_id: UUID,
+        cluster_id: UUID,
+        buffer_bytes: int = 256 << 20,
+        lease_us: int = 1_000_000,
+        heartbeat_us: int = 200_000,
+        member_timeout_us: int = 1_000_000,
+        attach_timeout_us: int = 30_000_000,
+        spin_us: int = 0,
+        cpu: int | None = None,
+    ) -> None: ...
     async def start(self) -> None: ...
     async def close(self) -> None:
-        """Close exports, volumes and stores in that order, then end the thread."""
+        """Close exports, volumes and stores in that order, then end the thread.
+
+        Idempotent; a core that is dropped without it warns (ResourceWarning) and closes, blocking.
+        """
 
     # Stores and replicas.
     async def open_store(self, path: str) -> StoreInfo: ...
     async def close_store(self, store_id: UUID) -> None: ...
     async def store_infos(self) -> list[StoreInfo]: ...
-    async def create_replica(self, store_id: UUID, volume_id: UUID, segment: int, block_count: int) -> None: ...
+    async def create_replica(
+        self, store_id: UUID, volume_id: UUID, segment: int, block_count: int
+    ) -> None:
+        """Idempotent: a replica that is there is left alone, or grown when it is shorter.
+
+        Raises NotFound: no such store, AlreadyExists: another store here has it, NoSpace.
+        """
+
     async def drop_replica(self, volume_id: UUID, segment: int) -> None: ...
     async def list_replicas(self) -> list[ReplicaInfo]: ...
-    async def list_digests(self, volume_id: UUID, segment: int, *, read: bool = False) -> list[ChunkDigest]:
-        """Every stored chunk of the local replica. With read, each block is read from the device and
-        checked against its CRC-32C first (raises ChecksumMismatch)."""
+    async def list_digests(
+        self, volume_id: UUID, segment: int, *, read: bool = False
+    ) -> list[ChunkDigest]:
+        """Every stored chunk of the local replica. With read, each block is read from the device
+        and checked against its CRC-32C first (raises ChecksumMismatch)."""
+
     async def locate(self, volume_id: UUID, segment: int, block: int) -> BlockLocation: ...
 
     # Peers.
@@ -57,32 +89,57 @@ class Core:
 
     # Volumes attached here.
     async def attach(self, spec: VolumeSpec) -> None:
-        """Start the engine; returns when every segment serves. Raises EpochFenced, QuorumLost, Timeout."""
+        """Start the engine; returns when every segment serves.
+
+        Raises InvalidArgument, AlreadyExists: attached here, EpochFenced, ShuttingDown: detached
+        meanwhile, and after attach_timeout_us the last obstacle met (LeaseHeld, QuorumLost, ...),
+        else Timeout. A volume that could not be attached is gone again.
+        """
+
     async def detach(self, volume_id: UUID) -> None: ...
     async def in_sync_changed(self, volume_id: UUID, segment: Segment) -> None: ...
     async def in_sync_change_failed(self, volume_id: UUID, segment: int, error: str) -> None: ...
-    async def grow(self, volume_id: UUID, size_bytes: int, new_segments: Sequence[Segment]) -> None: ...
+    async def grow(
+        self, volume_id: UUID, size_bytes: int, new_segments: Sequence[Segment]
+    ) -> None: ...
     async def volume_status(self, volume_id: UUID) -> list[SegmentStatus]: ...
 
     # NBD: a server is a listening endpoint; it offers the volumes exported on it.
     async def nbd_listen(self, endpoint: str) -> str:
-        """Listen on "unix:/path" or "tcp:host:port"; returns the bound endpoint. Raises AddressInUse."""
+        """Listen on "unix:/path" or "tcp:host:port"; returns the bound endpoint.
+
+        Raises AddressInUse, InvalidArgument.
+        """
+
     async def nbd_close(self, endpoint: str) -> None: ...
-    async def nbd_export(self, volume_id: UUID, name: str, *, description: str = "", read_only: bool = False) -> None:
+    async def nbd_export(
+        self, volume_id: UUID, name: str, *, description: str = "", read_only: bool = False
+    ) -> None:
         """Offer an attached volume under `name` at every NBD endpoint of this core."""
+
     async def nbd_unexport(self, name: str) -> None: ...
 
     # I/O for VolumeIO; any alignment and length.
     async def read(self, volume_id: UUID, offset: int, length: int) -> bytes: ...
-    async def write(self, volume_id: UUID, offset: int, data: Buffer, *, fua: bool = False) -> None: ...
+    async def write(
+        self, volume_id: UUID, offset: int, data: Buffer, *, fua: bool = False
+    ) -> None: ...
     async def flush(self, volume_id: UUID) -> None: ...
-    async def trim(self, volume_id: UUID, offset: int, length: int, *, fua: bool = False) -> None: ...
-    async def write_zeroes(self, volume_id: UUID, offset: int, length: int, *, fua: bool = False) -> None: ...
-
+    async def trim(
+        self, volume_id: UUID, offset: int, length: int, *, fua: bool = False
+    ) -> None: ...
+    async def write_zeroes(
+        self, volume_id: UUID, offset: int, length: int, *, fua: bool = False
+    ) -> None: ...
     async def stats(self) -> dict[str, object]:
         """{"stores": {store_id: {counter: int}}, "volumes": {volume_id: {counter: int,
         "read_latency_us": [bucket counts], "write_latency_us": [...], "flush_latency_us": [...]}},
         "nbd": {"connections": int, "requests": int, ...}, "reactor": {"iterations": int,
-        "syscalls": int}}. Latency bucket i counts requests that took [2^i, 2^(i+1)) microseconds."""
+        "syscalls": int}}. Latency bucket i counts requests that took [2^i, 2^(i+1)) us."""
+
     def events(self) -> AsyncIterator[Event]:
-        """Events in order; one consumer. Ends when the core is closed."""
+        """Events in order; one consumer. Ends when the core is closed.
+
+        Of events that nobody takes the newest 65536 are kept: what the engine wants it asks for
+        again, and each state replaces the one before.
+        """

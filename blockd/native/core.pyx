@@ -9,6 +9,7 @@ when the awaiting task has long been cancelled. One reader on the core's eventfd
 import asyncio
 import os
 import warnings
+import weakref
 from collections import deque
 from uuid import UUID
 
@@ -144,6 +145,8 @@ cdef class Core:
             return
         if self._started and not self._closed:
             warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self)
+            if not self._loop.is_closed():
+                self._loop.remove_reader(self._core.event_fd())
         # Ends the thread while everything lent is still pinned.
         self._destroy()
 
@@ -164,7 +167,7 @@ cdef class Core:
         except BaseException:
             self._closed = True
             raise
-        self._loop.add_reader(self._core.event_fd(), self._reap)
+        self._loop.add_reader(self._core.event_fd(), _reap_if_alive, weakref.ref(self))
 
     def _start_native(self):
         cdef string message
@@ -577,6 +580,13 @@ cdef class Core:
         else:
             waiting.future.set_result(None)
         return 0
+
+
+def _reap_if_alive(reference):
+    """The loop's reader; it must not keep alive a core that its owner has forgotten."""
+    core = reference()
+    if core is not None:
+        core._reap()
 
 
 # Values, from Python.

@@ -1,10 +1,10 @@
 """Writes blockd/rpc/gen from proto/blockd/v1: `python blockd/rpc/generate.py`.
 
 The protobuf package is blockd.v1, and protoc's Python would import it as such, which is not where
-this package keeps it: so the modules are put side by side in blockd/rpc/gen and their imports of each
-other rewritten. The names inside the messages' descriptors (blockd/v1/meta.proto) stay as they are.
-Stubs for type checkers come from mypy-protobuf. Stands alone: the build runs it before blockd is
-installed. Writes only what has changed, each file at once, so that a running test never sees half.
+this package keeps it: so the modules are put side by side in blockd/rpc/gen and their imports of
+each other rewritten. The names inside the messages' descriptors (blockd/v1/meta.proto) stay as they
+are. Stubs for type checkers come from mypy-protobuf. Stands alone: the build runs it before blockd
+is installed. Writes only what has changed, each file at once, so a running test never sees half.
 """
 
 import os
