@@ -1,0 +1,41 @@
+// The store's promises S1 to S5 under crashes at any moment, from seeds.
+//
+// BLOCKD_SEED: the first seed (1). BLOCKD_SEEDS: how many (500). BLOCKD_SEED=n BLOCKD_SEEDS=1 repeats
+// the one that a failure names.
+#include <doctest/doctest.h>
+
+#include <cstdlib>
+
+#include "tests/store/crash_run.h"
+
+using namespace blockd;
+using namespace blockd::store::testing;
+
+namespace {
+
+constexpr std::uint32_t kLivesPerSeed = 6;
+
+std::uint64_t from_environment(const char* name, std::uint64_t otherwise) {
+  const char* const value = std::getenv(name);
+  return value ? std::strtoull(value, nullptr, 10) : otherwise;
+}
+
+void check_seed(std::uint64_t seed, CrashStats& stats) {
+  INFO("reproduce with BLOCKD_SEED=" << seed << " BLOCKD_SEEDS=1");
+  CrashRun run(seed, stats);
+  const std::string failure = run.run(kLivesPerSeed);
+  CHECK(failure == "");
+}
+
+}  // namespace
+
+TEST_CASE("whatever a crash leaves is a state the store was given, and nothing flushed is lost") {
+  const std::uint64_t first = from_environment("BLOCKD_SEED", 1);
+  const std::uint64_t count = from_environment("BLOCKD_SEEDS", 500);
+  CrashStats stats;
+  for (std::uint64_t seed = first; seed < first + count; ++seed) check_seed(seed, stats);
+  MESSAGE(stats.lives << " lives: " << stats.power_losses << " power losses, " << stats.kills << " kills, "
+                      << stats.closes << " closes, " << stats.dead_recoveries << " deaths in recovery; "
+                      << stats.operations << " operations, " << stats.no_space << " without space, "
+                      << stats.checkpoints << " checkpoints, " << stats.replayed_batches << " batches replayed");
+}

@@ -1,0 +1,131 @@
+// A store on a simulated disk, with its power switch; and operations that own their memory.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <utility>
+
+#include "io/sim_disk.h"
+#include "io/sim_world.h"
+#include "store/store.h"
+
+namespace blockd::store::testing {
+
+inline constexpr std::uint64_t kMiB = 1ull << 20;
+inline constexpr std::uint64_t kPatienceUs = 600'000'000;  // longer than any operation may take
+
+inline Uuid uuid(std::uint8_t number) {
+  Uuid id;
+  id.bytes.fill(number);
+  return id;
+}
+inline const Uuid kStoreId = uuid(0x51);
+inline const Uuid kClusterId = uuid(0xc1);
+
+inline SegmentId segment_id(std::uint32_t index) { return {uuid(0x77), index}; }
+
+// Forwards to the simulated disk, but dies at the n-th blocking write or flush: a crash during recovery.
+class MortalDisk final : public io::Disk {
+ public:
+  explicit MortalDisk(io::SimDisk& disk) : disk_(disk) {}
+
+  static constexpr std::uint64_t kImmortal = ~std::uint64_t{0};
+  void die_after(std::uint64_t blocking_writes) noexcept { left_ = blocking_writes; }
+  [[nodiscard]] bool dead() const noexcept { return left_ == 0; }
+
+  void submit(io::DiskRequest& request) noexcept override { disk_.submit(request); }
+  [[nodiscard]] std::uint64_t capacity_bytes() const noexcept override { return disk_.capacity_bytes(); }
+  [[nodiscard]] Error read_now(std::uint64_t offset_bytes, std::span<std::byte> into) noexcept override {
+    return dead() ? Error::DiskError : disk_.read_now(offset_bytes, into);
+  }
+  [[nodiscard]] Error write_now(std::uint64_t offset_bytes, std::span<const std::byte> from) noexcept override {
+    return spend() ? disk_.write_now(offset_bytes, from) : Error::DiskError;
+  }
+  [[nodiscard]] Error flush_now() noexcept override { return spend() ? disk_.flush_now() : Error::DiskError; }
+  void register_memory(std::span<std::byte> memory) noexcept override { disk_.register_memory(memory); }
+
+ private:
+  [[nodiscard]] bool spend() noexcept {
+    if (left_ == 0) return false;
+    if (left_ != kImmortal) --left_;
+    return true;
+  }
+
+  io::SimDisk& disk_;
+  std::uint64_t left_ = kImmortal;
+};
+
+// One machine: its disk stays, its processes come and go.
+class Rig {
+ public:
+  explicit Rig(std::uint64_t seed, std::uint64_t capacity_bytes = 8 * kMiB)
+      : world(seed), disk(world, capacity_bytes), mortal(disk), buffers(64, 32, 32) {}
+  ~Rig() { power_off(io::SimDisk::Crash::keep_all); }
+  Rig(const Rig&) = delete;
+  Rig& operator=(const Rig&) = delete;
+
+  void format(std::uint64_t journal_bytes = kMiB) {
+    Store::format(disk, {.store_id = kStoreId, .cluster_id = kClusterId, .journal_bytes = journal_bytes});
+  }
+
+  void open() {
+    loop = std::make_unique<io::SimLoop>(world);
+    disk.attach(*loop);
+    store = Store::open(mortal, *loop, buffers, {.cluster_id = kClusterId});
+  }
+
+  // The process dies; what it had in flight got anywhere. Then nothing of it is left in memory.
+  void kill() {
+    if (loop) loop->kill();
+    store.reset();
+    loop.reset();
+    mortal.die_after(MortalDisk::kImmortal);
+  }
+  // Power loss: what was in flight and what was not flushed is kept, lost or torn.
+  void power_off(io::SimDisk::Crash mode) {
+    disk.crash(mode);
+    kill();
+  }
+  // Power loss some time after the process had died.
+  void kill_then_power_off(io::SimDisk::Crash mode) {
+    kill();
+    disk.crash(mode);
+  }
+
+  // Orderly. False: it never finished.
+  [[nodiscard]] bool close() {
+    const Error error = wait([this](Store::Done done) { store->close(std::move(done)); });
+    const bool closed = error == Error::Ok;
+    kill();
+    return closed;
+  }
+
+  // Runs the world until `start`'s Done was called; WriteUnresolved when it never is.
+  [[nodiscard]] Error wait(const std::function<void(Store::Done)>& start) {
+    Error result = Error::WriteUnresolved;
+    bool finished = false;
+    start([&](Error error) {
+      result = error;
+      finished = true;
+    });
+    (void)world.run_until([&] { return finished; }, kPatienceUs);
+    return result;
+  }
+
+  [[nodiscard]] bool all_buffers_free() const noexcept {
+    return buffers.small.free_count() == buffers.small.count() &&
+           buffers.chunk.free_count() == buffers.chunk.count() &&
+           buffers.large.free_count() == buffers.large.count();
+  }
+
+  io::SimWorld world;
+  io::SimDisk disk;
+  MortalDisk mortal;
+  Buffers buffers;
+  std::unique_ptr<io::SimLoop> loop;
+  std::unique_ptr<Store> store;
+};
+
+}  // namespace blockd::store::testing
