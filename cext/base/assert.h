@@ -7,9 +7,9 @@ namespace blockd {
 
 }  // namespace blockd
 
-#define BLOCKD_ASSERT(condition)                                        \
-  do {                                                                  \
-    if (!(condition)) [[unlikely]] {                                    \
-      ::blockd::assert_failed(#condition, __FILE__, __LINE__);          \
-    }                                                                   \
+#define BLOCKD_ASSERT(condition)                               \
+  do {                                                         \
+    if (!(condition)) [[unlikely]] {                           \
+      ::blockd::assert_failed(#condition, __FILE__, __LINE__); \
+    }                                                          \
   } while (false)

@@ -1,8 +1,8 @@
 // Pools of page-aligned, reference-counted buffers, all allocated at start-up.
 //
-// One pool belongs to one reactor thread: counts are not atomic and nothing locks. A buffer goes back
-// to its pool when its last BufferRef goes. An empty pool answers with a null ref; the caller then
-// waits (PoolWaiter) or refuses: nothing on the data path calls the allocator.
+// One pool belongs to one reactor thread: counts are not atomic and nothing locks. A buffer goes
+// back to its pool when its last BufferRef goes. An empty pool answers with a null ref; the caller
+// then waits (PoolWaiter) or refuses: nothing on the data path calls the allocator.
 #pragma once
 
 #include <cstddef>
@@ -58,15 +58,16 @@ struct PoolWaiter {
 
 class BufferPool {
  public:
-  // One mapping of `count` buffers of `buffer_bytes` (a multiple of 4096). Memory is touched on first use.
+  // One mapping of `count` buffers of `buffer_bytes` (a multiple of 4096). Memory is touched on
+  // first use.
   BufferPool(std::uint32_t buffer_bytes, std::uint32_t count);
   ~BufferPool();
   BufferPool(const BufferPool&) = delete;
   BufferPool& operator=(const BufferPool&) = delete;
 
-  [[nodiscard]] BufferRef get() noexcept;        // null when exhausted
-  void wait(PoolWaiter& waiter) noexcept;        // call ready() when a buffer comes back
-  void cancel(PoolWaiter& waiter) noexcept;      // harmless when not queued
+  [[nodiscard]] BufferRef get() noexcept;    // null when exhausted
+  void wait(PoolWaiter& waiter) noexcept;    // call ready() when a buffer comes back
+  void cancel(PoolWaiter& waiter) noexcept;  // harmless when not queued
   void pass_on() noexcept;  // for a waiter that was told and takes nothing: tells the next one
   [[nodiscard]] std::uint32_t buffer_bytes() const noexcept { return buffer_bytes_; }
   [[nodiscard]] std::uint32_t free_count() const noexcept { return free_count_; }
@@ -96,7 +97,8 @@ inline void BufferRef::reset() noexcept {
 }
 
 // The size classes of a reactor: small (4 KiB: one block), chunk (64 KiB + one block), large (one
-// mutation of kMutationBytesMax + one block, so that an unaligned extent rounded outwards still fits).
+// mutation of kMutationBytesMax + one block, so that an unaligned extent rounded outwards still
+// fits).
 struct Buffers {
   Buffers(std::uint32_t small_count, std::uint32_t chunk_count, std::uint32_t large_count);
   [[nodiscard]] BufferPool& pool_for(std::uint32_t bytes) noexcept;  // the smallest class that fits

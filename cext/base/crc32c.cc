@@ -30,8 +30,8 @@ constexpr std::array<std::array<std::uint32_t, 256>, 8> make_tables() {
 }
 constexpr auto kTables = make_tables();
 
-// A CRC is linear: appending n zero bytes is a fixed 32x32 bit matrix. These tables apply it for the
-// stripe lengths that the three-stream kernel uses.
+// A CRC is linear: appending n zero bytes is a fixed 32x32 bit matrix. These tables apply it for
+// the stripe lengths that the three-stream kernel uses.
 constexpr std::uint32_t shift_one_byte(std::uint32_t crc) {
   return (crc >> 8) ^ kTables[0][crc & 0xff];
 }
@@ -69,8 +69,8 @@ std::uint64_t load64(const unsigned char* p) noexcept {
   return v;
 }
 
-// One stream of the crc32 instruction has latency 3 and throughput 1: three independent stripes keep
-// it busy, and the shift tables join their results.
+// One stream of the crc32 instruction has latency 3 and throughput 1: three independent stripes
+// keep it busy, and the shift tables join their results.
 __attribute__((target("sse4.2"))) std::uint32_t crc32c_sse42(std::uint32_t crc, const void* data,
                                                              std::size_t bytes) noexcept {
   static const ShiftTable shift1(kStripeBytes), shift2(2 * kStripeBytes);

@@ -41,7 +41,9 @@ class Random {
     return low + below(high - low + 1);
   }
   // True once in `one_in` draws on average; never when it is 0.
-  [[nodiscard]] bool chance(std::uint64_t one_in) noexcept { return one_in != 0 && below(one_in) == 0; }
+  [[nodiscard]] bool chance(std::uint64_t one_in) noexcept {
+    return one_in != 0 && below(one_in) == 0;
+  }
 
   void fill(std::span<std::byte> into) noexcept {
     while (!into.empty()) {

@@ -19,15 +19,15 @@ namespace blockd::io {
 struct DiskRequest {
   enum class Op : std::uint8_t { read, write, flush, discard };
   Op op = Op::read;
-  Error error = Error::Ok;          // set before done()
+  Error error = Error::Ok;  // set before done()
   std::uint64_t offset_bytes = 0;
-  std::uint64_t length_bytes = 0;   // of discard; else the sum of iov
-  iovec* iov = nullptr;             // owned by the caller, untouched until done()
+  std::uint64_t length_bytes = 0;  // of discard; else the sum of iov
+  iovec* iov = nullptr;            // owned by the caller, untouched until done()
   std::uint32_t iov_count = 0;
   void (*done)(DiskRequest&) noexcept = nullptr;  // called once, never from inside submit()
   void* owner = nullptr;
-  DiskRequest* next = nullptr;      // the disk's own while in flight
-  std::uint64_t scratch = 0;        // likewise (short transfers resume here)
+  DiskRequest* next = nullptr;  // the disk's own while in flight
+  std::uint64_t scratch = 0;    // likewise (short transfers resume here)
 };
 
 class Disk {
@@ -37,8 +37,10 @@ class Disk {
   [[nodiscard]] virtual std::uint64_t capacity_bytes() const noexcept = 0;
 
   // Blocking forms, for format, open and recovery only; never while requests are in flight.
-  [[nodiscard]] virtual Error read_now(std::uint64_t offset_bytes, std::span<std::byte> into) noexcept = 0;
-  [[nodiscard]] virtual Error write_now(std::uint64_t offset_bytes, std::span<const std::byte> from) noexcept = 0;
+  [[nodiscard]] virtual Error read_now(std::uint64_t offset_bytes,
+                                       std::span<std::byte> into) noexcept = 0;
+  [[nodiscard]] virtual Error write_now(std::uint64_t offset_bytes,
+                                        std::span<const std::byte> from) noexcept = 0;
   [[nodiscard]] virtual Error flush_now() noexcept = 0;
 
   // Memory that requests will often use (one range a call); an implementation may register it.

@@ -27,7 +27,8 @@ std::optional<SocketAddress> parse_tcp(std::string_view rest) {
   std::uint16_t port = 0;
   const std::string_view digits = rest.substr(colon + 1);
   const auto parsed = std::from_chars(digits.data(), digits.data() + digits.size(), port);
-  if (digits.empty() || parsed.ec != std::errc{} || parsed.ptr != digits.data() + digits.size()) return std::nullopt;
+  if (digits.empty() || parsed.ec != std::errc{} || parsed.ptr != digits.data() + digits.size())
+    return std::nullopt;
 
   std::string host(rest.substr(0, colon));
   SocketAddress address;

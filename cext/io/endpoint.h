@@ -15,7 +15,9 @@ struct SocketAddress {
   sockaddr_storage storage{};
   socklen_t bytes = 0;
   [[nodiscard]] int family() const noexcept { return storage.ss_family; }
-  [[nodiscard]] const sockaddr* get() const noexcept { return reinterpret_cast<const sockaddr*>(&storage); }
+  [[nodiscard]] const sockaddr* get() const noexcept {
+    return reinterpret_cast<const sockaddr*>(&storage);
+  }
   [[nodiscard]] sockaddr* get() noexcept { return reinterpret_cast<sockaddr*>(&storage); }
 };
 

@@ -28,15 +28,15 @@ struct Task {
 class Loop {
  public:
   virtual ~Loop() = default;
-  // Monotonic microseconds from an arbitrary origin; comparable on this host only. Constant within one
-  // iteration of the loop except after refresh.
+  // Monotonic microseconds from an arbitrary origin; comparable on this host only. Constant within
+  // one iteration of the loop except after refresh.
   [[nodiscard]] virtual std::uint64_t now_us() const noexcept = 0;
   // Fires once, not before deadline_us. Arming an armed timer moves it.
   virtual void arm(Timer& timer, std::uint64_t deadline_us) noexcept = 0;
   virtual void cancel(Timer& timer) noexcept = 0;  // harmless when idle
-  // Runs `task` once after the completions at hand have all been delivered and before the loop submits
-  // and sleeps: where batches (journal records, replies, frames) are closed. Queuing a queued task is
-  // harmless.
+  // Runs `task` once after the completions at hand have all been delivered and before the loop
+  // submits and sleeps: where batches (journal records, replies, frames) are closed. Queuing a
+  // queued task is harmless.
   virtual void defer(Task& task) noexcept = 0;
   [[nodiscard]] virtual std::uint64_t random_u64() noexcept = 0;
 };

@@ -1,10 +1,10 @@
 // A simulated disk: loses, tears and rots as real ones do, from the world's seed.
 //
-// Two images: what reads see (completed writes) and what is durable (flushed). Requests complete after
-// a seeded delay, out of order. Power loss keeps any mixture of the 512-byte sectors of whatever was
-// not flushed; a killed process leaves completed writes and any mixture of those in flight.
-// The contents after a discard are either zeros or what was there before.
-// The memory of a write must not change between submit() and done(): asserted.
+// Two images: what reads see (completed writes) and what is durable (flushed). Requests complete
+// after a seeded delay, out of order. Power loss keeps any mixture of the 512-byte sectors of
+// whatever was not flushed; a killed process leaves completed writes and any mixture of those in
+// flight. The contents after a discard are either zeros or what was there before. The memory of a
+// write must not change between submit() and done(): asserted.
 #pragma once
 
 #include <cstdint>
@@ -45,9 +45,13 @@ class SimDisk final : public Disk {
   void attach(SimLoop& loop);
 
   void submit(DiskRequest& request) noexcept override;
-  [[nodiscard]] std::uint64_t capacity_bytes() const noexcept override { return options_.capacity_bytes; }
-  [[nodiscard]] Error read_now(std::uint64_t offset_bytes, std::span<std::byte> into) noexcept override;
-  [[nodiscard]] Error write_now(std::uint64_t offset_bytes, std::span<const std::byte> from) noexcept override;
+  [[nodiscard]] std::uint64_t capacity_bytes() const noexcept override {
+    return options_.capacity_bytes;
+  }
+  [[nodiscard]] Error read_now(std::uint64_t offset_bytes,
+                               std::span<std::byte> into) noexcept override;
+  [[nodiscard]] Error write_now(std::uint64_t offset_bytes,
+                                std::span<const std::byte> from) noexcept override;
   [[nodiscard]] Error flush_now() noexcept override;
 
   // Power loss. Requests in flight never complete; the disk is then as a new process would find it.
@@ -55,16 +59,22 @@ class SimDisk final : public Disk {
   // The process using it died: what it had in flight is there in part, or not; nothing completes.
   void kill_process();
 
-  // Faults; all stay until cleared. Ranges in bytes. A block that is wholly written reads well again
-  // unless writes to it fail too.
-  void fail_reads(std::uint64_t offset_bytes, std::uint64_t length_bytes, Error error = Error::DiskError);
-  void fail_writes(std::uint64_t offset_bytes, std::uint64_t length_bytes, Error error = Error::DiskError);
+  // Faults; all stay until cleared. Ranges in bytes. A block that is wholly written reads well
+  // again unless writes to it fail too.
+  void fail_reads(std::uint64_t offset_bytes, std::uint64_t length_bytes,
+                  Error error = Error::DiskError);
+  void fail_writes(std::uint64_t offset_bytes, std::uint64_t length_bytes,
+                   Error error = Error::DiskError);
   void fail_flushes(bool failing) noexcept { failing_flushes_ = failing; }
-  void fail_everything(bool failing) noexcept { failing_everything_ = failing; }  // the disk is dead
+  void fail_everything(bool failing) noexcept {
+    failing_everything_ = failing;
+  }  // the disk is dead
   void clear_faults() noexcept;
-  void corrupt(std::uint64_t offset_bytes, unsigned bit);  // flips one bit at rest
+  void corrupt(std::uint64_t offset_bytes, unsigned bit);       // flips one bit at rest
   void lose_next_write() noexcept { lose_next_write_ = true; }  // acknowledged, never done
-  void misdirect_next_write(std::uint64_t to_offset_bytes) noexcept { misdirect_to_ = to_offset_bytes; }
+  void misdirect_next_write(std::uint64_t to_offset_bytes) noexcept {
+    misdirect_to_ = to_offset_bytes;
+  }
   void set_slowness(std::uint64_t factor) noexcept { slowness_ = factor; }  // 1: as configured
   void set_stuck(bool stuck);  // nothing completes until it is released
 
@@ -97,9 +107,9 @@ class SimDisk final : public Disk {
   };
   struct Flight {
     DiskRequest* request = nullptr;
-    Write write;                       // write, discard
-    std::uint64_t flush_up_to = 0;     // flush: completions below this are covered
-    bool held = false;                 // due while the disk was stuck
+    Write write;                    // write, discard
+    std::uint64_t flush_up_to = 0;  // flush: completions below this are covered
+    bool held = false;              // due while the disk was stuck
   };
 
   void check(const DiskRequest& request) const noexcept;
@@ -112,7 +122,8 @@ class SimDisk final : public Disk {
   void land(Write write);
   void make_durable(std::uint64_t up_to_order);
   void keep_some(const Write& write, Image& image, Crash mode);
-  [[nodiscard]] Error fault_in(const std::map<std::uint64_t, Error>& faults, std::uint64_t offset_bytes,
+  [[nodiscard]] Error fault_in(const std::map<std::uint64_t, Error>& faults,
+                               std::uint64_t offset_bytes,
                                std::uint64_t length_bytes) const noexcept;
 
   SimWorld& world_;

@@ -18,19 +18,19 @@ struct SimEnd {
   };
 
   std::string host;
-  SimLoop* loop = nullptr;      // null until accepted, and again once the process is dead
+  SimLoop* loop = nullptr;  // null until accepted, and again once the process is dead
   LinkHandler* handler = nullptr;
-  bool open = false;            // bytes may flow
-  bool closing = false;         // closed() is on its way
-  bool over = false;            // closed() was called, or the process is dead
-  bool stream_ended = false;    // the other end will hear no more from here
+  bool open = false;          // bytes may flow
+  bool closing = false;       // closed() is on its way
+  bool over = false;          // closed() was called, or the process is dead
+  bool stream_ended = false;  // the other end will hear no more from here
   std::deque<SendItem*> queue;
   std::size_t front_sent_bytes = 0;  // of the first queued item
   std::size_t queued_bytes = 0;
   bool transmit_scheduled = false;
-  std::deque<Piece> wire;       // from this end to the other
+  std::deque<Piece> wire;  // from this end to the other
   std::size_t wire_bytes = 0;
-  std::deque<std::byte> unread; // arrived here
+  std::deque<std::byte> unread;  // arrived here
   std::span<std::byte> lent;
   bool pump_scheduled = false;
 };
@@ -155,7 +155,8 @@ std::uint64_t SimFabric::delay_us() {
   return world_.random().between(options_.delay_us_min, options_.delay_us_max);
 }
 
-void SimFabric::later(std::uint64_t wait_us, SimLoop* loop, std::function<void(SimFabric&)> action) {
+void SimFabric::later(std::uint64_t wait_us, SimLoop* loop,
+                      std::function<void(SimFabric&)> action) {
   world_.after(wait_us, loop, [life = std::weak_ptr(life_), action = std::move(action)] {
     if (const auto fabric = life.lock()) action(**fabric);
   });
@@ -204,9 +205,8 @@ void SimFabric::accept(const std::shared_ptr<SimConnection>& connection, const B
     end_stream(connection, 1);
     far.over = true;
   }
-  later(delay_us(), connection->ends[0].loop, [connection](SimFabric& fabric) {
-    fabric.established(connection);
-  });
+  later(delay_us(), connection->ends[0].loop,
+        [connection](SimFabric& fabric) { fabric.established(connection); });
 }
 
 void SimFabric::established(const std::shared_ptr<SimConnection>& connection) {
@@ -357,7 +357,8 @@ void SimFabric::schedule_transmit(const std::shared_ptr<SimConnection>& connecti
   SimEnd& from = connection->ends[end];
   if (from.transmit_scheduled || !from.open || from.over || from.queue.empty()) return;
   from.transmit_scheduled = true;
-  later(world_.random().below(5), from.loop, [connection, end](SimFabric& fabric) { fabric.transmit(connection, end); });
+  later(world_.random().below(5), from.loop,
+        [connection, end](SimFabric& fabric) { fabric.transmit(connection, end); });
 }
 
 void SimFabric::schedule_arrival(const std::shared_ptr<SimConnection>& connection, int end) {
@@ -380,9 +381,8 @@ void SimFabric::schedule_finish(const std::shared_ptr<SimConnection>& connection
   SimEnd& mine = connection->ends[end];
   if (mine.closing || mine.over || !mine.loop || !mine.handler) return;
   mine.closing = true;
-  later(world_.random().below(10), mine.loop, [connection, end, reason](SimFabric& fabric) {
-    fabric.finish(connection, end, reason);
-  });
+  later(world_.random().below(10), mine.loop,
+        [connection, end, reason](SimFabric& fabric) { fabric.finish(connection, end, reason); });
 }
 
 // The process behind `network` is dead: its kernel closes what it had open.
@@ -418,7 +418,10 @@ void SimFabric::forget_if_over(const std::shared_ptr<SimConnection>& connection)
 }
 
 SimNetwork::SimNetwork(SimFabric& fabric, SimLoop& loop, std::string host)
-    : fabric_(fabric), loop_(loop), host_(std::move(host)), life_(std::make_shared<SimNetwork*>(this)) {
+    : fabric_(fabric),
+      loop_(loop),
+      host_(std::move(host)),
+      life_(std::make_shared<SimNetwork*>(this)) {
   loop.on_kill([life = std::weak_ptr(life_), fabric_life = std::weak_ptr(fabric.life_)] {
     const auto network = life.lock();
     const auto alive_fabric = fabric_life.lock();
@@ -426,7 +429,9 @@ SimNetwork::SimNetwork(SimFabric& fabric, SimLoop& loop, std::string host)
   });
 }
 
-SimNetwork::~SimNetwork() { fabric_.kill(*this); }
+SimNetwork::~SimNetwork() {
+  fabric_.kill(*this);
+}
 
 std::unique_ptr<Listener> SimNetwork::listen(const Endpoint& at, AcceptHandler& handler) {
   Endpoint bound = at;

@@ -7,7 +7,9 @@
 
 namespace blockd::io {
 
-SimWorld::~SimWorld() { BLOCKD_ASSERT(loops_.empty()); }
+SimWorld::~SimWorld() {
+  BLOCKD_ASSERT(loops_.empty());
+}
 
 bool SimWorld::later(const Event& a, const Event& b) noexcept {
   return std::pair(a.at_us, a.order) > std::pair(b.at_us, b.order);
@@ -24,7 +26,9 @@ void SimWorld::after(std::uint64_t delay_us, SimLoop* loop, std::function<void()
   std::push_heap(events_.begin(), events_.end(), later);
 }
 
-bool SimWorld::step() { return step_before(~std::uint64_t{0}); }
+bool SimWorld::step() {
+  return step_before(~std::uint64_t{0});
+}
 
 bool SimWorld::run_until_idle(std::uint64_t max_us) {
   const std::uint64_t limit_us = now_us_ + max_us;
@@ -55,7 +59,8 @@ bool SimWorld::step_before(std::uint64_t limit_us) {
   std::uint64_t timer_us = ~std::uint64_t{0};
   SimLoop* timer_loop = next_timer_loop(timer_us);
   const std::uint64_t event_us = next_event_us();
-  if (std::min(event_us, timer_us) == ~std::uint64_t{0} || std::min(event_us, timer_us) > limit_us) {
+  if (std::min(event_us, timer_us) == ~std::uint64_t{0} ||
+      std::min(event_us, timer_us) > limit_us) {
     return false;
   }
   if (event_us <= timer_us) {

@@ -31,13 +31,14 @@ class SimWorld {
   [[nodiscard]] std::uint64_t now_us() const noexcept { return now_us_; }
   [[nodiscard]] Random& random() noexcept { return random_; }
 
-  // Runs `action` after `delay_us`: on `loop` (dropped when that loop has died by then), or, when it
-  // is null, as an act of the world itself.
+  // Runs `action` after `delay_us`: on `loop` (dropped when that loop has died by then), or, when
+  // it is null, as an act of the world itself.
   void after(std::uint64_t delay_us, SimLoop* loop, std::function<void()> action);
 
   // One event or timer, then every deferred task it left behind. False: nothing is left to happen.
   bool step();
-  // Until nothing is left to happen (true) or max_us have passed (false). Periodic timers never end.
+  // Until nothing is left to happen (true) or max_us have passed (false). Periodic timers never
+  // end.
   bool run_until_idle(std::uint64_t max_us = kForever);
   // Until `done` holds (true), nothing is left or max_us have passed (false).
   bool run_until(const std::function<bool()>& done, std::uint64_t max_us = kForever);
@@ -72,7 +73,7 @@ class SimWorld {
   std::uint64_t next_loop_id_ = 1;
   std::uint64_t event_count_ = 0;
   std::uint64_t digest_ = 0xcbf29ce484222325ull;
-  std::vector<Event> events_;          // heap by (at_us, order)
+  std::vector<Event> events_;                // heap by (at_us, order)
   std::map<std::uint64_t, SimLoop*> loops_;  // by id, so that iteration has one order
 };
 

@@ -17,7 +17,9 @@ StreamReader::StreamReader(BufferPool& pool) noexcept : pool_(pool) {
   };
 }
 
-StreamReader::~StreamReader() { detach(); }
+StreamReader::~StreamReader() {
+  detach();
+}
 
 void StreamReader::detach() noexcept {
   pool_.cancel(waiter_);
@@ -26,7 +28,8 @@ void StreamReader::detach() noexcept {
   begin_ = end_ = 0;
   target_ = {};
   skip_bytes_ = 0;
-  if (std::exchange(woken_, false)) pool_.pass_on();  // the buffer that was ours to take is another's
+  if (std::exchange(woken_, false))
+    pool_.pass_on();  // the buffer that was ours to take is another's
 }
 
 std::span<std::byte> StreamReader::receive_buffer() noexcept {
@@ -36,8 +39,9 @@ std::span<std::byte> StreamReader::receive_buffer() noexcept {
   return {buffer_.data() + end_, std::min(room(), limit)};
 }
 
-// Sees to it that what the parser waits for fits behind begin_. False: pause, because the pool is empty
-// (it will resume the link) or because a parser that has what it asked for leaves no room (so will it).
+// Sees to it that what the parser waits for fits behind begin_. False: pause, because the pool is
+// empty (it will resume the link) or because a parser that has what it asked for leaves no room (so
+// will it).
 bool StreamReader::make_room() noexcept {
   const std::size_t held = available();
   if (buffer_) {
@@ -75,7 +79,8 @@ void StreamReader::received(std::size_t bytes) noexcept {
   end_ += bytes;
   expect_large_ = false;
   if (skip_bytes_ == 0) return;
-  const std::size_t skipped = static_cast<std::size_t>(std::min<std::uint64_t>(skip_bytes_, available()));
+  const std::size_t skipped =
+      static_cast<std::size_t>(std::min<std::uint64_t>(skip_bytes_, available()));
   skip_bytes_ -= skipped;
   consume(skipped);
 }
@@ -117,7 +122,8 @@ bool StreamReader::read_into(std::span<std::byte> into) noexcept {
 
 bool StreamReader::skip(std::uint64_t bytes) noexcept {
   BLOCKD_ASSERT(!busy());
-  const std::size_t buffered = static_cast<std::size_t>(std::min<std::uint64_t>(bytes, available()));
+  const std::size_t buffered =
+      static_cast<std::size_t>(std::min<std::uint64_t>(bytes, available()));
   consume(buffered);
   skip_bytes_ = bytes - buffered;
   return skip_bytes_ == 0;

@@ -7,9 +7,9 @@
 //   read_into           a payload into memory of the caller's choice: what is buffered already is
 //                       copied, the rest is received straight into it
 //   skip                a payload nobody wants
-// When the pool has no buffer the link pauses, and goes on when one comes back. A parser that stops with
-// bytes available (its own back-pressure) calls the link's resume() when it goes on, because the buffer
-// may have filled up meanwhile. Same thread as the link.
+// When the pool has no buffer the link pauses, and goes on when one comes back. A parser that stops
+// with bytes available (its own back-pressure) calls the link's resume() when it goes on, because
+// the buffer may have filled up meanwhile. Same thread as the link.
 #pragma once
 
 #include <cstddef>
@@ -30,7 +30,8 @@ class StreamReader {
 
   // Buffers come from `pool`; a peek() may ask for at most one buffer's capacity.
   explicit StreamReader(BufferPool& pool) noexcept;
-  ~StreamReader();  // only when the link no longer uses the memory: before it started or in closed()
+  ~StreamReader();  // only when the link no longer uses the memory: before it started or in
+                    // closed()
   StreamReader(const StreamReader&) = delete;
   StreamReader& operator=(const StreamReader&) = delete;
 
@@ -41,7 +42,8 @@ class StreamReader {
   [[nodiscard]] std::span<std::byte> receive_buffer() noexcept;
   void received(std::size_t bytes) noexcept;
 
-  // For the parser. Between read_into() or skip() and their end (`busy()`) nothing else may be asked.
+  // For the parser. Between read_into() or skip() and their end (`busy()`) nothing else may be
+  // asked.
   [[nodiscard]] std::size_t available() const noexcept { return end_ - begin_; }
   // The next `bytes` bytes, contiguous, or null: then they will be once received() has come often
   // enough. Valid until the next consume() or receive_buffer().

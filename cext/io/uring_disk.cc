@@ -51,7 +51,8 @@ Error open_error(int error) noexcept {
 
 }  // namespace
 
-UringDisk::UringDisk(UringLoop& loop, const std::string& path, UringDiskOptions options) : loop_(loop) {
+UringDisk::UringDisk(UringLoop& loop, const std::string& path, UringDiskOptions options)
+    : loop_(loop) {
   open(path, options);
   try {
     measure(path);
@@ -83,11 +84,13 @@ void UringDisk::open(const std::string& path, UringDiskOptions options) {
   if (!is_device_ && !S_ISREG(status.st_mode)) {
     throw Fault(Error::InvalidArgument, path + " is neither a file nor a block device");
   }
-  const int flags = O_RDWR | O_CLOEXEC | (is_device_ ? O_EXCL : 0);  // O_EXCL: not mounted, not in RAID
+  const int flags =
+      O_RDWR | O_CLOEXEC | (is_device_ ? O_EXCL : 0);  // O_EXCL: not mounted, not in RAID
   fd_ = ::open(path.c_str(), flags | O_DIRECT);
   if (fd_ < 0 && errno == EINVAL) {
     if (!options.allow_buffered) {
-      throw Fault(Error::Unsupported, "the file system of " + path + " has no O_DIRECT; use another place");
+      throw Fault(Error::Unsupported,
+                  "the file system of " + path + " has no O_DIRECT; use another place");
     }
     direct_ = false;
     fd_ = ::open(path.c_str(), flags);
@@ -109,7 +112,8 @@ void UringDisk::measure(const std::string& path) {
   if (is_device_) {
     int sector_bytes = 0;
     if (ioctl(fd_, BLKGETSIZE64, &bytes) != 0) fail(Error::DiskError, "measure", path, errno);
-    if (ioctl(fd_, BLKSSZGET, &sector_bytes) == 0 && static_cast<std::uint32_t>(sector_bytes) > kBlockBytes) {
+    if (ioctl(fd_, BLKSSZGET, &sector_bytes) == 0 &&
+        static_cast<std::uint32_t>(sector_bytes) > kBlockBytes) {
       throw Fault(Error::Unsupported, path + " has sectors larger than 4096 bytes");
     }
   } else {
@@ -131,7 +135,8 @@ void UringDisk::create_file(const std::string& path, std::uint64_t bytes) {
   unlink(path.c_str());
   const bool full = error == ENOSPC || error == EDQUOT || error == EFBIG;
   const Error code = error == 0 ? Error::DiskError : full ? Error::NoSpace : Error::InvalidArgument;
-  fail(code, "allocate " + std::to_string(bytes) + " bytes for", path, error != 0 ? error : sync_error);
+  fail(code, "allocate " + std::to_string(bytes) + " bytes for", path,
+       error != 0 ? error : sync_error);
 }
 
 void UringDisk::submit(DiskRequest& request) noexcept {
@@ -211,9 +216,11 @@ void UringDisk::prepare_transfer(io_uring_sqe& sqe, const Slot& slot) noexcept {
 void UringDisk::completed(Slot& slot, std::int32_t result) noexcept {
   if (result == -EINTR || result == -EAGAIN) return start(slot);
   const DiskRequest::Op op = slot.request->op;
-  if (op == DiskRequest::Op::discard && result == -EOPNOTSUPP) return finish(slot, Error::Ok);  // a hint
+  if (op == DiskRequest::Op::discard && result == -EOPNOTSUPP)
+    return finish(slot, Error::Ok);  // a hint
   if (result < 0) return finish(slot, error_of(-result));
-  if (op == DiskRequest::Op::flush || op == DiskRequest::Op::discard) return finish(slot, Error::Ok);
+  if (op == DiskRequest::Op::flush || op == DiskRequest::Op::discard)
+    return finish(slot, Error::Ok);
   slot.done_bytes += static_cast<std::uint64_t>(result);
   BLOCKD_ASSERT(slot.done_bytes <= slot.total_bytes);
   if (slot.done_bytes == slot.total_bytes) return finish(slot, Error::Ok);
@@ -282,6 +289,8 @@ Error UringDisk::write_now(std::uint64_t offset_bytes, std::span<const std::byte
   return Error::Ok;
 }
 
-Error UringDisk::flush_now() noexcept { return fdatasync(fd_) == 0 ? Error::Ok : error_of(errno); }
+Error UringDisk::flush_now() noexcept {
+  return fdatasync(fd_) == 0 ? Error::Ok : error_of(errno);
+}
 
 }  // namespace blockd::io

@@ -1,9 +1,9 @@
 // A block device or file on io_uring, opened O_DIRECT and held exclusively.
 //
 // At most kQueueDepth requests are with the kernel, the others wait in order of submission; nothing
-// allocates after opening. Short transfers are resumed. The descriptor is a fixed file, and requests
-// of one piece inside registered memory use fixed buffers. All on the loop's thread, but for opening,
-// which may come before run().
+// allocates after opening. Short transfers are resumed. The descriptor is a fixed file, and
+// requests of one piece inside registered memory use fixed buffers. All on the loop's thread, but
+// for opening, which may come before run().
 #pragma once
 
 #include <array>
@@ -17,7 +17,8 @@
 namespace blockd::io {
 
 struct UringDiskOptions {
-  bool allow_buffered = false;  // for file systems without O_DIRECT: durable all the same after a flush
+  bool allow_buffered =
+      false;  // for file systems without O_DIRECT: durable all the same after a flush
 };
 
 struct UringDiskStats {
@@ -43,10 +44,14 @@ class UringDisk final : public Disk {
 
   void submit(DiskRequest& request) noexcept override;
   [[nodiscard]] std::uint64_t capacity_bytes() const noexcept override { return capacity_bytes_; }
-  [[nodiscard]] Error read_now(std::uint64_t offset_bytes, std::span<std::byte> into) noexcept override;
-  [[nodiscard]] Error write_now(std::uint64_t offset_bytes, std::span<const std::byte> from) noexcept override;
+  [[nodiscard]] Error read_now(std::uint64_t offset_bytes,
+                               std::span<std::byte> into) noexcept override;
+  [[nodiscard]] Error write_now(std::uint64_t offset_bytes,
+                                std::span<const std::byte> from) noexcept override;
   [[nodiscard]] Error flush_now() noexcept override;
-  void register_memory(std::span<std::byte> memory) noexcept override { loop_.register_memory(memory); }
+  void register_memory(std::span<std::byte> memory) noexcept override {
+    loop_.register_memory(memory);
+  }
 
   [[nodiscard]] const UringDiskStats& stats() const noexcept { return stats_; }
   [[nodiscard]] bool is_direct() const noexcept { return direct_; }

@@ -21,9 +21,12 @@ std::size_t item_bytes(const SendItem& item) noexcept {
 
 UringLink::UringLink(UringLoop& loop, int fd, std::string peer_name)
     : loop_(loop), fd_(fd), peer_name_(std::move(peer_name)) {
-  task_.owner = connect_timer_.owner = receive_op_.owner = send_op_.owner = connect_op_.owner = this;
+  task_.owner = connect_timer_.owner = receive_op_.owner = send_op_.owner = connect_op_.owner =
+      this;
   task_.run = [](Task& task) noexcept { static_cast<UringLink*>(task.owner)->turn(); };
-  connect_timer_.fire = [](Timer& timer) noexcept { static_cast<UringLink*>(timer.owner)->fail(Error::Timeout); };
+  connect_timer_.fire = [](Timer& timer) noexcept {
+    static_cast<UringLink*>(timer.owner)->fail(Error::Timeout);
+  };
   receive_op_.complete = [](UringOp& op, std::int32_t result, std::uint32_t flags) noexcept {
     static_cast<UringLink*>(op.owner)->received(result, flags);
   };
@@ -48,7 +51,8 @@ void UringLink::start(LinkHandler& handler) noexcept {
   loop_.defer(task_);
 }
 
-void UringLink::connect(LinkHandler& handler, const SocketAddress& to, std::uint64_t timeout_us) noexcept {
+void UringLink::connect(LinkHandler& handler, const SocketAddress& to,
+                        std::uint64_t timeout_us) noexcept {
   handler_ = &handler;
   address_ = to;
   io_uring_sqe& sqe = loop_.get_sqe();
@@ -134,12 +138,14 @@ void UringLink::start_send() noexcept {
   if (send_op_.in_flight || !head_) return;
   std::size_t count = 0;
   std::size_t skip = front_sent_bytes_;
-  for (const SendItem* item = head_; item && count + item->iov_count <= kGatherMax; item = item->next) {
+  for (const SendItem* item = head_; item && count + item->iov_count <= kGatherMax;
+       item = item->next) {
     for (std::uint32_t i = 0; i < item->iov_count; ++i) {
       const std::size_t passed = std::min(skip, item->iov[i].iov_len);
       skip -= passed;
       if (passed == item->iov[i].iov_len) continue;
-      gather_[count++] = {static_cast<std::byte*>(item->iov[i].iov_base) + passed, item->iov[i].iov_len - passed};
+      gather_[count++] = {static_cast<std::byte*>(item->iov[i].iov_base) + passed,
+                          item->iov[i].iov_len - passed};
     }
   }
   message_.msg_iov = gather_.data();

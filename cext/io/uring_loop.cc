@@ -26,12 +26,14 @@ constexpr std::uint64_t kDrainPollUs = 20'000;
 std::uint64_t clock_us() noexcept {
   timespec now{};
   clock_gettime(CLOCK_MONOTONIC, &now);
-  return static_cast<std::uint64_t>(now.tv_sec) * 1'000'000 + static_cast<std::uint64_t>(now.tv_nsec) / 1000;
+  return static_cast<std::uint64_t>(now.tv_sec) * 1'000'000 +
+         static_cast<std::uint64_t>(now.tv_nsec) / 1000;
 }
 
 std::uint64_t seed() noexcept {
   std::uint64_t value = clock_us();
-  if (getrandom(&value, sizeof value, 0) != sizeof value) value ^= static_cast<std::uint64_t>(getpid()) << 32;
+  if (getrandom(&value, sizeof value, 0) != sizeof value)
+    value ^= static_cast<std::uint64_t>(getpid()) << 32;
   return value;
 }
 
@@ -52,7 +54,8 @@ UringLoop::UringLoop(UringLoopOptions options) : options_(options), random_(seed
     throw Fault(Error::Busy, std::string("cannot create an eventfd: ") + std::strerror(errno));
   }
   ignored_op_.complete = [](UringOp&, std::int32_t, std::uint32_t) noexcept {};
-  if (io_uring_register_files_sparse(&ring_, kFileSlots) == 0) files_used_.resize(kFileSlots, false);
+  if (io_uring_register_files_sparse(&ring_, kFileSlots) == 0)
+    files_used_.resize(kFileSlots, false);
   if (io_uring_register_buffers_sparse(&ring_, kBufferSlots) == 0) buffer_slots_ = kBufferSlots;
   buffers_.reserve(kBufferSlots);
   refresh();
@@ -66,9 +69,10 @@ UringLoop::~UringLoop() {
 
 // Disabled until run(), because a single-issuer ring belongs to the thread that enables it.
 void UringLoop::set_up_ring() {
-  constexpr std::uint32_t kBase = IORING_SETUP_R_DISABLED | IORING_SETUP_CQSIZE | IORING_SETUP_CLAMP;
-  constexpr std::uint32_t kSubmitAll = IORING_SETUP_SUBMIT_ALL;        // 5.18
-  constexpr std::uint32_t kCoop = IORING_SETUP_COOP_TASKRUN;           // 5.19
+  constexpr std::uint32_t kBase =
+      IORING_SETUP_R_DISABLED | IORING_SETUP_CQSIZE | IORING_SETUP_CLAMP;
+  constexpr std::uint32_t kSubmitAll = IORING_SETUP_SUBMIT_ALL;                              // 5.18
+  constexpr std::uint32_t kCoop = IORING_SETUP_COOP_TASKRUN;                                 // 5.19
   constexpr std::uint32_t kDefer = IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN;  // 6.1
   int error = 0;
   for (const std::uint32_t extra : {kSubmitAll | kDefer, kSubmitAll | kCoop, kSubmitAll, 0u}) {
@@ -76,7 +80,8 @@ void UringLoop::set_up_ring() {
     if (error != EINVAL) break;
   }
   std::string why = std::strerror(error);
-  if (error == EPERM) why += " (see sysctl kernel.io_uring_disabled, or the container's seccomp profile)";
+  if (error == EPERM)
+    why += " (see sysctl kernel.io_uring_disabled, or the container's seccomp profile)";
   if (error == ENOMEM) why += " (raise the limit on locked memory: ulimit -l)";
   throw Fault(Error::Unsupported, "io_uring is not available: " + why);
 }
@@ -128,7 +133,8 @@ void UringLoop::enter_thread() {
   BLOCKD_ASSERT(!enabled_);
   // By its number: the shared liburing 2.3 does not export io_uring_enable_rings().
   const int fd = ring_.ring_fd;
-  const int result = io_uring_register(static_cast<unsigned>(fd), IORING_REGISTER_ENABLE_RINGS, nullptr, 0);
+  const int result =
+      io_uring_register(static_cast<unsigned>(fd), IORING_REGISTER_ENABLE_RINGS, nullptr, 0);
   BLOCKD_ASSERT(result == 0);
   enabled_ = true;
   (void)io_uring_register_ring_fd(&ring_);  // spares a descriptor look-up a call; 5.18
@@ -178,7 +184,8 @@ bool UringLoop::spin(std::uint64_t limit_us) noexcept {
 void UringLoop::entered(int result) noexcept {
   ++stats_.system_calls;
   // Timed out, interrupted, or out of memory for the moment: the next iteration tries again.
-  const bool passes = result >= 0 || result == -ETIME || result == -EINTR || result == -EAGAIN || result == -EBUSY;
+  const bool passes =
+      result >= 0 || result == -ETIME || result == -EINTR || result == -EAGAIN || result == -EBUSY;
   BLOCKD_ASSERT(passes);
 }
 
@@ -201,7 +208,8 @@ void UringLoop::reap() noexcept {
 
 void UringLoop::fire_timers() noexcept {
   // At most as many as there were: a timer that re-arms itself in the past waits for the next turn.
-  for (std::size_t left = timers_.size(); left > 0 && timers_.next_deadline_us() <= now_us_; --left) {
+  for (std::size_t left = timers_.size(); left > 0 && timers_.next_deadline_us() <= now_us_;
+       --left) {
     ++stats_.timers_fired;
     Timer& timer = timers_.pop();
     timer.fire(timer);
@@ -236,12 +244,13 @@ void UringLoop::run_posts() noexcept {
   }
 }
 
-// Cancels everything in flight and sees every completion through, so that memory lent to the kernel is
-// ours again. A device that answers nothing for kDrainUs is given up on.
+// Cancels everything in flight and sees every completion through, so that memory lent to the kernel
+// is ours again. A device that answers nothing for kDrainUs is given up on.
 void UringLoop::drain() {
   run_posts();
   run_tasks();
-  for (const std::uint64_t until_us = clock_us() + kDrainUs; in_flight_ > 0 && clock_us() < until_us;) {
+  for (const std::uint64_t until_us = clock_us() + kDrainUs;
+       in_flight_ > 0 && clock_us() < until_us;) {
     io_uring_sqe& sqe = get_sqe();
     io_uring_prep_cancel(&sqe, nullptr, IORING_ASYNC_CANCEL_ANY | IORING_ASYNC_CANCEL_ALL);
     queue(sqe, ignored_op_);
@@ -252,7 +261,9 @@ void UringLoop::drain() {
   }
 }
 
-void UringLoop::refresh() noexcept { now_us_ = clock_us(); }
+void UringLoop::refresh() noexcept {
+  now_us_ = clock_us();
+}
 
 io_uring_sqe& UringLoop::get_sqe() noexcept {
   io_uring_sqe* sqe = io_uring_get_sqe(&ring_);
@@ -307,10 +318,12 @@ void UringLoop::register_memory(std::span<std::byte> memory) noexcept {
   }
 }
 
-std::optional<std::uint16_t> UringLoop::fixed_buffer(const void* base, std::size_t bytes) const noexcept {
+std::optional<std::uint16_t> UringLoop::fixed_buffer(const void* base,
+                                                     std::size_t bytes) const noexcept {
   const auto* begin = static_cast<const std::byte*>(base);
   for (std::size_t i = 0; i < buffers_.size(); ++i) {
-    if (begin >= buffers_[i].begin && begin + bytes <= buffers_[i].end) return static_cast<std::uint16_t>(i);
+    if (begin >= buffers_[i].begin && begin + bytes <= buffers_[i].end)
+      return static_cast<std::uint16_t>(i);
   }
   return std::nullopt;
 }

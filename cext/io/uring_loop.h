@@ -2,12 +2,12 @@
 // submits what it led to and waits for more.
 //
 // An iteration: completions, due timers, deferred tasks, then one io_uring_enter that submits every
-// queued request and sleeps until the next completion or timer. Nothing on it allocates or locks; the
-// only door for other threads is post(), whose mutex the loop takes only when it was rung.
+// queued request and sleeps until the next completion or timer. Nothing on it allocates or locks;
+// the only door for other threads is post(), whose mutex the loop takes only when it was rung.
 //
-// Constructed anywhere (set-up may register memory and queue requests there), run on one thread: from
-// run() on, everything but post() and stop() belongs to that thread. run() returns only when nothing is
-// in flight, so that whatever was lent to the kernel may be freed.
+// Constructed anywhere (set-up may register memory and queue requests there), run on one thread:
+// from run() on, everything but post() and stop() belongs to that thread. run() returns only when
+// nothing is in flight, so that whatever was lent to the kernel may be freed.
 #pragma once
 
 #include <liburing.h>
@@ -68,7 +68,9 @@ class UringLoop final : public Loop {
 
   [[nodiscard]] std::uint64_t now_us() const noexcept override { return now_us_; }
   void refresh() noexcept;  // reads the clock anew
-  void arm(Timer& timer, std::uint64_t deadline_us) noexcept override { timers_.arm(timer, deadline_us); }
+  void arm(Timer& timer, std::uint64_t deadline_us) noexcept override {
+    timers_.arm(timer, deadline_us);
+  }
   void cancel(Timer& timer) noexcept override { timers_.cancel(timer); }
   void defer(Task& task) noexcept override { tasks_.push(task); }
   [[nodiscard]] std::uint64_t random_u64() noexcept override { return random_.next(); }
@@ -84,10 +86,13 @@ class UringLoop final : public Loop {
   void unregister_file(std::uint32_t index) noexcept;
   // Fixed buffers: pins the memory, best effort (a limit on locked memory may forbid it).
   void register_memory(std::span<std::byte> memory) noexcept;
-  [[nodiscard]] std::optional<std::uint16_t> fixed_buffer(const void* base, std::size_t bytes) const noexcept;
+  [[nodiscard]] std::optional<std::uint16_t> fixed_buffer(const void* base,
+                                                          std::size_t bytes) const noexcept;
 
   [[nodiscard]] const UringLoopStats& stats() const noexcept { return stats_; }
-  [[nodiscard]] bool defers_task_work() const noexcept { return (ring_.flags & IORING_SETUP_DEFER_TASKRUN) != 0; }
+  [[nodiscard]] bool defers_task_work() const noexcept {
+    return (ring_.flags & IORING_SETUP_DEFER_TASKRUN) != 0;
+  }
 
  private:
   struct FixedRange {

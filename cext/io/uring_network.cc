@@ -73,7 +73,8 @@ int open_listener(const Endpoint& at, const SocketAddress& address) {
   if (error == 0 && listen(fd, kBacklog) != 0) error = errno;
   if (error == 0) return fd;
   if (fd >= 0) close(fd);
-  if (error == EADDRINUSE) throw Fault(Error::AddressInUse, "cannot listen on " + at + ": the address is in use");
+  if (error == EADDRINUSE)
+    throw Fault(Error::AddressInUse, "cannot listen on " + at + ": the address is in use");
   throw Fault(Error::InvalidArgument, "cannot listen on " + at + ": " + std::strerror(error));
 }
 
@@ -90,7 +91,8 @@ std::string name_of_peer(int fd) {
 
 }  // namespace
 
-// The listening socket and its accept request, which outlives the Listener until the kernel lets go.
+// The listening socket and its accept request, which outlives the Listener until the kernel lets
+// go.
 class UringAcceptor {
  public:
   UringAcceptor(UringLoop& loop, int fd, SocketAddress bound, AcceptHandler& handler)
@@ -117,7 +119,8 @@ class UringAcceptor {
     loop_.cancel(retry_);
     loop_.cancel_op(op_);
     shutdown(fd_, SHUT_RDWR);  // refuses from now on, also before the cancellation is seen
-    if (bound_.family() == AF_UNIX && inode_of(bound_) == inode_) unlink(unix_path(bound_));  // ours still
+    if (bound_.family() == AF_UNIX && inode_of(bound_) == inode_)
+      unlink(unix_path(bound_));  // ours still
   }
 
  private:
@@ -132,7 +135,8 @@ class UringAcceptor {
     if (result >= 0) welcome(result);
     if (op_.in_flight || !handler_ || loop_.stopping()) return;
     if (result == -EINVAL && std::exchange(multishot_, false)) return arm();  // before 5.19
-    const bool wait = result == -EMFILE || result == -ENFILE || result == -ENOBUFS || result == -ENOMEM;
+    const bool wait =
+        result == -EMFILE || result == -ENFILE || result == -ENOBUFS || result == -ENOMEM;
     if (wait) return loop_.arm(retry_, loop_.now_us() + kAcceptRetryUs);
     arm();
   }
@@ -160,7 +164,8 @@ class UringAcceptor {
 
 class UringListener final : public Listener {
  public:
-  UringListener(UringNetwork& network, UringAcceptor& acceptor) : network_(network), acceptor_(acceptor) {}
+  UringListener(UringNetwork& network, UringAcceptor& acceptor)
+      : network_(network), acceptor_(acceptor) {}
   ~UringListener() override { network_.forget(acceptor_); }
   UringListener(const UringListener&) = delete;
   UringListener& operator=(const UringListener&) = delete;
@@ -171,7 +176,8 @@ class UringListener final : public Listener {
   UringAcceptor& acceptor_;
 };
 
-UringNetwork::UringNetwork(UringLoop& loop, UringNetworkOptions options) : loop_(loop), options_(options) {}
+UringNetwork::UringNetwork(UringLoop& loop, UringNetworkOptions options)
+    : loop_(loop), options_(options) {}
 
 UringNetwork::~UringNetwork() {
   for (auto& acceptor : acceptors_) loop_.keep(std::move(acceptor));
@@ -179,7 +185,9 @@ UringNetwork::~UringNetwork() {
 
 std::unique_ptr<Listener> UringNetwork::listen(const Endpoint& at, AcceptHandler& handler) {
   const auto address = parse_endpoint(at);
-  if (!address) throw Fault(Error::InvalidArgument, "malformed address " + at + ": unix:/path or tcp:host:port");
+  if (!address)
+    throw Fault(Error::InvalidArgument,
+                "malformed address " + at + ": unix:/path or tcp:host:port");
   const int fd = open_listener(at, *address);
   SocketAddress bound;
   bound.bytes = sizeof bound.storage;

@@ -1,9 +1,9 @@
 // Links over unix and TCP sockets on io_uring.
 //
-// A link has at most one receive and one send with the kernel. What is queued within one iteration of
-// the loop goes out in one sendmsg (up to kGatherMax pieces), from a deferred task; all calls to a
-// handler come from completions and from that task, never from inside send(), resume() or close().
-// All on the loop's thread, but for listen(), which may come before run().
+// A link has at most one receive and one send with the kernel. What is queued within one iteration
+// of the loop goes out in one sendmsg (up to kGatherMax pieces), from a deferred task; all calls to
+// a handler come from completions and from that task, never from inside send(), resume() or
+// close(). All on the loop's thread, but for listen(), which may come before run().
 #pragma once
 
 #include <cstdint>
@@ -29,7 +29,8 @@ class UringNetwork final : public Network {
   UringNetwork(const UringNetwork&) = delete;
   UringNetwork& operator=(const UringNetwork&) = delete;
 
-  // Throws Fault: AddressInUse, InvalidArgument. A socket file that a dead process has left is replaced.
+  // Throws Fault: AddressInUse, InvalidArgument. A socket file that a dead process has left is
+  // replaced.
   std::unique_ptr<Listener> listen(const Endpoint& at, AcceptHandler& handler) override;
   std::unique_ptr<Link> connect(const Endpoint& to, LinkHandler& handler) override;
 

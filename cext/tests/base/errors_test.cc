@@ -1,4 +1,6 @@
 // The error table gives every error a name, a meaning and an NBD errno; Random repeats itself.
+#include "blockd/errors.h"
+
 #include <doctest/doctest.h>
 
 #include <cerrno>
@@ -7,19 +9,18 @@
 
 #include "base/random.h"
 #include "base/result.h"
-#include "blockd/errors.h"
 
 using namespace blockd;
 
 TEST_CASE("errors are named, explained, and numbered once") {
   std::set<std::string> names;
   int count = 0;
-#define BLOCKD_ERROR(number, name, kind, nbd, grpc, exit, meaning)  \
-  CHECK(static_cast<int>(Error::name) == number);                   \
-  CHECK(std::string(error_name(Error::name)) == #name);             \
-  CHECK(std::string(error_meaning(Error::name)).size() > 3);        \
-  CHECK(error_nbd_errno(Error::name) == nbd);                       \
-  names.insert(#name);                                              \
+#define BLOCKD_ERROR(number, name, kind, nbd, grpc, exit, meaning) \
+  CHECK(static_cast<int>(Error::name) == number);                  \
+  CHECK(std::string(error_name(Error::name)) == #name);            \
+  CHECK(std::string(error_meaning(Error::name)).size() > 3);       \
+  CHECK(error_nbd_errno(Error::name) == nbd);                      \
+  names.insert(#name);                                             \
   ++count;
 #include "blockd/errors.def"
 #undef BLOCKD_ERROR

@@ -1,4 +1,5 @@
-// Helpers of the io tests: aligned pages with a recognisable content, and disk requests that own theirs.
+// Helpers of the io tests: aligned pages with a recognisable content, and disk requests that own
+// theirs.
 #pragma once
 
 #include <algorithm>
@@ -89,7 +90,8 @@ struct Pending {
   // Whether a completed read found generation `tag`.
   [[nodiscard]] bool holds(std::uint64_t tag) const {
     for (std::size_t at = 0; at < bytes().size(); at += 4096) {
-      if (std::memcmp(bytes().data() + at, pattern(request.offset_bytes + at, tag).data(), 4096) != 0) {
+      if (std::memcmp(bytes().data() + at, pattern(request.offset_bytes + at, tag).data(), 4096) !=
+          0) {
         return false;
       }
     }

@@ -40,7 +40,8 @@ TEST_CASE("timers fire in order of deadline, cancelled ones never") {
       auto& alarm = static_cast<Alarm&>(t);
       alarm.log->push_back(alarm.name);
     };
-    loop.arm(alarms[static_cast<std::size_t>(i)], static_cast<std::uint64_t>((i * 7) % 20 + 1) * 100);
+    loop.arm(alarms[static_cast<std::size_t>(i)],
+             static_cast<std::uint64_t>((i * 7) % 20 + 1) * 100);
   }
   loop.cancel(alarms[3]);
   loop.arm(alarms[0], 5000);
@@ -48,7 +49,8 @@ TEST_CASE("timers fire in order of deadline, cancelled ones never") {
   CHECK(fired.size() == 19);
   CHECK(fired.back() == 0);
   CHECK(std::find(fired.begin(), fired.end(), 3) == fired.end());
-  for (std::size_t i = 1; i + 1 < fired.size(); ++i) CHECK((fired[i - 1] * 7) % 20 < (fired[i] * 7) % 20);
+  for (std::size_t i = 1; i + 1 < fired.size(); ++i)
+    CHECK((fired[i - 1] * 7) % 20 < (fired[i] * 7) % 20);
   CHECK(world.now_us() == 5000);
 }
 
@@ -65,7 +67,9 @@ TEST_CASE("a drifting clock measures its own seconds") {
   At one, two;
   for (At* at : {&one, &two}) {
     at->world = &world;
-    at->fire = [](Timer& t) noexcept { static_cast<At&>(t).at_us = static_cast<At&>(t).world->now_us(); };
+    at->fire = [](Timer& t) noexcept {
+      static_cast<At&>(t).at_us = static_cast<At&>(t).world->now_us();
+    };
   }
   fast.arm(one, fast.now_us() + 1'100'000);
   slow.arm(two, slow.now_us() + 900'000);
@@ -142,8 +146,10 @@ TEST_CASE("a flushed write survives power loss, an unflushed one may be torn at 
     disk.peek(0, page.span());
     std::size_t kept = 0;
     for (std::size_t sector = 0; sector < 8; ++sector) {
-      const bool is_old = std::memcmp(page.data() + sector * 512, pattern(0, 1).data() + sector * 512, 512) == 0;
-      const bool is_new = std::memcmp(page.data() + sector * 512, pattern(0, 2).data() + sector * 512, 512) == 0;
+      const bool is_old =
+          std::memcmp(page.data() + sector * 512, pattern(0, 1).data() + sector * 512, 512) == 0;
+      const bool is_new =
+          std::memcmp(page.data() + sector * 512, pattern(0, 2).data() + sector * 512, 512) == 0;
       CHECK((is_old || is_new));
       kept += is_new;
     }
@@ -202,7 +208,8 @@ TEST_CASE("a killed process leaves its completed writes; power loss later still 
   CHECK(page == Page{});
 }
 
-TEST_CASE("disk faults: latent errors heal by rewriting, bits rot, writes get lost or misdirected") {
+TEST_CASE(
+    "disk faults: latent errors heal by rewriting, bits rot, writes get lost or misdirected") {
   SimWorld world(12);
   SimLoop loop(world);
   SimDisk disk(world, 1 << 20);

@@ -29,12 +29,14 @@ struct Header {
 };
 static_assert(sizeof(Header) == 28);
 
-std::vector<std::byte> make_stream(Random& random, std::uint32_t messages, std::size_t payload_max) {
+std::vector<std::byte> make_stream(Random& random, std::uint32_t messages,
+                                   std::size_t payload_max) {
   std::vector<std::byte> stream;
   for (std::uint32_t i = 0; i < messages; ++i) {
     Header header{};
     header.way = static_cast<Way>(random.below(4));
-    header.payload_bytes = static_cast<std::uint32_t>(random.chance(4) ? 0 : random.between(1, random.chance(3) ? payload_max : 300));
+    header.payload_bytes = static_cast<std::uint32_t>(
+        random.chance(4) ? 0 : random.between(1, random.chance(3) ? payload_max : 300));
     if (header.way == Way::peek || header.way == Way::slice) {
       header.payload_bytes = std::min(header.payload_bytes, 4096u - 28u);
     }
@@ -66,7 +68,8 @@ struct Parser {
   Header header{};
   bool in_payload = false;
   std::uint32_t next_number = 0;
-  std::deque<std::pair<StreamReader::Slice, Header>> kept;  // checked late: nobody may overwrite them
+  std::deque<std::pair<StreamReader::Slice, Header>>
+      kept;  // checked late: nobody may overwrite them
 
   void finish(const std::byte* payload) {
     REQUIRE(header.number == next_number++);
@@ -145,7 +148,8 @@ TEST_CASE("any split of the stream gives the same messages") {
         while (link.resumes == before) parser.drop_kept();
         continue;
       }
-      const std::size_t bytes = std::min({into.size(), stream.size() - at, random.between(1, piece_max)});
+      const std::size_t bytes =
+          std::min({into.size(), stream.size() - at, random.between(1, piece_max)});
       std::memcpy(into.data(), stream.data() + at, bytes);
       at += bytes;
       parser.reader.received(bytes);

@@ -57,7 +57,8 @@ struct Talker : LinkHandler {
     return {buffer.data(), buffer_bytes};
   }
   void received(std::size_t bytes) noexcept override {
-    for (std::size_t i = 0; i < bytes; ++i) heard_well = heard_well && buffer[i] == spoken(heard_bytes + i);
+    for (std::size_t i = 0; i < bytes; ++i)
+      heard_well = heard_well && buffer[i] == spoken(heard_bytes + i);
     heard_bytes += bytes;
   }
   void closed(Error why) noexcept override {

@@ -105,7 +105,9 @@ TEST_CASE_FIXTURE(Fixture, "requests of several pieces, and fixed buffers") {
     gather.request.iov = gather.iov;
     gather.request.iov_count = 3;
     gather.request.owner = &gather;
-    gather.request.done = [](DiskRequest& r) noexcept { static_cast<Gather*>(r.owner)->completed = true; };
+    gather.request.done = [](DiskRequest& r) noexcept {
+      static_cast<Gather*>(r.owner)->completed = true;
+    };
     gather.completed = false;
     running.on_loop([&] { disk->submit(gather.request); });
     REQUIRE(running.until([&] { return gather.completed; }));
@@ -125,7 +127,9 @@ TEST_CASE_FIXTURE(Fixture, "requests of several pieces, and fixed buffers") {
   fixed.request.iov = fixed.iov;
   fixed.request.iov_count = 1;
   fixed.request.owner = &fixed;
-  fixed.request.done = [](DiskRequest& r) noexcept { static_cast<Gather*>(r.owner)->completed = true; };
+  fixed.request.done = [](DiskRequest& r) noexcept {
+    static_cast<Gather*>(r.owner)->completed = true;
+  };
   running.on_loop([&] { disk->submit(fixed.request); });
   REQUIRE(running.until([&] { return fixed.completed; }));
   CHECK(std::memcmp(fixed.memory.data(), out.memory.data(), 5 * 4096) == 0);
@@ -137,14 +141,16 @@ TEST_CASE_FIXTURE(Fixture, "requests of several pieces, and fixed buffers") {
 
 TEST_CASE_FIXTURE(Fixture, "a discarded range of a file reads as zeros and gives its space back") {
   (void)done([&] { return Pending::write(*disk, 0, 256, 3); });
-  struct stat before {}, after {};
+  struct stat before {
+  }, after{};
   stat(path.c_str(), &before);
   CHECK(done([&] { return Pending::discard(*disk, 0, 1 << 20); }).request.error == Error::Ok);
   stat(path.c_str(), &after);
   CHECK(after.st_blocks < before.st_blocks);
   CHECK(after.st_size == before.st_size);
   const Pending read = done([&] { return Pending::read(*disk, 4096, 1); });
-  CHECK(std::all_of(read.bytes().begin(), read.bytes().end(), [](std::byte b) { return b == std::byte{0}; }));
+  CHECK(std::all_of(read.bytes().begin(), read.bytes().end(),
+                    [](std::byte b) { return b == std::byte{0}; }));
 }
 
 TEST_CASE_FIXTURE(Fixture, "a file cut short under us is a disk error, not zeros") {

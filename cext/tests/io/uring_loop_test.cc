@@ -39,7 +39,8 @@ TEST_CASE("timers fire in order, not early, and not when cancelled") {
         self.early = self.loop->now_us() < self.deadline_us;
         self.log->push_back(self.name);
       };
-      running.loop.arm(alarm, running.loop.now_us() + 1000 + static_cast<std::uint64_t>((i * 37) % 50) * 500);
+      running.loop.arm(
+          alarm, running.loop.now_us() + 1000 + static_cast<std::uint64_t>((i * 37) % 50) * 500);
     }
     running.loop.cancel(alarms[10]);
   });
@@ -135,7 +136,8 @@ TEST_CASE("stopping takes back what is in flight") {
   close(sockets[1]);
 }
 
-TEST_CASE("more requests than the queue holds are submitted in turn; a turn costs one system call") {
+TEST_CASE(
+    "more requests than the queue holds are submitted in turn; a turn costs one system call") {
   RunningLoop running({.submission_entries = 8, .completion_entries = 16});
   struct Nop : UringOp {
     int* count = nullptr;
@@ -145,7 +147,9 @@ TEST_CASE("more requests than the queue holds are submitted in turn; a turn cost
   running.on_loop([&] {
     for (Nop& nop : nops) {
       nop.count = &count;
-      nop.complete = [](UringOp& op, std::int32_t, std::uint32_t) noexcept { ++*static_cast<Nop&>(op).count; };
+      nop.complete = [](UringOp& op, std::int32_t, std::uint32_t) noexcept {
+        ++*static_cast<Nop&>(op).count;
+      };
       io_uring_sqe& sqe = running.loop.get_sqe();
       io_uring_prep_nop(&sqe);
       running.loop.queue(sqe, nop);

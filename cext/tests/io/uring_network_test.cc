@@ -28,7 +28,10 @@ struct Sockets {
   RunningLoop running;
 
   Sockets() {
-    running.on_loop([&] { network = std::make_unique<UringNetwork>(running.loop, UringNetworkOptions{.connect_timeout_us = 300'000}); });
+    running.on_loop([&] {
+      network = std::make_unique<UringNetwork>(running.loop,
+                                               UringNetworkOptions{.connect_timeout_us = 300'000});
+    });
   }
   ~Sockets() {
     running.on_loop([&] {
@@ -60,8 +63,12 @@ Error fault_of(const std::function<void()>& action) {
 
 TEST_CASE_FIXTURE(Sockets, "every byte comes back, in order, over unix, IPv4 and IPv6") {
   std::string at;
-  SUBCASE("unix") { at = "unix:" + (dir / "s.sock"); }
-  SUBCASE("ipv4") { at = "tcp:127.0.0.1:0"; }
+  SUBCASE("unix") {
+    at = "unix:" + (dir / "s.sock");
+  }
+  SUBCASE("ipv4") {
+    at = "tcp:127.0.0.1:0";
+  }
   SUBCASE("ipv6") {
     at = "tcp:[::1]:0";
     const int fd = socket(AF_INET6, SOCK_STREAM, 0);
@@ -137,8 +144,12 @@ TEST_CASE_FIXTURE(Sockets, "closing in mid-stream gives every item back before c
 TEST_CASE_FIXTURE(Sockets, "failures to connect are told apart, and never from inside connect()") {
   std::string to;
   Error expected = Error::LinkLost;
-  SUBCASE("refused") { to = "tcp:127.0.0.1:1"; }
-  SUBCASE("no socket file") { to = "unix:" + (dir / "absent.sock"); }
+  SUBCASE("refused") {
+    to = "tcp:127.0.0.1:1";
+  }
+  SUBCASE("no socket file") {
+    to = "unix:" + (dir / "absent.sock");
+  }
   SUBCASE("malformed") {
     to = "tcp:localhost:http";
     expected = Error::InvalidArgument;
@@ -171,7 +182,8 @@ TEST_CASE_FIXTURE(Sockets, "connecting to one who never answers times out") {
   close(deaf);
 }
 
-TEST_CASE_FIXTURE(Sockets, "a link may be closed before it is connected, and refused by the acceptor") {
+TEST_CASE_FIXTURE(Sockets,
+                  "a link may be closed before it is connected, and refused by the acceptor") {
   echo.refuse = true;
   open("tcp:127.0.0.1:0");
   Talker hasty;
@@ -186,15 +198,18 @@ TEST_CASE_FIXTURE(Sockets, "a link may be closed before it is connected, and ref
   CHECK(talker.reason == Error::LinkLost);
 }
 
-TEST_CASE_FIXTURE(Sockets, "addresses: taken, stale, malformed; nobody answers after the listener has gone") {
+TEST_CASE_FIXTURE(
+    Sockets, "addresses: taken, stale, malformed; nobody answers after the listener has gone") {
   const std::string at = "unix:" + (dir / "s.sock");
   open(at);
   REQUIRE(until([&] { return talker.is_connected; }));
   running.on_loop([&] {
     CHECK(fault_of([&] { (void)network->listen(at, echo); }) == Error::AddressInUse);
     CHECK(fault_of([&] { (void)network->listen("unix:", echo); }) == Error::InvalidArgument);
-    CHECK(fault_of([&] { (void)network->listen("tcp:1.2.3.4:99999", echo); }) == Error::InvalidArgument);
-    CHECK(fault_of([&] { (void)network->listen("unix:" + std::string(200, 'x'), echo); }) == Error::InvalidArgument);
+    CHECK(fault_of([&] { (void)network->listen("tcp:1.2.3.4:99999", echo); }) ==
+          Error::InvalidArgument);
+    CHECK(fault_of([&] { (void)network->listen("unix:" + std::string(200, 'x'), echo); }) ==
+          Error::InvalidArgument);
     const auto tcp = network->listen("tcp:127.0.0.1:0", echo);
     CHECK(fault_of([&] { (void)network->listen(tcp->endpoint(), echo); }) == Error::AddressInUse);
     listener.reset();
@@ -248,13 +263,15 @@ TEST_CASE("stopping the loop closes its links first") {
 }
 
 TEST_CASE("endpoints: what is printed parses back, what is malformed does not") {
-  for (const char* good : {"tcp:127.0.0.1:80", "tcp:[::1]:10809", "tcp:0.0.0.0:0", "unix:/run/x.sock"}) {
+  for (const char* good :
+       {"tcp:127.0.0.1:80", "tcp:[::1]:10809", "tcp:0.0.0.0:0", "unix:/run/x.sock"}) {
     const auto address = parse_endpoint(good);
     REQUIRE(address);
     CHECK(format_endpoint(*address) == good);
   }
-  for (const char* bad : {"", "tcp:", "tcp:1.2.3.4", "tcp:1.2.3.4:", "tcp:1.2.3.4:65536", "tcp:1.2.3.4:-1",
-                          "tcp:::1:80", "tcp:[::1]", "tcp:1.2.3.4:80x", "udp:1.2.3.4:80", "unix:", "x"}) {
+  for (const char* bad :
+       {"", "tcp:", "tcp:1.2.3.4", "tcp:1.2.3.4:", "tcp:1.2.3.4:65536", "tcp:1.2.3.4:-1",
+        "tcp:::1:80", "tcp:[::1]", "tcp:1.2.3.4:80x", "udp:1.2.3.4:80", "unix:", "x"}) {
     CHECK_FALSE(parse_endpoint(bad));
   }
 }

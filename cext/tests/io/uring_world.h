@@ -1,4 +1,5 @@
-// A real loop on a thread of its own, for tests: work is done on it by on_loop(), waited for by until().
+// A real loop on a thread of its own, for tests: work is done on it by on_loop(), waited for by
+// until().
 #pragma once
 
 #include <unistd.h>
@@ -17,7 +18,8 @@ namespace blockd::io::testing {
 
 class RunningLoop {
  public:
-  explicit RunningLoop(UringLoopOptions options = {}) : loop(options), thread_([this] { loop.run(); }) {}
+  explicit RunningLoop(UringLoopOptions options = {})
+      : loop(options), thread_([this] { loop.run(); }) {}
   ~RunningLoop() { stop(); }
   RunningLoop(const RunningLoop&) = delete;
   RunningLoop& operator=(const RunningLoop&) = delete;
