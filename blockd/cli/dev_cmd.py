@@ -156,9 +156,7 @@ def show(cluster: Cluster) -> None:
             str(process.pid) if state != "dead" else "-",
             f"[{colours[state]}]{state}[/]",
             age,
-            "  ".join(
-                f"{kind} {at}" for kind, at in process.endpoints.items() if kind != "nbd_unix"
-            ),
+            "  ".join(f"{kind} {process.endpoints[kind]}" for kind in SHOWN[process.role]),
         )
     console.print(table)
     console.print(f"cluster {cluster.cluster_id or '(not founded)'} in {cluster.directory}")

@@ -174,7 +174,8 @@ class Agent:
         """Compare the attachments held in the record with the engines that run."""
         recorded = {parse_id(volume.id, "volume"): volume for volume in attached}
         for volume_id, volume in recorded.items():
-            if volume_id not in self._attachments.held:
+            # One that is being attached right now has its epoch already.
+            if volume_id not in self._attachments.held and not self._attachments.is_busy(volume_id):
                 self._renew(volume_id, volume.name, volume.attachment.epoch)
         for volume_id in list(self._attachments.held):
             if volume_id not in recorded:

@@ -57,6 +57,10 @@ class Attachments:
         opening = self._opening.get(volume_id)
         return self.get(volume_id).epoch if opening is None else opening
 
+    def is_busy(self, volume_id: UUID) -> bool:
+        """Whether the volume is being attached, grown or detached right now."""
+        return self._locks[volume_id].locked()
+
     def uris(self, held: Held) -> list[str]:
         """Where hypervisors reach the volume."""
         return self._endpoints.uris(held.name)
