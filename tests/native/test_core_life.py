@@ -22,7 +22,7 @@ from tests.native.hosts import BUFFER_BYTES
 
 def make_core(**options: int) -> Core:
     settings = {"buffer_bytes": BUFFER_BYTES} | options
-    return Core(host_id=uuid4(), cluster_id=uuid4(), **settings)  # type: ignore[arg-type]
+    return Core(host_id=uuid4(), cluster_id=uuid4(), **settings)
 
 
 async def test_start_and_close() -> None:
