@@ -1,0 +1,106 @@
+"""Losing a replica: a disk image is copied to a volume while one of its three hosts is killed."""
+
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.cluster import DevCluster, run, wait_until
+
+IMAGE_BYTES = 384 << 20
+TREE = Path("/usr/share/doc")
+SLACK_BYTES = 16 << 20  # what was in flight, and chunks that are resynced whole
+
+pytestmark = pytest.mark.timeout(300)
+
+
+@pytest.fixture(scope="module")
+def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An ext4 file system with a real tree of files on it, and noise in what is left."""
+    path = tmp_path_factory.mktemp("image") / "ext4.img"
+    with path.open("wb") as file:
+        file.truncate(IMAGE_BYTES)
+    run(["mke2fs", "-q", "-t", "ext4", "-d", str(TREE), str(path)])
+    noise = path.with_name("noise")
+    with Path("/dev/urandom").open("rb") as source, noise.open("wb") as target:
+        target.write(source.read(96 << 20))
+    run(["debugfs", "-w", "-R", f"write {noise} noise", str(path)])
+    return path
+
+
+def test_image_survives_the_loss_of_a_replica(cluster: DevCluster, image: Path, name: str) -> None:
+    volume = cluster.create(name, IMAGE_BYTES)
+    uri = cluster.attach(name, "paris-1").nbd_uris[0]
+
+    def written() -> int:
+        return cluster.attachment("paris-1", volume.id).counters["write_bytes"]
+
+    # --target-is-zero is not given: holes are written as zeroes, so the whole image goes over.
+    with subprocess.Popen(["nbdcopy", str(image), uri], stderr=subprocess.PIPE, text=True) as copy:
+        wait_until(lambda: written() > IMAGE_BYTES // 8, 60, "an eighth is copied", poll=0.02)
+        before_kill = written()
+        cluster.kill("lyon-1")
+        _, errors = copy.communicate(timeout=120)
+        assert copy.returncode == 0, errors
+    assert written() > before_kill, "the copy was over before the kill"
+    compare(image, uri)
+    cluster.wait_in_sync(name, replicas=2)
+
+    missed = written() - before_kill
+    cluster.start("lyon-1")
+    cluster.wait_in_sync(name, replicas=3)
+    resynced = cluster.attachment("paris-1", volume.id).counters["resync_bytes"]
+    assert 0 < resynced <= missed + SLACK_BYTES
+    print(f"resync copied {resynced} of {written()} bytes written; {missed} were missed")
+
+    verified = cluster.ctl("volume", "verify", name, "--read")
+    assert verified.returncode == 0
+    compare(image, uri)
+    cluster.detach(name)
+    cluster.delete(name)
+
+
+def test_every_replica_holds_the_image(cluster: DevCluster, image: Path, name: str) -> None:
+    """Each host in turn is the only one whose copy can be read."""
+    cluster.create(name, IMAGE_BYTES)
+    uri = cluster.attach(name, "paris-1").nbd_uris[0]
+    run(["nbdcopy", "--flush", str(image), uri])
+    for reader in ("lyon-1", "marseille-1"):
+        cluster.detach(name)
+        uri = cluster.attach(name, reader).nbd_uris[0]
+        compare(image, uri)  # reads go to the local replica
+    cluster.detach(name)
+    cluster.delete(name)
+
+
+def test_writes_go_on_while_a_replica_is_frozen(
+    cluster: DevCluster, name: str, tmp_path: Path
+) -> None:
+    """A host that stops answering costs a bounded stall, and catches up when it goes on."""
+    from tests.e2e.history import History, read_back, record
+
+    blocks = 4096
+    cluster.create(name, blocks * 4096)
+    uri = cluster.attach(name, "paris-1").nbd_uris[0]
+    recording = record(uri, tmp_path / "log", blocks, seconds=12, flush=0.5)
+    wait_until(lambda: recording.acknowledged() > 500, 20, "writes are acknowledged")
+    cluster.dev("stop", "marseille-1")
+    try:
+        cluster.wait_in_sync(name, replicas=2, seconds=20)
+        at = recording.acknowledged()
+        wait_until(lambda: recording.acknowledged() > at + 500, 20, "writes go on")
+    finally:
+        cluster.dev("cont", "marseille-1")
+    assert recording.finish() == 0
+    time.sleep(0.5)
+    cluster.wait_in_sync(name, replicas=3)
+    History.read(tmp_path / "log").check(read_back(uri, blocks))
+    cluster.detach(name)
+    cluster.delete(name)
+
+
+def compare(image: Path, uri: str) -> None:
+    """qemu-img finds no difference."""
+    done = run(["qemu-img", "compare", "-f", "raw", "-F", "raw", str(image), uri], check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
