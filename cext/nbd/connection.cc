@@ -15,8 +15,8 @@ constexpr std::uint64_t kFarewellUs = 5'000'000;
 Connection::Connection(ServerContext& context, std::unique_ptr<io::Link> link)
     : context_(context),
       link_(std::move(link)),
-      receiver_(context.buffers.chunk, receive_waiter_),
-      transmission_(context, receiver_, wake_),
+      reader_(context.buffers.chunk),
+      transmission_(context, reader_, wake_),
       handshake_(context),
       output_(context.buffers.chunk.get()) {
   wake_.owner = this;
@@ -24,11 +24,6 @@ Connection::Connection(ServerContext& context, std::unique_ptr<io::Link> link)
   timer_.owner = this;
   timer_.fire = [](io::Timer& timer) noexcept {
     static_cast<Connection*>(timer.owner)->timed_out();
-  };
-  receive_waiter_.owner = this;
-  receive_waiter_.ready = [](PoolWaiter& waiter) noexcept {
-    auto& self = *static_cast<Connection*>(waiter.owner);
-    self.context_.loop.defer(self.wake_);
   };
   output_item_.owner = this;
   output_item_.done = [](io::SendItem& item) noexcept {
@@ -46,6 +41,7 @@ Connection::~Connection() {
 
 void Connection::start() noexcept {
   context_.loop.arm(timer_, context_.loop.now_us() + context_.config.handshake_timeout_us);
+  reader_.attach(*link_);
   ByteWriter out({output_.data(), output_.capacity_bytes()});
   handshake_.greet(out);
   send_output(out.size());
@@ -65,8 +61,7 @@ void Connection::send_output(std::size_t bytes) noexcept {
 std::span<std::byte> Connection::receive_buffer() noexcept {
   std::span<std::byte> space;
   const bool handshake_wants = next_ == Handshake::Next::input && !output_busy_;
-  if (phase_ == Phase::handshake && handshake_wants)
-    space = receiver_.space(Handshake::kOptionBytesMax);
+  if (phase_ == Phase::handshake && handshake_wants) space = reader_.receive_buffer();
   if (phase_ == Phase::transmission) space = transmission_.receive_buffer();
   paused_ = space.empty();
   return space;
@@ -74,7 +69,7 @@ std::span<std::byte> Connection::receive_buffer() noexcept {
 
 void Connection::received(std::size_t bytes) noexcept {
   if (phase_ == Phase::handshake) {
-    receiver_.received(bytes);
+    reader_.received(bytes);
     run_handshake();
   } else if (phase_ == Phase::transmission) {
     transmission_.received(bytes);
@@ -86,6 +81,7 @@ void Connection::closed(Error) noexcept {
   BLOCKD_ASSERT(phase_ != Phase::gone);
   phase_ = Phase::gone;
   context_.loop.cancel(timer_);
+  reader_.detach();
   transmission_.link_lost();
   context_.loop.defer(wake_);
 }
@@ -101,14 +97,22 @@ void Connection::run_handshake() noexcept {
       return;
     }
     ByteWriter out({output_.data(), output_.capacity_bytes()});
-    const Handshake::Step step = handshake_.advance(receiver_.buffered(), out);
-    receiver_.consume(step.consumed_bytes);
+    const Handshake::Step step = handshake_.advance(buffered(), out);
+    reader_.consume(step.consumed_bytes);
     next_ = step.next;
     if (out.size() > 0) send_output(out.size());
     if (next_ == Handshake::Next::transmission)
       begin_transmission(*handshake_.negotiated().export_info);
-    if (next_ == Handshake::Next::input) return;
+    if (next_ == Handshake::Next::input) {
+      (void)reader_.peek(Handshake::kOptionBytesMax);  // so much must fit, contiguous
+      return;
+    }
   }
+}
+
+std::span<const std::byte> Connection::buffered() noexcept {
+  const std::size_t bytes = reader_.available();
+  return bytes > 0 ? std::span(reader_.peek(bytes), bytes) : std::span<const std::byte>();
 }
 
 void Connection::begin_transmission(const ExportInfo& info) noexcept {

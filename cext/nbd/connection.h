@@ -10,8 +10,8 @@
 
 #include "io/link.h"
 #include "io/loop.h"
+#include "io/stream_reader.h"
 #include "nbd/handshake.h"
-#include "nbd/receiver.h"
 #include "nbd/transmission.h"
 
 namespace blockd::nbd {
@@ -24,16 +24,14 @@ class Connection final : public io::LinkHandler {
   Connection& operator=(const Connection&) = delete;
 
   [[nodiscard]] bool usable() const noexcept {
-    return receiver_.usable() && output_;
-  }  // got its buffers
+    return static_cast<bool>(output_);
+  }  // there was memory for it
   void start() noexcept;
   // Ends it: a handshake at once, a transmission once what is in flight has been answered.
   void drain() noexcept;
   [[nodiscard]] std::uint64_t progress_us() const noexcept { return transmission_.progress_us(); }
   [[nodiscard]] bool holds_up_memory() const noexcept { return transmission_.holds_up_memory(); }
-  [[nodiscard]] bool awaits_memory() const noexcept {
-    return transmission_.awaits_memory() || receive_waiter_.queued;
-  }
+  [[nodiscard]] bool awaits_memory() const noexcept { return transmission_.awaits_memory(); }
   void evict() noexcept { close_link(); }
 
   [[nodiscard]] Export* target() const noexcept { return transmission_.target(); }
@@ -49,6 +47,7 @@ class Connection final : public io::LinkHandler {
   enum class Phase : std::uint8_t { handshake, transmission, closing, gone };
 
   void run_handshake() noexcept;
+  std::span<const std::byte> buffered() noexcept;
   void send_output(std::size_t bytes) noexcept;
   void begin_transmission(const ExportInfo& info) noexcept;
   void woken() noexcept;
@@ -60,8 +59,7 @@ class Connection final : public io::LinkHandler {
   std::unique_ptr<io::Link> link_;
   io::Task wake_;
   io::Timer timer_;  // of the handshake; later of a drain that waits for the client only
-  PoolWaiter receive_waiter_;
-  Receiver receiver_;
+  io::StreamReader reader_;
   Transmission transmission_;
   Handshake handshake_;
   BufferRef output_;  // of the handshake

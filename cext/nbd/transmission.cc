@@ -1,7 +1,7 @@
 #include "nbd/transmission.h"
 
 #include <algorithm>
-#include <cstring>
+#include <utility>
 
 #include "nbd/server_context.h"
 
@@ -11,9 +11,6 @@ namespace {
 // Payloads up to this are waited for in the receive buffer and handed on without a copy; larger
 // ones are worth a receive of their own.
 constexpr std::uint32_t kGatherBytesMax = 16 * 1024;
-// After a write of this size the next header is received alone, so that what follows it need not be
-// copied out of the receive buffer.
-constexpr std::uint32_t kLargeWriteBytes = 64 * 1024;
 
 engine::BlockRequest::Op block_op(OpKind kind) noexcept {
   switch (kind) {
@@ -48,9 +45,9 @@ void set_iov(iovec& iov, std::byte* data, std::size_t bytes) noexcept {
 
 }  // namespace
 
-Transmission::Transmission(ServerContext& context, Receiver& receiver, io::Task& wake)
+Transmission::Transmission(ServerContext& context, io::StreamReader& reader, io::Task& wake)
     : context_(context),
-      receiver_(receiver),
+      reader_(reader),
       wake_(wake),
       // Enough pieces for the bytes in flight; each request may have one more, by where it begins.
       pool_(context.config.requests_max,
@@ -85,34 +82,21 @@ void Transmission::begin(Export& target, io::Link& link) noexcept {
 // -----------------------------------------------------------------------------------
 
 std::span<std::byte> Transmission::receive_buffer() noexcept {
-  switch (input_) {
-    case Input::none:
-      return {};
-    case Input::direct:
-      return {incoming_piece_->block.data + filled_bytes_,
-              incoming_piece_->length_bytes - filled_bytes_};
-    case Input::buffered:
-      break;
-  }
-  const std::span<std::byte> space = receiver_.space(wanted_bytes_);
+  starved_ = false;
+  if (input_ == Input::none) return {};
+  const std::span<std::byte> space = reader_.receive_buffer();
   if (space.empty()) {
+    starved_ = true;
     context_.watch_memory();
-    return {};
   }
-  const bool header_alone = stage_ == Stage::header && large_writes_;
-  return header_alone ? space.first(wanted_bytes_ - receiver_.buffered().size()) : space;
+  return space;
 }
 
 void Transmission::received(std::size_t bytes) noexcept {
   if (stage_ == Stage::stopped) return;
+  BLOCKD_ASSERT(input_ != Input::none);
   progress_us_ = context_.loop.now_us();
-  if (input_ == Input::direct) {
-    filled_bytes_ += static_cast<std::uint32_t>(bytes);
-    BLOCKD_ASSERT(filled_bytes_ <= incoming_piece_->length_bytes);
-  } else {
-    BLOCKD_ASSERT(input_ == Input::buffered);
-    receiver_.received(bytes);
-  }
+  reader_.received(bytes);
   pump();
 }
 
@@ -143,9 +127,8 @@ bool Transmission::step() noexcept {
   return false;
 }
 
-bool Transmission::need(std::size_t contiguous_bytes) noexcept {
-  input_ = Input::buffered;
-  wanted_bytes_ = contiguous_bytes;
+bool Transmission::need(Input input) noexcept {
+  input_ = input;
   return false;
 }
 
@@ -156,17 +139,17 @@ bool Transmission::blocked() noexcept {
 }
 
 bool Transmission::take_header() noexcept {
-  const std::span<const std::byte> in = receiver_.buffered();
-  if (in.size() < kRequestHeaderBytes) return need(kRequestHeaderBytes);
-  if (!decode_request(in.first<kRequestHeaderBytes>(), header_)) {
+  const std::byte* in = reader_.peek(kRequestHeaderBytes);
+  if (!in) return need(Input::buffered);
+  if (!decode_request(std::span<const std::byte, kRequestHeaderBytes>(in, kRequestHeaderBytes),
+                      header_)) {
     broken_ = true;
     stop();
     return false;
   }
-  receiver_.consume(kRequestHeaderBytes);
+  reader_.consume(kRequestHeaderBytes);
   verdict_ = judge(header_, *export_);
   started_us_ = context_.loop.now_us();
-  large_writes_ = verdict_.payload_bytes >= kLargeWriteBytes;
   stage_ = Stage::admit;
   return true;
 }
@@ -197,7 +180,6 @@ bool Transmission::admit() noexcept {
   if (request->pieces) cut(*request);
   incoming_ = request;
   incoming_piece_ = request->pieces;
-  filled_bytes_ = 0;
   drain_bytes_ = accepted ? 0 : verdict_.payload_bytes;
   if (!accepted) {
     stage_ = Stage::drain;
@@ -257,58 +239,42 @@ bool Transmission::gather_read_buffers() noexcept {
     }
   }
   for (Piece* piece = request.pieces; piece; piece = piece->next) submit(*piece);
-  incoming_ = nullptr;
-  incoming_piece_ = nullptr;
-  stage_ = Stage::header;
-  part_ended(request);
+  taken_in();
   return true;
 }
 
 bool Transmission::take_payload() noexcept {
   while (Piece* piece = incoming_piece_) {
     if (!piece->block.data && !place_payload(*piece)) return false;
-    if (filled_bytes_ < piece->length_bytes) {
-      const std::span<const std::byte> in = receiver_.buffered();
-      const std::size_t bytes =
-          std::min<std::size_t>(in.size(), piece->length_bytes - filled_bytes_);
-      if (bytes > 0) std::memcpy(piece->block.data + filled_bytes_, in.data(), bytes);
-      receiver_.consume(bytes);
-      filled_bytes_ += static_cast<std::uint32_t>(bytes);
-    }
-    if (filled_bytes_ < piece->length_bytes) {
-      input_ = Input::direct;
-      return false;
-    }
+    if (reader_.busy()) return need(Input::direct);
     incoming_piece_ = piece->next;
-    filled_bytes_ = 0;
     submit(*piece);
   }
-  Request& request = *incoming_;
-  incoming_ = nullptr;
-  stage_ = Stage::header;
-  part_ended(request);
+  taken_in();
   return true;
 }
 
-// Gives the piece its memory: a slice of the receive buffer when all of it is there, else a buffer.
+// Gives the piece its memory and its payload, or has the rest received straight into it: a slice of
+// the receive buffer when all of it is there, else a buffer of its own.
 bool Transmission::place_payload(Piece& piece) noexcept {
   const std::uint32_t bytes = piece.length_bytes;
-  if (receiver_.buffered().size() >= bytes) {
+  if (bytes <= kGatherBytesMax && !reader_.peek(bytes)) return need(Input::buffered);
+  if (reader_.available() >= bytes) {
     if (!context_.take_memory(budget_waiter_, bytes)) return false;
     piece.charged_bytes = bytes;
-    piece.block.data = receiver_.head();
-    piece.block.hold = receiver_.hold();
-    receiver_.consume(bytes);
-    filled_bytes_ = bytes;
+    io::StreamReader::Slice slice = reader_.slice(bytes);
+    piece.block.data = const_cast<std::byte*>(slice.data);  // a write's is only read
+    piece.block.hold = std::move(slice.hold);
     return true;
   }
-  if (bytes <= kGatherBytesMax) return need(bytes);
   if (piece.charged_bytes == 0) {
     const std::uint64_t buffer_bytes = context_.buffers.pool_for(bytes).buffer_bytes();
     if (!context_.take_memory(budget_waiter_, buffer_bytes)) return false;
     piece.charged_bytes = buffer_bytes;
   }
-  return take_buffer(piece, bytes);
+  if (!take_buffer(piece, bytes)) return false;
+  (void)reader_.read_into({piece.block.data, bytes});
+  return true;
 }
 
 bool Transmission::take_buffer(Piece& piece, std::uint32_t bytes) noexcept {
@@ -327,16 +293,19 @@ bool Transmission::take_buffer(Piece& piece, std::uint32_t bytes) noexcept {
 
 // A request with an error is answered once its payload is out of the way.
 bool Transmission::drain_payload() noexcept {
-  const auto bytes =
-      static_cast<std::uint32_t>(std::min<std::size_t>(receiver_.buffered().size(), drain_bytes_));
-  receiver_.consume(bytes);
-  drain_bytes_ -= bytes;
-  if (drain_bytes_ > 0) return need(1);
+  if (drain_bytes_ > 0) (void)reader_.skip(std::exchange(drain_bytes_, 0));
+  if (reader_.busy()) return need(Input::buffered);
+  taken_in();
+  return true;
+}
+
+// The request is on its way; on to the next one.
+void Transmission::taken_in() noexcept {
   Request& request = *incoming_;
   incoming_ = nullptr;
+  incoming_piece_ = nullptr;
   stage_ = Stage::header;
   part_ended(request);
-  return true;
 }
 
 // ---- Carrying out and answering
@@ -463,8 +432,7 @@ void Transmission::abandon_incoming() noexcept {
   context_.budget.cancel(budget_waiter_);
   if (awaited_pool_) {
     awaited_pool_->cancel(pool_waiter_);
-    // Had the pool just called us, the next in line would now be missing its turn: pass it on.
-    (void)awaited_pool_->get();
+    awaited_pool_->pass_on();  // it may just have called us: then it is the next one's turn
     awaited_pool_ = nullptr;
   }
   if (!incoming_) return;

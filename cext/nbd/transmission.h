@@ -16,9 +16,9 @@
 
 #include "io/link.h"
 #include "io/loop.h"
+#include "io/stream_reader.h"
 #include "nbd/export.h"
 #include "nbd/memory_budget.h"
-#include "nbd/receiver.h"
 #include "nbd/request_pool.h"
 
 namespace blockd::nbd {
@@ -28,7 +28,7 @@ struct ServerContext;
 class Transmission {
  public:
   // `wake` runs pump() and looks at the state below; deferred whenever there may be something new.
-  Transmission(ServerContext& context, Receiver& receiver, io::Task& wake);
+  Transmission(ServerContext& context, io::StreamReader& reader, io::Task& wake);
   ~Transmission();
   Transmission(const Transmission&) = delete;
   Transmission& operator=(const Transmission&) = delete;
@@ -50,7 +50,7 @@ class Transmission {
   [[nodiscard]] bool idle() const noexcept { return requests_in_flight_ == 0; }
   [[nodiscard]] bool backend_busy() const noexcept { return blocks_in_flight_ > 0; }
   [[nodiscard]] bool awaits_memory() const noexcept {
-    return budget_waiter_.queued || pool_waiter_.queued;
+    return starved_ || budget_waiter_.queued || pool_waiter_.queued;
   }
   // Memory is held, and it is for the client to move: to send a payload or to take replies.
   [[nodiscard]] bool holds_up_memory() const noexcept;
@@ -60,19 +60,20 @@ class Transmission {
 
  private:
   enum class Stage : std::uint8_t { header, admit, read_buffers, payload, drain, stopped };
-  enum class Input : std::uint8_t { none, buffered, direct };
+  enum class Input : std::uint8_t { none, buffered, direct };  // what the link is to receive
 
   bool step() noexcept;  // false: needs input or resources
   bool take_header() noexcept;
   bool admit() noexcept;
   bool blocked() noexcept;
-  bool need(std::size_t contiguous_bytes) noexcept;
+  bool need(Input input) noexcept;
   void cut(Request& request) noexcept;
   bool gather_read_buffers() noexcept;
   bool take_payload() noexcept;
   bool place_payload(Piece& piece) noexcept;
   bool take_buffer(Piece& piece, std::uint32_t bytes) noexcept;
   bool drain_payload() noexcept;
+  void taken_in() noexcept;
   void submit(Piece& piece) noexcept;
   void piece_done(Piece& piece) noexcept;
   void part_ended(Request& request) noexcept;
@@ -84,7 +85,7 @@ class Transmission {
   void abandon_incoming() noexcept;
 
   ServerContext& context_;
-  Receiver& receiver_;
+  io::StreamReader& reader_;
   io::Task& wake_;
   io::Link* link_ = nullptr;
   Export* export_ = nullptr;
@@ -98,8 +99,7 @@ class Transmission {
   bool pumping_ = false;
   bool blocked_ = false;  // for a request, pieces or bytes of this connection
   bool broken_ = false;
-  bool large_writes_ = false;  // the last request was a large write: likely more come
-  std::size_t wanted_bytes_ = 0;
+  bool starved_ = false;  // there was no buffer to receive into
 
   // The request being taken in.
   RequestHeader header_;
@@ -107,7 +107,6 @@ class Transmission {
   std::uint64_t started_us_ = 0;
   Request* incoming_ = nullptr;
   Piece* incoming_piece_ = nullptr;
-  std::uint32_t filled_bytes_ = 0;
   std::uint32_t drain_bytes_ = 0;
 
   std::uint32_t requests_in_flight_ = 0;
