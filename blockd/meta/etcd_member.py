@@ -90,17 +90,12 @@ class EtcdMember:
                 if time.monotonic() > deadline:
                     raise hinted(
                         MetadataUnreachable(f"etcd finds no majority: {error.message}"),
-                        f"start the other members of {self._settings.initial_cluster}, and see "
-                        f"{self._log_path}",
+                        f"start the other members of {self._settings.initial_cluster}",
                     ) from error
                 if time.monotonic() - said_at > 5:
                     said_at = time.monotonic()
                     log.warning("waiting for a majority of etcd members: %s", error.message)
             await asyncio.sleep(0.1)
-
-    @property
-    def _log_path(self) -> str:
-        return str(self._directory / "etcd.log")
 
     async def _spawn(self) -> asyncio.subprocess.Process:
         settings = self._settings
@@ -121,15 +116,12 @@ class EtcdMember:
             "--log-level=warn",
         ]
         parent = os.getpid()
-        with open(self._log_path, "ab") as output:  # noqa: ASYNC230 - a local log file
-            process = await asyncio.create_subprocess_exec(
-                *command,
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                preexec_fn=lambda: _die_with_parent(parent),
-                start_new_session=True,  # Ctrl-C is for us: we stop it when we have stopped
-            )
+        process = await asyncio.create_subprocess_exec(  # its log goes where ours goes
+            *command,
+            stdin=asyncio.subprocess.DEVNULL,
+            preexec_fn=lambda: _die_with_parent(parent),
+            start_new_session=True,  # Ctrl-C is for us: we stop it when we have stopped
+        )
         log.info("etcd member %s runs as process %d", settings.name, process.pid)
         return process
 
@@ -141,12 +133,7 @@ class EtcdMember:
             code = await self._process.wait()
             if time.monotonic() - started > RAN_WELL_SECONDS:
                 pause = BACKOFF_SECONDS[0]
-            log.error(
-                "etcd ended with %s (see %s); starting it again in %.1f s",
-                _describe(code),
-                self._log_path,
-                pause,
-            )
+            log.error("etcd ended with %s; starting it again in %.1f s", _describe(code), pause)
             await asyncio.sleep(pause)
             pause = min(2 * pause, BACKOFF_SECONDS[1])
             try:

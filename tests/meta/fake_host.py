@@ -1,0 +1,139 @@
+"""A host daemon as the metadata service sees one: it confirms orders, and fails when told to."""
+
+from collections.abc import Callable
+from typing import Any
+from uuid import uuid4
+
+from blockd.model.errors import BlockdError, NotAttached
+from blockd.rpc.gen import host_pb2, host_pb2_grpc, meta_pb2, types_pb2
+from blockd.rpc.server import Server
+
+SERVICE = host_pb2.DESCRIPTOR.services_by_name["HostService"].full_name
+
+
+class FakeHost(host_pb2_grpc.HostServiceServicer):
+    """failures: method name -> the error to raise, or a callable that may do anything first."""
+
+    def __init__(self, name: str, site: str, capacity_bytes: int = 1 << 40) -> None:
+        self.name, self.site = name, site
+        self.id, self.store_id = str(uuid4()), str(uuid4())
+        self.capacity_bytes = capacity_bytes
+        self.incarnation = 1
+        self.replicas: dict[tuple[str, int], int] = {}
+        self.attached: dict[str, types_pb2.Volume] = {}
+        self.calls: list[str] = []
+        self.failures: dict[str, BlockdError | Callable[[], Any]] = {}
+        self.digests: dict[tuple[str, int], list[host_pb2.ChunkDigest]] = {}
+        self.segments: list[host_pb2.SegmentStatus] = []
+        self.server: Server | None = None
+        self.endpoint = "127.0.0.1:1"
+
+    async def start(self) -> None:
+        self.server = Server("127.0.0.1:0")
+        self.endpoint = self.server.endpoint
+        host_pb2_grpc.add_HostServiceServicer_to_server(self, self.server.server)
+        await self.server.start([SERVICE])
+
+    async def stop(self) -> None:
+        if self.server is not None:
+            await self.server.stop(0)
+            self.server = None
+
+    def message(self) -> types_pb2.Host:
+        return types_pb2.Host(
+            id=self.id,
+            name=self.name,
+            site=self.site,
+            grpc_endpoint=self.endpoint,
+            peer_endpoint=f"tcp:{self.endpoint}",
+            stores=self.stores(),
+            incarnation=self.incarnation,
+        )
+
+    def stores(self) -> list[types_pb2.Store]:
+        return [
+            types_pb2.Store(id=self.store_id, path="/dev/x", capacity_bytes=self.capacity_bytes)
+        ]
+
+    def heartbeat(self) -> meta_pb2.HeartbeatRequest:
+        return meta_pb2.HeartbeatRequest(
+            host_id=self.id, incarnation=self.incarnation, stores=self.stores()
+        )
+
+    async def _called(self, method: str) -> None:
+        self.calls.append(method)
+        failure = self.failures.get(method)
+        if isinstance(failure, BlockdError):
+            raise failure
+        if failure is not None:
+            await failure()
+
+    async def GetStatus(self, request, context):
+        await self._called("GetStatus")
+        return host_pb2.HostStatus(
+            host=self.message(),
+            counters={"reads": 1},
+            nbd_endpoints=[f"unix:/run/{self.name}.sock"],
+        )
+
+    async def EnsureReplicas(self, request, context):
+        await self._called("EnsureReplicas")
+        for order in request.replicas:
+            assert order.store_id == self.store_id
+            self.replicas[order.volume_id, order.segment] = order.block_count
+        return host_pb2.EnsureReplicasResponse()
+
+    async def DropReplicas(self, request, context):
+        await self._called("DropReplicas")
+        self.replicas = {k: v for k, v in self.replicas.items() if k[0] != request.volume_id}
+        return host_pb2.DropReplicasResponse()
+
+    async def Attach(self, request, context):
+        await self._called("Attach")
+        self.attached[request.volume.id] = request.volume
+        return host_pb2.HostAttachResponse(nbd_uris=[self.uri(request.volume.name)])
+
+    def uri(self, name: str) -> str:
+        return f"nbd+unix:///{name}?socket=/run/{self.name}.sock"
+
+    async def Detach(self, request, context):
+        await self._called("Detach")
+        if self.attached.pop(request.volume_id, None) is None:
+            raise NotAttached("not here")
+        return host_pb2.HostDetachResponse()
+
+    async def Grow(self, request, context):
+        await self._called("Grow")
+        self.attached[request.volume.id] = request.volume
+        return host_pb2.HostGrowResponse()
+
+    async def GetAttachment(self, request, context):
+        await self._called("GetAttachment")
+        if request.volume_id not in self.attached:
+            raise NotAttached("not here")
+        volume = self.attached[request.volume_id]
+        return host_pb2.AttachmentStatus(
+            volume_id=volume.id,
+            volume_name=volume.name,
+            epoch=volume.attachment.epoch,
+            state="serving",
+            segments=self.segments,
+            nbd_uris=[self.uri(volume.name)],
+        )
+
+    async def ListDigests(self, request, context):
+        await self._called("ListDigests")
+        digests = self.digests.get((request.volume_id, request.segment), [])
+        yield host_pb2.DigestBatch(digests=digests)
+
+    async def Locate(self, request, context):
+        await self._called("Locate")
+        return host_pb2.LocateResponse(
+            store_id=self.store_id,
+            allocated=True,
+            device_offset_bytes=request.block * 4096 + (1 << 20),
+            epoch=1,
+            seq=7,
+            crc32c=0xABCD,
+            store_path=f"/srv/{self.name}.img",
+        )

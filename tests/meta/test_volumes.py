@@ -1,0 +1,234 @@
+"""Volumes from creation to deletion, with hosts that fail on the way."""
+
+import pytest
+
+from blockd.meta.etcd import Delete, Etcd
+from blockd.meta.records import VOLUMES, WORKING
+from blockd.model.errors import (
+    AlreadyExists,
+    InvalidArgument,
+    LinkLost,
+    NoSpace,
+    NotFound,
+    PolicyUnsatisfiable,
+    VolumeAttached,
+)
+from blockd.rpc.gen import meta_pb2, types_pb2
+from blockd.rpc.status import hints_of
+from tests.meta.rig import GIB, SITES, wait_until
+
+
+async def names(rig) -> list[str]:
+    answer = await rig.call("ListVolumes", meta_pb2.ListVolumesRequest())
+    return [volume.name for volume in answer.volumes]
+
+
+async def all_gone(rig) -> bool:
+    return not await names(rig) and not any(host.replicas for host in rig.hosts.values())
+
+
+async def test_a_volume_has_its_replicas_on_three_sites(rig):
+    await rig.add_cluster()
+    volume = await rig.create(size=2 * GIB + 4096)
+    assert volume.state == types_pb2.VOLUME_STATE_AVAILABLE
+    assert (volume.policy.replicas, volume.policy.min_in_sync) == (3, 2)
+    assert [segment.index for segment in volume.segments] == [0, 1, 2]
+    for segment in volume.segments:
+        assert {member.site for member in segment.members} == set(SITES)
+        assert all(member.in_sync for member in segment.members)
+        assert segment.generation == 1
+    assert not volume.degraded
+    assert not volume.HasField("attachment")
+    for host in rig.hosts.values():
+        assert set(host.replicas) == {(volume.id, index) for index in range(3)}
+        assert set(host.replicas.values()) == {GIB // 4096}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"name": ""},
+        {"name": "a b"},
+        {"name": "/etc"},
+        {"name": "x" * 64},
+        {"name": "6ba7b810-9dad-11d1-80b4-00c04fd430c8"},
+        {"size": 0},
+        {"size": 1000},
+        {"size": (16 << 40) + 512},
+        {"replicas": 8},
+        {"replicas": 2, "min_in_sync": 3},
+    ],
+)
+async def test_bad_volumes_are_refused(rig, change):
+    await rig.add_cluster()
+    with pytest.raises(InvalidArgument) as caught:
+        await rig.create(**change)
+    assert caught.value.context["field"]
+    assert await names(rig) == []
+
+
+async def test_names_are_unique_and_found_with_ids(rig):
+    await rig.add_cluster()
+    volume = await rig.create()
+    with pytest.raises(AlreadyExists):
+        await rig.create()
+    assert (await rig.volume(volume.id)).name == "vol"
+    assert (await rig.volume(volume.id.upper())).id == volume.id
+    with pytest.raises(NotFound):
+        await rig.volume("other")
+
+
+async def test_a_policy_that_cannot_be_met_says_why(rig):
+    await rig.add_cluster()
+    await rig.kill_host("marseille-1")
+    with pytest.raises(PolicyUnsatisfiable) as caught:
+        await rig.create()
+    assert "needs 3 sites" in caught.value.message
+    assert "have 2: lyon, paris" in caught.value.message
+    assert "marseille-1 is down" in caught.value.message
+    assert await names(rig) == []
+
+
+async def test_a_host_without_room_is_no_place(rig):
+    await rig.add_cluster(capacity_bytes=GIB)
+    await rig.create("a", size=15 * GIB)
+    with pytest.raises(PolicyUnsatisfiable, match="room for 5 GiB"):
+        await rig.create("b", size=6 * GIB)
+
+
+async def test_a_failing_host_undoes_the_creation(rig):
+    await rig.add_cluster()
+    rig.hosts["lyon-1"].failures["EnsureReplicas"] = NoSpace("no free chunk")
+    with pytest.raises(NoSpace, match="lyon-1"):
+        await rig.create()
+    assert await all_gone(rig)
+    rig.hosts["lyon-1"].failures.clear()
+    await rig.create()
+
+
+async def test_a_host_that_dies_during_creation_drops_its_part_later(rig):
+    await rig.add_cluster()
+    lyon = rig.hosts["lyon-1"]
+    await lyon.stop()
+    with pytest.raises(LinkLost, match="lyon-1") as caught:
+        await rig.create()
+    assert hints_of(caught.value)
+    endpoint = lyon.endpoint
+    await lyon.start()
+    assert lyon.endpoint != endpoint
+    lyon.incarnation += 1
+    await rig.call("RegisterHost", meta_pb2.RegisterHostRequest(host=lyon.message()))
+
+    async def gone() -> bool:
+        return await all_gone(rig)
+
+    await wait_until(gone)
+
+
+async def test_an_interrupted_creation_is_undone_by_the_leader(rig):
+    await rig.add_cluster()
+    volume = await rig.create()
+    etcd = Etcd([rig.etcd_endpoint])
+    entry = await etcd.get(VOLUMES + volume.id)
+    record = types_pb2.Volume.FromString(entry.value)
+    record.state = types_pb2.VOLUME_STATE_CREATING
+    from blockd.meta.etcd import Put
+
+    await etcd.commit(
+        [], [Put(VOLUMES + volume.id, record.SerializeToString()), Delete(WORKING + volume.id)]
+    )
+    await etcd.close()
+
+    async def gone() -> bool:
+        return await all_gone(rig)
+
+    await wait_until(gone)
+
+
+async def test_deletion_drops_every_replica(rig):
+    await rig.add_cluster()
+    await rig.create()
+    await rig.delete()
+    assert await all_gone(rig)
+    with pytest.raises(NotFound):
+        await rig.delete()
+    kinds = await rig.event_kinds()
+    assert "volume.deleted" in kinds
+
+
+async def test_an_attached_volume_is_not_deleted(rig):
+    await rig.add_cluster()
+    await rig.create()
+    await rig.attach(host="paris-1")
+    with pytest.raises(VolumeAttached, match="paris-1") as caught:
+        await rig.delete()
+    assert hints_of(caught.value) == ["blockctl volume detach vol"]
+
+
+async def test_a_host_that_is_down_learns_of_the_deletion_when_it_returns(rig):
+    await rig.add_cluster()
+    volume = await rig.create()
+    await rig.kill_host("lyon-1")
+    await rig.delete()
+    answer = await rig.call("ListVolumes", meta_pb2.ListVolumesRequest())
+    assert [one.state for one in answer.volumes] == [types_pb2.VOLUME_STATE_DELETING]
+    lyon = rig.hosts["lyon-1"]
+    lyon.failures["DropReplicas"] = LinkLost("not yet")
+    await lyon.start()
+    lyon.incarnation += 1
+    welcome = await rig.call("RegisterHost", meta_pb2.RegisterHostRequest(host=lyon.message()))
+    assert list(welcome.deleted_volume_ids) == [volume.id]
+    assert not welcome.replicas
+    heartbeat = await rig.call("Heartbeat", lyon.heartbeat())
+    assert list(heartbeat.deleted_volume_ids) == [volume.id]
+    rig.silent.clear()
+    lyon.failures.clear()
+
+    async def gone() -> bool:
+        return await all_gone(rig)
+
+    await wait_until(gone)
+
+
+async def test_growth_adds_segments_and_tells_the_holder(rig):
+    await rig.add_cluster()
+    volume = await rig.create(size=GIB // 2)
+    await rig.attach(host="paris-1")
+    grown = await rig.call(
+        "ResizeVolume",
+        meta_pb2.ResizeVolumeRequest(name_or_id="vol", size_bytes=3 * GIB),
+    )
+    assert grown.size_bytes == 3 * GIB
+    assert [segment.index for segment in grown.segments] == [0, 1, 2]
+    assert rig.hosts["paris-1"].attached[volume.id].size_bytes == 3 * GIB
+    assert all(len(host.replicas) == 3 for host in rig.hosts.values())
+
+
+async def test_a_volume_never_shrinks(rig):
+    await rig.add_cluster()
+    await rig.create()
+    with pytest.raises(InvalidArgument, match="only grows"):
+        await rig.call(
+            "ResizeVolume", meta_pb2.ResizeVolumeRequest(name_or_id="vol", size_bytes=GIB)
+        )
+
+
+async def test_growth_that_failed_half_way_can_be_repeated(rig):
+    await rig.add_cluster()
+    await rig.create(size=GIB)
+    request = meta_pb2.ResizeVolumeRequest(name_or_id="vol", size_bytes=3 * GIB)
+    rig.hosts["lyon-1"].failures["EnsureReplicas"] = NoSpace("no free chunk")
+    with pytest.raises(NoSpace):
+        await rig.call("ResizeVolume", request)
+    assert len((await rig.volume()).segments) == 1
+    rig.hosts["lyon-1"].failures.clear()
+    assert len((await rig.call("ResizeVolume", request)).segments) == 3
+
+
+async def test_a_volume_of_many_segments(rig):
+    await rig.add_cluster(capacity_bytes=4 << 40)
+    volume = await rig.create(size=700 * GIB)
+    assert len(volume.segments) == 700
+    assert len(rig.hosts["paris-1"].replicas) == 700
+    await rig.delete()
+    assert await all_gone(rig)
