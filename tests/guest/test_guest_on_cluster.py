@@ -1,4 +1,4 @@
-"""A virtual machine whose disk is a replicated volume, through the loss of one host, then another."""
+"""A guest whose disk is a replicated volume, through the loss of one host, then another."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
