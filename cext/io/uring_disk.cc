@@ -74,6 +74,7 @@ UringDisk::~UringDisk() {
   BLOCKD_ASSERT(in_flight_ == 0);
   BLOCKD_ASSERT(waiting_head_ == nullptr);
   if (file_index_) loop_.unregister_file(*file_index_);
+  flock(fd_, LOCK_UN);  // a ring that still refers to the file must not keep the lock
   close(fd_);
 }
 
