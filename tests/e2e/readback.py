@@ -1,4 +1,4 @@
-"""Prints which write each block of an NBD export holds, one number a line: `readback.py URI
+"""Prints which write each block of an NBD export holds, a number a line: `readback.py URI BLOCKS`.
 BLOCKS`.
 
 0 stands for a block of zeros. A block that is neither zeros nor one whole write of recorder.py ends

@@ -16,10 +16,11 @@ from tests.e2e.history import PYTHON
 pytestmark = pytest.mark.timeout(120)
 
 STORE_BYTES = 256 << 20
+Done = subprocess.CompletedProcess[str]
 NOT_FOUND, BAD_REQUEST, REFUSED, UNREACHABLE, DAMAGED, CONFIG = 3, 2, 4, 5, 6, 7
 
 
-def says(done: "subprocess.CompletedProcess[str]", code: int, *words: str) -> None:
+def says(done: Done, code: int, *words: str) -> None:
     """The exit code, and exactly one line that names what is wrong."""
     lines = [x for x in done.stderr.splitlines() if x.startswith(("blockd: ", "blockctl: "))]
     assert done.returncode == code, done.stderr
@@ -29,9 +30,7 @@ def says(done: "subprocess.CompletedProcess[str]", code: int, *words: str) -> No
         assert word in lines[0]
 
 
-def host(
-    cluster: DevCluster, tmp_path: Path, store: Path, *options: str
-) -> "subprocess.CompletedProcess[str]":
+def host(cluster: DevCluster, tmp_path: Path, store: Path, *options: str) -> Done:
     """Run one more host of the cluster, until it fails."""
     address = f"127.{cluster.net}.10.99"
     arguments = ["--name", "paris-99", "--site", "paris", "--data-dir", str(tmp_path / "data")]
