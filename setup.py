@@ -17,7 +17,6 @@ from pathlib import Path
 from Cython.Build import cythonize
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
-from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).resolve().parent
 SANITIZE = os.environ.get("BLOCKD_SANITIZE", "")
@@ -37,13 +36,10 @@ def load(path: Path):
     return module
 
 
-class BuildPython(build_py):
-    """Generates the error table and the gRPC stubs before the packages are collected."""
-
-    def run(self) -> None:
-        load(ROOT / "blockd" / "model" / "generate.py").main()
-        load(ROOT / "blockd" / "rpc" / "generate.py").generate()
-        super().run()
+def generate() -> None:
+    """Write the error table and the gRPC stubs; packages are collected only after that."""
+    load(ROOT / "blockd" / "model" / "generate.py").main()
+    load(ROOT / "blockd" / "rpc" / "generate.py").generate()
 
 
 class BuildNative(build_ext):
@@ -86,6 +82,7 @@ def extension(name: str) -> Extension:
     )
 
 
+generate()
 setup(
     ext_modules=cythonize(
         [extension("checksum"), extension("core")],
@@ -97,5 +94,5 @@ setup(
             "freethreading_compatible": False,
         },
     ),
-    cmdclass={"build_py": BuildPython, "build_ext": BuildNative},
+    cmdclass={"build_ext": BuildNative},
 )

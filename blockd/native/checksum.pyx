@@ -1,4 +1,4 @@
-# distutils: language = c++
+# cython: boundscheck=False
 """CRC-32C over any contiguous buffer, by the processor's instructions where it has them.
 
 The GIL is dropped around the kernel alone, and only for buffers that are worth it.

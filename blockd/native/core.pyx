@@ -1,4 +1,3 @@
-# distutils: language = c++
 """The native data plane under asyncio. What it promises: core.pyi.
 
 Every command is given under a fresh token, with a future that waits in `_waiting` beside whatever the
