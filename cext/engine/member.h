@@ -1,0 +1,77 @@
+// One member of a segment as its engine sees it, and the lease its host grants.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <vector>
+
+#include "blockd/types.h"
+#include "engine/ops.h"
+#include "peer/replica_client.h"
+
+namespace blockd::engine {
+
+// The host of some members of the volume: one heartbeat, one lease for all of them.
+struct MemberHost {
+  Uuid id;
+  peer::ReplicaChannel* channel = nullptr;
+  std::uint64_t lease_until_us = 0;  // on the engine's clock, margin taken off
+  std::uint64_t beat_sent_us = 0;
+  bool beat_under_way = false;
+  peer::ReplicaOp beat;
+  peer::ChannelWatcher watcher;
+};
+
+// The resync of one member: which chunks it does not have as the source has them.
+struct Join {
+  enum class Phase : std::uint8_t { list_joiner, list_source, copy, flush };
+  Phase phase = Phase::list_joiner;
+  std::vector<std::uint64_t> pending;  // a bit a chunk: mutations of it are not sent
+  std::vector<std::uint64_t> touched;  // a bit a chunk: a mutation of it was not sent
+  std::vector<Version> versions;       // the joiner's, until compared
+  std::vector<Version> source_versions;
+  std::map<std::uint32_t, MemberMask> unreadable;  // sources that failed for a chunk
+  std::uint32_t pending_count = 0;
+  std::uint32_t cursor = 0;
+  std::uint32_t copies = 0;            // under way
+  std::uint32_t source = 0;            // of the list
+  std::uint32_t source_session = 0;
+  std::vector<std::uint64_t> copying;  // a bit a chunk: a copy of it is under way
+};
+
+struct Member {
+  enum class State : std::uint8_t {
+    absent,   // nothing is sent to it
+    opening,  // asked to open
+    opened,   // has answered; the segment is not formed yet
+    base,     // its reports form the segment
+    syncing,  // resync under way
+    ready     // holds every mutation of the segment, gets every new one
+  };
+  bool present = false;  // configured
+  Uuid host_id;
+  Uuid store;
+  std::uint32_t distance = 0;
+  MemberHost* host = nullptr;
+  State state = State::absent;
+  std::uint32_t session = 0;  // of its life here: what an earlier one sent counts no more
+  std::uint32_t handle = 0;
+  Version reported_stable;
+  Version stable_sent;
+  std::uint64_t durable_seq = 0;  // every mutation up to it is flushed there
+  std::uint64_t lag_bytes = 0;    // acknowledged by the quorum, not by it
+  std::uint32_t lag_ops = 0;
+  std::uint64_t retry_at_us = 0;
+  std::uint64_t backoff_us = 0;
+  bool lease_wait = false;        // alive, but an earlier engine's lease is not over
+  bool gave_answer = false;       // has failed to open since the segment began to gather
+  std::unique_ptr<Join> join;
+  peer::ReplicaOp control;        // opening, listing, flushing: one at a time
+  bool control_busy = false;
+  std::vector<std::byte> page;    // of a list
+  peer::ReplicaOp stable_op;
+  bool stable_busy = false;
+};
+
+}  // namespace blockd::engine

@@ -1,0 +1,135 @@
+// What is under way in an engine: the records of requests, mutations, reads, flushes and copies.
+//
+// A Parent is one request of a front; it is cut into pieces, each a Mutation or a Read of one segment
+// (a flush: one Flush for each segment). A piece outlives its parent's answer until every member has
+// given its operation back.
+#pragma once
+
+#include <array>
+#include <cstdint>
+
+#include "base/buffer.h"
+#include "engine/block_backend.h"
+#include "engine/limits.h"
+#include "peer/list.h"
+#include "peer/replica_client.h"
+
+namespace blockd::engine {
+
+class Segment;
+
+// A set of members of one segment, by place.
+using MemberMask = std::uint8_t;
+[[nodiscard]] constexpr MemberMask member_bit(std::uint32_t index) noexcept {
+  return static_cast<MemberMask>(1u << index);
+}
+
+struct Parent {
+  BlockRequest* request = nullptr;
+  std::uint64_t cursor_bytes = 0;  // where the next piece begins, in the volume
+  std::uint64_t end_bytes = 0;
+  std::uint32_t pieces = 0;        // not finished, plus one while being cut
+  Error error = Error::Ok;         // the first
+  peer::ListLink<Parent> link;     // waiting for room in a pool, or for its answer to be given
+};
+
+// Blocks that no new mutation may touch: a read-modify-write or a chunk copy is at them.
+struct RangeLock {
+  std::uint32_t first_block = 0;
+  std::uint32_t end_block = 0;
+  bool copy = false;
+  peer::ListLink<RangeLock> link;
+  [[nodiscard]] bool held() const noexcept { return link.linked; }
+};
+
+struct Mutation {
+  enum class Stage : std::uint8_t {
+    prepare,    // needs a buffer of its own (unaligned, or the front's memory cannot be held)
+    reading,    // the edge blocks are being read, the blocks are locked
+    admit,      // ready to be sequenced
+    in_flight,  // has a sequence number, was sent
+  };
+  Segment* segment = nullptr;
+  Parent* parent = nullptr;  // null once answered
+  peer::ListLink<Mutation> link;
+  Stage stage = Stage::admit;
+  bool zero = false;
+  bool fua = false;
+  bool quorum_acked = false;
+  bool requeue = false;  // to be sequenced anew once no member has it
+  std::uint32_t first_block = 0;
+  std::uint32_t block_count = 0;
+  std::uint64_t seq = 0;
+  std::uint64_t started_us = 0;
+  std::uint64_t sent_us = 0;
+  MemberMask acked = 0;        // hold it
+  MemberMask outstanding = 0;  // have an operation of it
+  MemberMask lagging = 0;      // counted in that member's lag
+  std::byte* data = nullptr;
+  BufferRef hold;
+  RangeLock lock;
+  // prepare: the front's bytes, and where they go in the blocks
+  const std::byte* source = nullptr;  // null: zeros
+  BufferRef source_hold;
+  std::uint32_t skip_bytes = 0;
+  std::uint32_t length_bytes = 0;
+  std::uint32_t reads_left = 0;
+  Error read_error = Error::Ok;
+  std::array<std::uint32_t, kBlocksMax> crcs;
+  std::array<peer::ReplicaOp, kMembersMax> parts;
+};
+
+struct Read {
+  Segment* segment = nullptr;
+  Parent* parent = nullptr;
+  Mutation* for_mutation = nullptr;  // an edge of a read-modify-write, instead of a parent
+  peer::ListLink<Read> link;         // waiting or held
+  std::uint32_t first_block = 0;
+  std::uint32_t block_count = 0;
+  std::uint64_t started_us = 0;
+  std::uint64_t start_seq = 0;  // the segment's last sequence when it was sent
+  MemberMask tried = 0;
+  MemberMask damaged = 0;       // answered with a bad block
+  Error last_error = Error::Ok;
+  std::byte* data = nullptr;
+  peer::ReplicaOp part;
+};
+
+struct Flush {
+  Segment* segment = nullptr;
+  Parent* parent = nullptr;  // null: of the background, or answered
+  peer::ListLink<Flush> link;
+  bool background = false;
+  bool answered = false;
+  std::uint64_t covers_seq = 0;
+  std::uint64_t started_us = 0;
+  MemberMask sent = 0;
+  MemberMask acked = 0;
+  MemberMask outstanding = 0;
+  std::array<peer::ReplicaOp, kMembersMax> parts;
+};
+
+// One chunk brought from one member to others, at the version it has there.
+struct ChunkCopy {
+  enum class Why : std::uint8_t { reconcile, resync, repair };
+  enum class Stage : std::uint8_t { waiting, reading, replacing };
+  Segment* segment = nullptr;
+  peer::ListLink<ChunkCopy> link;
+  Why why = Why::resync;
+  Stage stage = Stage::waiting;
+  std::uint32_t chunk = 0;
+  std::uint32_t source = 0;
+  std::uint32_t source_session = 0;
+  MemberMask targets = 0;
+  MemberMask outstanding = 0;
+  Error error = Error::Ok;
+  std::uint64_t started_us = 0;
+  std::array<std::uint32_t, kMembersMax> target_sessions{};
+  RangeLock lock;
+  BufferRef buffer;
+  std::array<std::uint32_t, kBlocksPerChunk> crcs;
+  peer::ReplicaOp read;
+  std::array<peer::ReplicaOp, kMembersMax> replaces;
+};
+
+}  // namespace blockd::engine

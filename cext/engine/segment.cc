@@ -1,0 +1,306 @@
+// Mutations: admission, fan-out to the members, the write quorum.
+#include "engine/segment.h"
+
+#include <algorithm>
+
+#include "base/assert.h"
+#include "base/crc32c.h"
+
+namespace blockd::engine {
+
+using peer::ReplicaOp;
+
+Segment::Segment(Engine& engine, const SegmentConfig& config, std::uint32_t block_count)
+    : engine_(engine), index_(config.index), block_count_(block_count), generation_(config.generation) {
+  place_members(config);
+  timer_.owner = this;
+  timer_.fire = [](io::Timer& timer) noexcept { static_cast<Segment*>(timer.owner)->poke(); };
+}
+
+Segment::~Segment() { engine_.loop.cancel(timer_); }
+
+void Segment::poke() noexcept { engine_.poke(*this); }
+
+void Segment::wake_at(std::uint64_t at_us) noexcept {
+  if (!timer_.armed() || at_us < timer_.deadline_us) engine_.loop.arm(timer_, at_us);
+}
+
+// What is decided late; the fast path never comes here.
+void Segment::run() noexcept {
+  if (engine_.fenced || engine_.closed) return;
+  open_members();
+  if (phase_ == Phase::gather) advance_gather();
+  if (phase_ == Phase::reconcile) advance_reconcile();
+  pump_copies();
+  advance_joins();
+  maybe_ask();
+  maybe_serve();
+  pump_flushes();
+  pump();
+}
+
+void Segment::submit(Mutation& mutation) noexcept {
+  mutation.segment = this;
+  mutation.started_us = engine_.loop.now_us();
+  mutation.quorum_acked = mutation.requeue = false;
+  mutation.acked = mutation.outstanding = mutation.lagging = 0;
+  mutation.read_error = Error::Ok;
+  const bool begun = mutation.stage == Mutation::Stage::prepare ? try_prepare(mutation) : try_admit(mutation);
+  if (!begun) waiting_.push_back(mutation);
+}
+
+bool Segment::try_admit(Mutation& mutation) noexcept {
+  const std::uint32_t end = mutation.first_block + mutation.block_count;
+  if (!serving() || locked(mutation.first_block, end, &mutation.lock)) return false;
+  sequence(mutation);
+  return true;
+}
+
+void Segment::sequence(Mutation& mutation) noexcept {
+  BLOCKD_ASSERT(mutation.outstanding == 0 && !mutation.quorum_acked);
+  BLOCKD_ASSERT(mutation.first_block + mutation.block_count <= block_count_);
+  mutation.seq = ++last_seq_;
+  mutation.stage = Mutation::Stage::in_flight;
+  mutation.requeue = false;
+  mutation.acked = 0;
+  mutation.sent_us = engine_.loop.now_us();
+  in_flight_.push_back(mutation);
+  filter_add(mutation.first_block, mutation.block_count, 1);
+  unlock(mutation.lock);
+  const MemberMask to = receivers(mutation);
+  mutation.outstanding = to;
+  for (std::uint32_t i = 0; i < kMembersMax; ++i) {
+    if (to & member_bit(i)) send_part(mutation, i);
+  }
+}
+
+// The ready members, and the joining ones that have the chunks already.
+MemberMask Segment::receivers(const Mutation& mutation) noexcept {
+  MemberMask to = ready_;
+  for (std::uint32_t i = 0; i < kMembersMax; ++i) {
+    if (members_[i].state != Member::State::syncing) continue;
+    if (accepts(members_[i], mutation)) {
+      to |= member_bit(i);
+    } else {
+      mark_missed(members_[i], mutation);
+    }
+  }
+  return to;
+}
+
+void Segment::send_part(Mutation& mutation, std::uint32_t index) noexcept {
+  Member& member = members_[index];
+  ReplicaOp& op = mutation.parts[index];
+  op.kind = mutation.zero ? ReplicaOp::Kind::zero : ReplicaOp::Kind::write;
+  op.fua = mutation.fua;
+  op.handle = member.handle;
+  op.first_block = mutation.first_block;
+  op.block_count = mutation.block_count;
+  op.version = {engine_.epoch, mutation.seq};
+  op.stable = member.stable_sent = stable_;
+  op.data = mutation.zero ? nullptr : mutation.data;
+  op.crcs = mutation.crcs.data();
+  op.hold = mutation.hold;
+  op.done = part_done;
+  op.owner = &mutation;
+  op.tag = index;
+  op.session = member.session;
+  engine_.submit(*member.host, op);
+}
+
+void Segment::part_done(ReplicaOp& op) noexcept {
+  Mutation& mutation = *static_cast<Mutation*>(op.owner);
+  Segment& self = *mutation.segment;
+  const std::uint32_t index = op.tag;
+  self.engine_.op_back();
+  op.hold.reset();
+  self.uncount_lag(mutation, index);
+  mutation.outstanding &= static_cast<MemberMask>(~member_bit(index));
+  if (op.error == Error::Ok && op.session == self.members_[index].session) {
+    mutation.acked |= member_bit(index);
+  } else if (op.error != Error::Ok) {
+    self.member_error(index, op.session, op.error);
+  }
+  self.evaluate(mutation);
+}
+
+// After anything that may settle or retire the mutation.
+void Segment::evaluate(Mutation& mutation) noexcept {
+  BLOCKD_ASSERT(mutation.stage == Mutation::Stage::in_flight);
+  Parent* answer = nullptr;
+  if (!mutation.quorum_acked && !mutation.requeue && quorum(mutation.acked)) {
+    mutation.quorum_acked = true;
+    max_acked_seq_ = std::max(max_acked_seq_, mutation.seq);
+    answer = std::exchange(mutation.parent, nullptr);
+    count_lag(mutation);
+  }
+  if (!waiting_reads_.empty() || !held_reads_.empty() || !copies_.empty() || phase_ != Phase::formed) poke();
+  if (mutation.outstanding == 0) {
+    if (mutation.quorum_acked) {
+      retire(mutation);
+    } else if (mutation.requeue) {
+      requeue(mutation);
+    }
+  }
+  if (answer) engine_.piece_done(*answer, Error::Ok);
+}
+
+void Segment::evaluate_all() noexcept {
+  for (Mutation* mutation = in_flight_.front(); mutation != nullptr;) {
+    Mutation* next = peer::List<Mutation>::next(*mutation);
+    evaluate(*mutation);
+    mutation = next;
+  }
+  for (Flush* flush = flushes_.front(); flush != nullptr;) {
+    Flush* next = peer::List<Flush>::next(*flush);
+    evaluate(*flush);
+    flush = next;
+  }
+}
+
+// The quorum has it; who does not yet, lags.
+void Segment::count_lag(Mutation& mutation) noexcept {
+  for (std::uint32_t i = 0; i < kMembersMax; ++i) {
+    const MemberMask bit = member_bit(i);
+    Member& member = members_[i];
+    if (!(mutation.outstanding & bit) || mutation.parts[i].session != member.session) continue;
+    mutation.lagging |= bit;
+    member.lag_bytes += mutation.zero ? 0 : std::uint64_t{mutation.block_count} * kBlockBytes;
+    ++member.lag_ops;
+    if (member.lag_bytes <= kLagBytesMax && member.lag_ops <= kLagOpsMax) continue;
+    member_failed(i, Error::Timeout);
+  }
+}
+
+void Segment::uncount_lag(Mutation& mutation, std::uint32_t index) noexcept {
+  const MemberMask bit = member_bit(index);
+  if (!(mutation.lagging & bit)) return;
+  mutation.lagging &= static_cast<MemberMask>(~bit);
+  Member& member = members_[index];
+  if (mutation.parts[index].session != member.session) return;  // member_failed() has cleared the count
+  member.lag_bytes -= mutation.zero ? 0 : std::uint64_t{mutation.block_count} * kBlockBytes;
+  --member.lag_ops;
+}
+
+void Segment::retire(Mutation& mutation) noexcept {
+  in_flight_.erase(mutation);
+  filter_add(mutation.first_block, mutation.block_count, -1);
+  mutation.hold.reset();
+  BLOCKD_ASSERT(mutation.parent == nullptr && !mutation.lock.held());
+  engine_.mutations.put(mutation);
+  engine_.room();
+}
+
+// Every member was lost before a quorum had it: whatever the survivors agree on, it is applied anew.
+void Segment::requeue(Mutation& mutation) noexcept {
+  in_flight_.erase(mutation);
+  filter_add(mutation.first_block, mutation.block_count, -1);
+  mutation.requeue = false;
+  if (mutation.parent == nullptr) {  // its client was told that the outcome is unknown: leave it so
+    mutation.hold.reset();
+    engine_.mutations.put(mutation);
+    engine_.room();
+    return;
+  }
+  mutation.stage = Mutation::Stage::admit;
+  waiting_.push_back(mutation);
+  poke();
+}
+
+// Ends a mutation that is not in flight.
+void Segment::finish(Mutation& mutation, Error error) noexcept {
+  BLOCKD_ASSERT(mutation.outstanding == 0 && !mutation.link.linked);
+  unlock(mutation.lock);
+  mutation.hold.reset();
+  mutation.source_hold.reset();
+  Parent* parent = std::exchange(mutation.parent, nullptr);
+  engine_.mutations.put(mutation);
+  engine_.room();
+  if (parent) engine_.piece_done(*parent, error);
+}
+
+// --- ranges --------------------------------------------------------------------------------------
+
+bool Segment::locked(std::uint32_t first, std::uint32_t end, const RangeLock* own) const noexcept {
+  for (const RangeLock* held = locks_.front(); held != nullptr; held = peer::List<RangeLock>::next(*held)) {
+    if (held != own && held->first_block < end && first < held->end_block) return true;
+  }
+  return false;
+}
+
+// A copy waits for no read-modify-write: that one may be waiting for the copy's outcome.
+bool Segment::being_copied(std::uint32_t chunk) const noexcept {
+  const std::uint32_t first = chunk * kBlocksPerChunk;
+  for (const RangeLock* held = locks_.front(); held != nullptr; held = peer::List<RangeLock>::next(*held)) {
+    if (held->copy && held->first_block == first) return true;
+  }
+  return false;
+}
+
+void Segment::lock(RangeLock& lock, std::uint32_t first, std::uint32_t end) noexcept {
+  lock.first_block = first;
+  lock.end_block = end;
+  locks_.push_back(lock);
+}
+
+void Segment::unlock(RangeLock& lock) noexcept {
+  if (!lock.held()) return;
+  locks_.erase(lock);
+  if (!waiting_.empty() || !copies_.empty()) poke();
+}
+
+void Segment::filter_add(std::uint32_t first, std::uint32_t count, int by) noexcept {
+  const std::uint32_t first_chunk = first / kBlocksPerChunk;
+  const std::uint32_t last_chunk = (first + count - 1) / kBlocksPerChunk;
+  if (last_chunk - first_chunk >= filter_.size()) {
+    wide_ = static_cast<std::uint32_t>(static_cast<int>(wide_) + by);
+    return;
+  }
+  for (std::uint32_t chunk = first_chunk; chunk <= last_chunk; ++chunk) {
+    std::uint16_t& places = filter_[chunk % filter_.size()];
+    places = static_cast<std::uint16_t>(places + by);
+  }
+}
+
+// False: no mutation in flight overlaps. True: one may.
+bool Segment::filter_hit(std::uint32_t first, std::uint32_t count) const noexcept {
+  if (in_flight_.empty()) return false;
+  if (wide_ > 0) return true;
+  const std::uint32_t last_chunk = (first + count - 1) / kBlocksPerChunk;
+  for (std::uint32_t chunk = first / kBlocksPerChunk; chunk <= last_chunk; ++chunk) {
+    if (filter_[chunk % filter_.size()] > 0) return true;
+  }
+  return false;
+}
+
+// Everything that waits gets one try, in order; what still has to wait keeps its place.
+void Segment::pump() noexcept {
+  if (serving()) {
+    for (std::size_t count = waiting_.size(); count > 0; --count) {
+      Mutation& mutation = *waiting_.pop_front();
+      const bool begun = mutation.stage == Mutation::Stage::prepare ? try_prepare(mutation) : try_admit(mutation);
+      if (!begun) waiting_.push_back(mutation);
+    }
+  }
+  for (std::size_t count = waiting_reads_.size(); count > 0 && !waiting_reads_.empty(); --count) {
+    Read& read = *waiting_reads_.pop_front();
+    if (!try_read(read)) waiting_reads_.push_back(read);
+  }
+  for (std::size_t count = held_reads_.size(); count > 0 && !held_reads_.empty(); --count) {
+    read_answered(*held_reads_.pop_front());
+  }
+}
+
+void Segment::fail_requests(Error error) noexcept {
+  for (std::size_t count = waiting_.size(); count > 0; --count) finish(*waiting_.pop_front(), error);
+  for (std::size_t count = waiting_reads_.size(); count > 0; --count) finish(*waiting_reads_.pop_front(), error);
+  for (std::size_t count = held_reads_.size(); count > 0; --count) finish(*held_reads_.pop_front(), error);
+  for (Mutation* m = in_flight_.front(); m != nullptr; m = peer::List<Mutation>::next(*m)) {
+    if (Parent* parent = std::exchange(m->parent, nullptr)) engine_.piece_done(*parent, error);
+  }
+  for (Flush* flush = flushes_.front(); flush != nullptr; flush = peer::List<Flush>::next(*flush)) {
+    if (Parent* parent = std::exchange(flush->parent, nullptr)) engine_.piece_done(*parent, error);
+  }
+}
+
+}  // namespace blockd::engine

@@ -1,0 +1,214 @@
+// The coordinator of one segment: versions, quorum, reads, leases, membership.
+//
+// The rules and why they hold: docs/REPLICATION.md; numbers in comments (I1, Q2, ...) are its.
+// segment.cc     mutations: admission, fan-out, quorum        segment_read.cc    reads, read-modify-write
+// segment_open.cc  gathering, reconciling                     segment_flush.cc   flushes, the stable mark
+// segment_member.cc  members, leases, the in-sync set         segment_resync.cc  joins, copies, repairs
+// All on the loop's thread. What is decided late (membership, waiting requests) is decided in run(),
+// which poke() has the engine call at the end of the loop's iteration.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <map>
+#include <vector>
+
+#include "engine/engine.h"
+#include "engine/member.h"
+#include "engine/ops.h"
+#include "engine/volume.h"
+
+namespace blockd::engine {
+
+class Segment {
+ public:
+  Segment(Engine& engine, const SegmentConfig& config, std::uint32_t block_count);
+  ~Segment();
+  Segment(const Segment&) = delete;
+  Segment& operator=(const Segment&) = delete;
+
+  void submit(Mutation& mutation) noexcept;
+  void submit(Read& read) noexcept;
+  void submit(Flush& flush) noexcept;
+
+  void run() noexcept;
+  void tick() noexcept;
+  void host_lost(const MemberHost& host) noexcept;
+  void host_back(const MemberHost& host) noexcept;
+  void lease_renewed() noexcept;
+  void configure(const SegmentConfig& config) noexcept;
+  void ask_failed() noexcept;
+  void set_block_count(std::uint32_t block_count) noexcept { block_count_ = block_count; }
+  // Everything waiting or unanswered gets `error`.
+  void fail_requests(Error error) noexcept;
+  void announce_stable() noexcept;
+
+  [[nodiscard]] VolumeState state() const noexcept;
+  [[nodiscard]] SegmentStatus status() const;
+  [[nodiscard]] SegmentConfig config() const;
+  [[nodiscard]] bool dirty() const noexcept { return max_acked_seq_ > flushed_seq_; }
+  [[nodiscard]] bool serving() const noexcept;
+  [[nodiscard]] std::uint32_t index() const noexcept { return index_; }
+  [[nodiscard]] std::uint32_t block_count() const noexcept { return block_count_; }
+  [[nodiscard]] std::uint64_t generation() const noexcept { return generation_; }
+
+  bool poked = false;  // the engine's
+
+ private:
+  enum class Phase : std::uint8_t { gather, list, reconcile, flush, formed };
+  // What a chunk's version is at each base member; {0,0}: at or below the stable mark.
+  using Reports = std::map<std::uint32_t, std::array<Version, kMembersMax>>;
+
+  // segment.cc
+  [[nodiscard]] bool try_admit(Mutation& mutation) noexcept;
+  void sequence(Mutation& mutation) noexcept;
+  [[nodiscard]] MemberMask receivers(const Mutation& mutation) noexcept;
+  void send_part(Mutation& mutation, std::uint32_t index) noexcept;
+  static void part_done(peer::ReplicaOp& op) noexcept;
+  void evaluate(Mutation& mutation) noexcept;
+  void evaluate_all() noexcept;
+  void count_lag(Mutation& mutation) noexcept;
+  void uncount_lag(Mutation& mutation, std::uint32_t index) noexcept;
+  void retire(Mutation& mutation) noexcept;
+  void requeue(Mutation& mutation) noexcept;
+  void finish(Mutation& mutation, Error error) noexcept;
+  [[nodiscard]] bool locked(std::uint32_t first, std::uint32_t end, const RangeLock* own) const noexcept;
+  [[nodiscard]] bool being_copied(std::uint32_t chunk) const noexcept;
+  void lock(RangeLock& lock, std::uint32_t first, std::uint32_t end) noexcept;
+  void unlock(RangeLock& lock) noexcept;
+  void filter_add(std::uint32_t first, std::uint32_t count, int by) noexcept;
+  [[nodiscard]] bool filter_hit(std::uint32_t first, std::uint32_t count) const noexcept;
+  void pump() noexcept;
+  void poke() noexcept;
+  void wake_at(std::uint64_t at_us) noexcept;
+
+  // segment_read.cc
+  [[nodiscard]] bool try_prepare(Mutation& mutation) noexcept;
+  void start_edge_read(Mutation& mutation, Read& read, std::uint32_t block) noexcept;
+  void edge_read(Mutation& mutation, Error error) noexcept;
+  void fill_prepared(Mutation& mutation) noexcept;
+  [[nodiscard]] bool try_read(Read& read) noexcept;
+  [[nodiscard]] MemberMask readable(const Read& read, bool& must_wait) const noexcept;
+  static void read_part_done(peer::ReplicaOp& op) noexcept;
+  void read_answered(Read& read) noexcept;
+  [[nodiscard]] bool saw_unsettled(const Read& read) const noexcept;
+  void finish(Read& read, Error error) noexcept;
+
+  // segment_flush.cc
+  void pump_flushes() noexcept;
+  void send_flush_part(Flush& flush, std::uint32_t index) noexcept;
+  static void flush_part_done(peer::ReplicaOp& op) noexcept;
+  void evaluate(Flush& flush) noexcept;
+  void background_flush() noexcept;
+  void advance_stable() noexcept;
+  static void stable_done(peer::ReplicaOp& op) noexcept;
+
+  // segment_member.cc
+  [[nodiscard]] std::uint32_t write_quorum(std::uint32_t members) const noexcept;
+  [[nodiscard]] bool counted(MemberMask mask, MemberMask config) const noexcept;
+  [[nodiscard]] bool quorum(MemberMask mask) const noexcept;
+  [[nodiscard]] bool meets_every_quorum(MemberMask mask) const noexcept;
+  [[nodiscard]] MemberMask leased(std::uint64_t now_us) const noexcept;
+  void start_open(std::uint32_t index) noexcept;
+  static void open_done(peer::ReplicaOp& op) noexcept;
+  void opened(Member& member) noexcept;
+  void open_members() noexcept;
+  void member_failed(std::uint32_t index, Error error) noexcept;
+  void member_error(std::uint32_t index, std::uint32_t session, Error error) noexcept;
+  void become_ready(std::uint32_t index, std::uint64_t durable_seq) noexcept;
+  void reopen() noexcept;
+  void maybe_ask() noexcept;
+  [[nodiscard]] bool may_ask_for(MemberMask wanted) noexcept;
+  void emit_ask(const char* reason) noexcept;
+  void maybe_serve() noexcept;
+  void check_hung_operations() noexcept;
+  void place_members(const SegmentConfig& config);
+  [[nodiscard]] std::vector<Uuid> hosts_of(MemberMask mask) const;
+  [[nodiscard]] MemberMask members_in(Member::State state) const noexcept;
+  [[nodiscard]] std::uint32_t nearest(MemberMask mask) const noexcept;
+  void control(std::uint32_t owner, std::uint32_t at, void (*done)(peer::ReplicaOp&) noexcept) noexcept;
+  bool control_back(peer::ReplicaOp& op) noexcept;
+
+  // segment_open.cc
+  void advance_gather() noexcept;
+  void start_listing() noexcept;
+  void list_page(std::uint32_t index) noexcept;
+  static void list_done(peer::ReplicaOp& op) noexcept;
+  [[nodiscard]] bool may_still_answer(const Member& member) const noexcept;
+  void start_reconcile();
+  void advance_reconcile() noexcept;
+  void reconciled(ChunkCopy& copy) noexcept;
+  void start_base_flush() noexcept;
+  static void base_flush_done(peer::ReplicaOp& op) noexcept;
+  void form() noexcept;
+  void restart_opening() noexcept;
+
+  // segment_resync.cc
+  void begin_join(std::uint32_t index);
+  void join_list_joiner(std::uint32_t index, std::uint32_t from_chunk) noexcept;
+  void join_list_source(std::uint32_t index, std::uint32_t from_chunk) noexcept;
+  static void join_list_done(peer::ReplicaOp& op) noexcept;
+  void take_page(Member& member, std::vector<Version>& versions) noexcept;
+  void compare(std::uint32_t index) noexcept;
+  void advance_joins() noexcept;
+  void advance_copying(std::uint32_t index) noexcept;
+  [[nodiscard]] bool copy_next(std::uint32_t index) noexcept;
+  [[nodiscard]] std::uint32_t chunk_count() const noexcept {
+    return (block_count_ + kBlocksPerChunk - 1) / kBlocksPerChunk;
+  }
+  static void join_flush_done(peer::ReplicaOp& op) noexcept;
+  [[nodiscard]] bool accepts(Member& member, const Mutation& mutation) noexcept;
+  void mark_missed(Member& member, const Mutation& mutation) noexcept;
+  [[nodiscard]] ChunkCopy* start_copy(ChunkCopy::Why why, std::uint32_t chunk, std::uint32_t source,
+                                      MemberMask targets) noexcept;
+  void pump_copies() noexcept;
+  [[nodiscard]] bool try_copy(ChunkCopy& copy) noexcept;
+  static void copy_read_done(peer::ReplicaOp& op) noexcept;
+  void send_replaces(ChunkCopy& copy) noexcept;
+  static void replace_done(peer::ReplicaOp& op) noexcept;
+  void finish(ChunkCopy& copy) noexcept;
+  void resynced(ChunkCopy& copy) noexcept;
+  void repaired(ChunkCopy& copy) noexcept;
+  void repair(const Read& read, MemberMask damaged) noexcept;
+
+  Engine& engine_;
+  std::uint32_t index_;
+  std::uint32_t block_count_;
+  std::uint64_t generation_ = 0;
+  std::array<Member, kMembersMax> members_;
+  MemberMask agreed_ = 0;  // in sync, as last heard
+  MemberMask asked_ = 0;   // a change asked for and not answered: may become true at any time
+  MemberMask ready_ = 0;
+  std::uint64_t asked_at_us_ = 0;
+  Phase phase_ = Phase::gather;
+  bool serve_started_ = false;  // every agreed member was brought to one state
+  bool ever_served_ = false;
+  std::uint64_t grace_until_us_ = 0;
+  std::uint64_t last_seq_ = 0;
+  std::uint64_t max_acked_seq_ = 0;
+  std::uint64_t flushed_seq_ = 0;  // a client was told so
+  Version stable_;
+  Version base_stable_;
+  Reports reports_;
+  std::vector<std::uint32_t> plan_;  // chunks still to be reconciled
+  std::map<std::uint32_t, MemberMask> unreadable_;  // sources that failed for a chunk of the plan
+  MemberMask base_pending_ = 0;                      // base members still listing, or flushing
+  std::vector<std::uint32_t> repairing_;             // chunk * 8 + member
+  std::uint64_t background_at_us_ = 0;
+  bool background_under_way_ = false;
+  std::uint64_t resync_done_bytes_ = 0;
+  std::uint64_t resync_total_bytes_ = 0;
+  peer::List<Mutation> in_flight_;  // in order of their sequence
+  peer::List<Mutation> waiting_;
+  peer::List<Read> waiting_reads_;
+  peer::List<Read> held_reads_;  // have their data, may have seen an unsettled mutation
+  peer::List<Flush> flushes_;
+  peer::List<RangeLock> locks_;
+  peer::List<ChunkCopy> copies_;         // waiting to begin
+  std::uint32_t copies_under_way_ = 0;
+  std::array<std::uint16_t, 256> filter_{};  // mutations in flight by chunk, hashed
+  std::uint32_t wide_ = 0;                   // those too long to count by chunk
+  io::Timer timer_;
+};
+
+}  // namespace blockd::engine

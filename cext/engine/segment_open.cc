@@ -1,0 +1,193 @@
+// Opening: fence the members, hear what each holds above the stable mark, bring them to one state (O1..O4).
+//
+// gather -> list -> reconcile -> flush -> formed. A base member that is lost on the way begins it anew.
+#include <algorithm>
+#include <cstring>
+
+#include "base/assert.h"
+#include "engine/segment.h"
+
+namespace blockd::engine {
+
+using peer::ReplicaOp;
+
+// Enough must answer to meet every write there was; the others are given a moment.
+void Segment::advance_gather() noexcept {
+  if (copies_under_way_ != 0) return;
+  const MemberMask answered = members_in(Member::State::opened);
+  if (!meets_every_quorum(answered)) {
+    grace_until_us_ = 0;
+    return;
+  }
+  bool wait = false;
+  bool wait_for_lease = false;
+  for (std::uint32_t i = 0; i < kMembersMax; ++i) {
+    if (!((agreed_ | asked_) & ~answered & member_bit(i))) continue;
+    wait = wait || may_still_answer(members_[i]);
+    wait_for_lease = wait_for_lease || (members_[i].lease_wait && members_[i].host->channel->connected());
+  }
+  const std::uint64_t now = engine_.loop.now_us();
+  if (grace_until_us_ == 0) grace_until_us_ = now + kOpenGraceUs;
+  if (wait_for_lease || (wait && now < grace_until_us_)) return wake_at(std::max(grace_until_us_, now + 1000));
+  start_listing();
+}
+
+bool Segment::may_still_answer(const Member& member) const noexcept {
+  if (member.state == Member::State::opening) return true;
+  if (member.gave_answer) return member.lease_wait;
+  return !member.host->channel->unreachable();
+}
+
+void Segment::start_listing() noexcept {
+  phase_ = Phase::list;
+  reports_.clear();
+  unreadable_.clear();
+  base_stable_ = Version{};
+  base_pending_ = members_in(Member::State::opened);
+  for (std::uint32_t i = 0; i < kMembersMax; ++i) {
+    if (!(base_pending_ & member_bit(i))) continue;
+    members_[i].state = Member::State::base;
+    base_stable_ = std::max(base_stable_, members_[i].reported_stable);
+  }
+  for (std::uint32_t i = 0; i < kMembersMax; ++i) {
+    if (!(base_pending_ & member_bit(i))) continue;
+    members_[i].control.first_block = 0;
+    list_page(i);
+  }
+}
+
+void Segment::list_page(std::uint32_t index) noexcept {
+  Member& member = members_[index];
+  member.page.resize(format::kListEntriesMax * sizeof(format::ChunkEntry));
+  ReplicaOp& op = member.control;
+  op.kind = ReplicaOp::Kind::list;
+  op.handle = member.handle;
+  op.version = base_stable_;
+  op.stable = Version{};
+  op.data = member.page.data();
+  op.data_bytes = static_cast<std::uint32_t>(member.page.size());
+  control(index, index, list_done);
+}
+
+void Segment::list_done(ReplicaOp& op) noexcept {
+  Segment& self = *static_cast<Segment*>(op.owner);
+  const std::uint32_t index = op.tag;
+  if (!self.control_back(op)) return;
+  if (op.error != Error::Ok) return self.member_error(index, op.session, op.error);
+  BLOCKD_ASSERT(self.phase_ == Phase::list && (self.base_pending_ & member_bit(index)));
+  format::ChunkEntry entry;
+  for (std::uint32_t i = 0; i < op.block_count; ++i) {
+    std::memcpy(static_cast<void*>(&entry), op.data + std::size_t{i} * sizeof entry, sizeof entry);
+    if (entry.chunk < self.chunk_count()) self.reports_[entry.chunk][index] = {entry.epoch, entry.seq};
+  }
+  if (op.block_count == format::kListEntriesMax) {
+    op.first_block = entry.chunk + 1;
+    return self.list_page(index);
+  }
+  self.base_pending_ &= static_cast<MemberMask>(~member_bit(index));
+  if (self.base_pending_ == 0) self.start_reconcile();
+}
+
+// Of each reported chunk the highest version is the truth (O2); who has another gets it copied.
+void Segment::start_reconcile() {
+  phase_ = Phase::reconcile;
+  plan_.clear();
+  const MemberMask base = members_in(Member::State::base);
+  for (const auto& [chunk, versions] : reports_) {
+    const Version& first = versions[nearest(base)];
+    bool differs = false;
+    for (std::uint32_t i = 0; i < kMembersMax; ++i) differs = differs || ((base & member_bit(i)) && versions[i] != first);
+    if (differs) plan_.push_back(chunk);
+  }
+  poke();
+}
+
+void Segment::advance_reconcile() noexcept {
+  const MemberMask base = members_in(Member::State::base);
+  while (!plan_.empty() && copies_under_way_ < kReconcileCopies) {
+    const std::uint32_t chunk = plan_.back();
+    const std::array<Version, kMembersMax>& versions = reports_[chunk];
+    Version highest;
+    for (std::uint32_t i = 0; i < kMembersMax; ++i) {
+      if (base & member_bit(i)) highest = std::max(highest, versions[i]);
+    }
+    MemberMask sources = 0;
+    for (std::uint32_t i = 0; i < kMembersMax; ++i) {
+      if ((base & member_bit(i)) && versions[i] == highest) sources |= member_bit(i);
+    }
+    const auto targets = static_cast<MemberMask>(base & ~sources);
+    sources &= static_cast<MemberMask>(~unreadable_[chunk]);
+    if (sources == 0) {  // damaged wherever it is newest: try again, an administrator may act
+      unreadable_[chunk] = 0;
+      engine_.notice(index_, Uuid{}, "reconcile-blocked", chunk);
+      return wake_at(engine_.loop.now_us() + kRetryMaxUs / 5);
+    }
+    if (!start_copy(ChunkCopy::Why::reconcile, chunk, nearest(sources), targets)) {
+      return wake_at(engine_.loop.now_us() + kShortageRetryUs);
+    }
+    plan_.pop_back();
+  }
+  if (plan_.empty() && copies_under_way_ == 0) start_base_flush();
+}
+
+void Segment::reconciled(ChunkCopy& copy) noexcept {
+  if (phase_ != Phase::reconcile || copy.error == Error::Ok) return;
+  plan_.push_back(copy.chunk);
+  const bool medium = copy.error == Error::ChecksumMismatch || copy.error == Error::DiskError;
+  if (medium && copy.stage == ChunkCopy::Stage::reading) unreadable_[copy.chunk] |= member_bit(copy.source);
+}
+
+// What serving will rest on must survive a power loss. Nothing reported: it all did already.
+void Segment::start_base_flush() noexcept {
+  if (reports_.empty()) return form();
+  phase_ = Phase::flush;
+  base_pending_ = members_in(Member::State::base);
+  for (std::uint32_t i = 0; i < kMembersMax; ++i) {
+    if (!(base_pending_ & member_bit(i))) continue;
+    ReplicaOp& op = members_[i].control;
+    op.kind = ReplicaOp::Kind::flush;
+    op.handle = members_[i].handle;
+    op.stable = Version{};
+    control(i, i, base_flush_done);
+  }
+}
+
+void Segment::base_flush_done(ReplicaOp& op) noexcept {
+  Segment& self = *static_cast<Segment*>(op.owner);
+  if (!self.control_back(op)) return;
+  if (op.error != Error::Ok) return self.member_error(op.tag, op.session, op.error);
+  BLOCKD_ASSERT(self.phase_ == Phase::flush);
+  self.base_pending_ &= static_cast<MemberMask>(~member_bit(op.tag));
+  if (self.base_pending_ == 0) self.form();
+}
+
+void Segment::form() noexcept {
+  phase_ = Phase::formed;
+  reports_.clear();
+  stable_ = std::max(stable_, base_stable_);
+  for (std::uint32_t i = 0; i < kMembersMax; ++i) {
+    if (members_[i].state == Member::State::base) become_ready(i, last_seq_);
+  }
+  for (std::uint32_t i = 0; i < kMembersMax; ++i) {  // came while the base was at work
+    if (members_[i].state == Member::State::opened) begin_join(i);
+  }
+  evaluate_all();
+  poke();
+}
+
+// A base member is gone: what it reported may no longer be had. All open anew.
+void Segment::restart_opening() noexcept {
+  phase_ = Phase::gather;
+  grace_until_us_ = 0;
+  for (std::uint32_t i = 0; i < kMembersMax; ++i) {
+    Member& member = members_[i];
+    if (member.state != Member::State::base) continue;
+    ++member.session;
+    member.state = Member::State::absent;
+    member.retry_at_us = 0;
+    member.gave_answer = false;
+  }
+  poke();
+}
+
+}  // namespace blockd::engine

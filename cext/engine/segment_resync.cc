@@ -1,0 +1,435 @@
+// Resync: bring a member that missed something to hold everything, while clients go on (J1..J3).
+//
+// Every chunk of the joiner begins as pending: mutations of it are not sent there. Chunks whose version
+// is the source's, and that missed nothing since, stop pending at once; the others are copied one by
+// one under a lock of the chunk, and get new mutations from the moment the copy is queued to the joiner.
+// The copy of a chunk also repairs a damaged block and reconciles while opening.
+#include <algorithm>
+#include <bit>
+#include <cstring>
+
+#include "base/assert.h"
+#include "engine/segment.h"
+
+namespace blockd::engine {
+
+using peer::ReplicaOp;
+
+namespace {
+
+using Bits = std::vector<std::uint64_t>;
+
+bool test(const Bits& bits, std::uint32_t i) noexcept { return (bits[i / 64] >> (i % 64)) & 1; }
+void set(Bits& bits, std::uint32_t i) noexcept { bits[i / 64] |= std::uint64_t{1} << (i % 64); }
+void clear(Bits& bits, std::uint32_t i) noexcept { bits[i / 64] &= ~(std::uint64_t{1} << (i % 64)); }
+
+bool medium_error(Error error) noexcept { return error == Error::ChecksumMismatch || error == Error::DiskError; }
+
+}  // namespace
+
+// --- comparing -----------------------------------------------------------------------------------
+
+void Segment::begin_join(std::uint32_t index) {
+  Member& member = members_[index];
+  BLOCKD_ASSERT(member.state == Member::State::opened && !member.join);
+  member.state = Member::State::syncing;
+  ++engine_.joins;
+  member.join = std::make_unique<Join>();
+  Join& join = *member.join;
+  const std::uint32_t words = (chunk_count() + 63) / 64;
+  join.pending.assign(words, 0);
+  for (std::uint32_t chunk = 0; chunk < chunk_count(); ++chunk) set(join.pending, chunk);
+  join.touched.assign(words, 0);
+  join.copying.assign(words, 0);
+  join.pending_count = chunk_count();
+  // What is in flight now was not, or not surely, given to this member.
+  for (Mutation* m = in_flight_.front(); m != nullptr; m = peer::List<Mutation>::next(*m)) mark_missed(member, *m);
+  engine_.notice(index_, member.host_id, "resync-started", chunk_count());
+  join.versions.assign(chunk_count(), Version{});
+  join_list_joiner(index, 0);
+}
+
+void Segment::join_list_joiner(std::uint32_t index, std::uint32_t from_chunk) noexcept {
+  Member& member = members_[index];
+  member.join->phase = Join::Phase::list_joiner;
+  member.page.resize(format::kListEntriesMax * sizeof(format::ChunkEntry));
+  ReplicaOp& op = member.control;
+  op.kind = ReplicaOp::Kind::list;
+  op.handle = member.handle;
+  op.first_block = from_chunk;
+  op.version = Version{};
+  op.stable = Version{};
+  op.data = member.page.data();
+  op.data_bytes = static_cast<std::uint32_t>(member.page.size());
+  control(index, index, join_list_done);
+}
+
+void Segment::join_list_source(std::uint32_t index, std::uint32_t from_chunk) noexcept {
+  Member& member = members_[index];
+  Join& join = *member.join;
+  if (from_chunk == 0 || join.source_session != members_[join.source].session) {
+    from_chunk = 0;
+    join.source = nearest(ready_);
+    join.source_session = members_[join.source].session;
+    join.source_versions.assign(chunk_count(), Version{});
+  }
+  join.phase = Join::Phase::list_source;
+  ReplicaOp& op = member.control;
+  op.kind = ReplicaOp::Kind::list;
+  op.handle = members_[join.source].handle;
+  op.first_block = from_chunk;
+  op.version = Version{};
+  op.stable = Version{};
+  op.data = member.page.data();
+  op.data_bytes = static_cast<std::uint32_t>(member.page.size());
+  control(index, join.source, join_list_done);
+}
+
+void Segment::join_list_done(ReplicaOp& op) noexcept {
+  Segment& self = *static_cast<Segment*>(op.owner);
+  const std::uint32_t index = op.tag;
+  Member& member = self.members_[index];
+  if (!self.control_back(op)) return;
+  BLOCKD_ASSERT(member.state == Member::State::syncing);
+  Join& join = *member.join;
+  const bool of_joiner = join.phase == Join::Phase::list_joiner;
+  if (op.error != Error::Ok) {
+    if (of_joiner) return self.member_error(index, op.session, op.error);
+    self.member_error(join.source, join.source_session, op.error);
+    if (member.state == Member::State::syncing && !self.engine_.fenced) self.join_list_source(index, 0);
+    return;
+  }
+  std::vector<Version>& versions = of_joiner ? join.versions : join.source_versions;
+  self.take_page(member, versions);
+  const bool more = op.block_count == format::kListEntriesMax;
+  std::uint32_t next_chunk = 0;
+  if (more) {
+    format::ChunkEntry last;
+    std::memcpy(static_cast<void*>(&last), op.data + std::size_t{op.block_count - 1} * sizeof last, sizeof last);
+    next_chunk = last.chunk + 1;
+  }
+  if (of_joiner && more) return self.join_list_joiner(index, next_chunk);
+  if (of_joiner || more) return self.join_list_source(index, next_chunk);
+  self.compare(index);
+}
+
+void Segment::take_page(Member& member, std::vector<Version>& versions) noexcept {
+  const ReplicaOp& op = member.control;
+  for (std::uint32_t i = 0; i < op.block_count; ++i) {
+    format::ChunkEntry entry;
+    std::memcpy(static_cast<void*>(&entry), op.data + std::size_t{i} * sizeof entry, sizeof entry);
+    if (entry.chunk < versions.size()) versions[entry.chunk] = {entry.epoch, entry.seq};
+  }
+}
+
+// Equal versions are equal contents (I1), unless a mutation passed the joiner by meanwhile.
+void Segment::compare(std::uint32_t index) noexcept {
+  Member& member = members_[index];
+  Join& join = *member.join;
+  for (std::uint32_t chunk = 0; chunk < join.versions.size(); ++chunk) {
+    if (join.versions[chunk] != join.source_versions[chunk] || test(join.touched, chunk)) continue;
+    clear(join.pending, chunk);
+    --join.pending_count;
+  }
+  join.versions = {};
+  join.source_versions = {};
+  join.phase = Join::Phase::copy;
+  resync_done_bytes_ = 0;
+  resync_total_bytes_ = std::uint64_t{join.pending_count} * kChunkBytes;
+  poke();
+}
+
+// --- mutations of a joiner -------------------------------------------------------------------------
+
+bool Segment::accepts(Member& member, const Mutation& mutation) noexcept {
+  const Join& join = *member.join;
+  if (join.pending_count == 0) return true;
+  const std::uint32_t last = (mutation.first_block + mutation.block_count - 1) / kBlocksPerChunk;
+  for (std::uint32_t chunk = mutation.first_block / kBlocksPerChunk; chunk <= last; ++chunk) {
+    if (test(join.pending, chunk)) return false;
+  }
+  return true;
+}
+
+// Not sent to the joiner: every chunk of it has to be copied, those that were clean already too.
+void Segment::mark_missed(Member& member, const Mutation& mutation) noexcept {
+  Join& join = *member.join;
+  const std::uint32_t last = (mutation.first_block + mutation.block_count - 1) / kBlocksPerChunk;
+  for (std::uint32_t chunk = mutation.first_block / kBlocksPerChunk; chunk <= last; ++chunk) {
+    set(join.touched, chunk);
+    if (test(join.pending, chunk)) continue;
+    set(join.pending, chunk);
+    ++join.pending_count;
+  }
+}
+
+// --- copying ---------------------------------------------------------------------------------------
+
+void Segment::advance_joins() noexcept {
+  if (phase_ != Phase::formed) return;
+  for (std::uint32_t i = 0; i < kMembersMax; ++i) {
+    Member& member = members_[i];
+    if (member.state == Member::State::syncing && member.join->phase == Join::Phase::copy) advance_copying(i);
+  }
+}
+
+void Segment::advance_copying(std::uint32_t index) noexcept {
+  Member& member = members_[index];
+  Join& join = *member.join;
+  while (join.copies < kCopiesPerSegment && join.pending_count > 0) {
+    if (!copy_next(index)) break;
+  }
+  if (join.pending_count > 0 || join.copies > 0 || member.control_busy) return;
+  join.phase = Join::Phase::flush;
+  ReplicaOp& op = member.control;
+  op.kind = ReplicaOp::Kind::flush;
+  op.handle = member.handle;
+  op.version = {engine_.epoch, last_seq_};
+  op.stable = Version{};
+  control(index, index, join_flush_done);
+}
+
+// Starts the copy of the next pending chunk. False: not now, or all of them are under way.
+bool Segment::copy_next(std::uint32_t index) noexcept {
+  Join& join = *members_[index].join;
+  const std::uint64_t now = engine_.loop.now_us();
+  if (engine_.resync_free_at_us > now + 10'000) {
+    wake_at(engine_.resync_free_at_us - 10'000);
+    return false;
+  }
+  std::uint32_t chunk = join.cursor;
+  std::uint32_t looked = 0;
+  while (looked < chunk_count() && (!test(join.pending, chunk) || test(join.copying, chunk))) {
+    chunk = chunk + 1 < chunk_count() ? chunk + 1 : 0;
+    ++looked;
+  }
+  if (looked == chunk_count()) return false;
+  MemberMask sources = ready_;
+  if (const auto bad = join.unreadable.find(chunk); bad != join.unreadable.end()) {
+    sources &= static_cast<MemberMask>(~bad->second);
+    if (sources == 0) {
+      engine_.notice(index_, members_[index].host_id, "resync-blocked", chunk);
+      join.unreadable.clear();
+      wake_at(now + kRetryMaxUs / 5);
+      return false;
+    }
+  }
+  if (!start_copy(ChunkCopy::Why::resync, chunk, nearest(sources), member_bit(index))) {
+    wake_at(now + kShortageRetryUs);
+    return false;
+  }
+  join.cursor = chunk + 1 < chunk_count() ? chunk + 1 : 0;
+  set(join.copying, chunk);
+  ++join.copies;
+  const std::uint64_t cost_us = std::uint64_t{kChunkBytes} * 1'000'000 / kResyncBytesPerSecond;
+  engine_.resync_free_at_us = std::max(engine_.resync_free_at_us, now) + cost_us;
+  return true;
+}
+
+void Segment::join_flush_done(ReplicaOp& op) noexcept {
+  Segment& self = *static_cast<Segment*>(op.owner);
+  Member& member = self.members_[op.tag];
+  if (!self.control_back(op)) return;
+  if (op.error != Error::Ok) return self.member_error(op.tag, op.session, op.error);
+  BLOCKD_ASSERT(member.state == Member::State::syncing && member.join->pending_count == 0);
+  member.join.reset();
+  --self.engine_.joins;
+  self.become_ready(op.tag, op.version.seq);
+  self.engine_.notice(self.index_, member.host_id, "resync-finished", self.resync_done_bytes_);
+  self.evaluate_all();
+  self.advance_stable();
+}
+
+void Segment::resynced(ChunkCopy& copy) noexcept {
+  const auto index = static_cast<std::uint32_t>(std::countr_zero(copy.targets));
+  Member& member = members_[index];
+  if (member.state != Member::State::syncing || copy.target_sessions[index] != member.session) return;
+  Join& join = *member.join;
+  BLOCKD_ASSERT(join.copies > 0);
+  --join.copies;
+  clear(join.copying, copy.chunk);
+  if (copy.stage != ChunkCopy::Stage::replacing && medium_error(copy.error)) {
+    join.unreadable[copy.chunk] |= member_bit(copy.source);
+  }
+}
+
+// --- one chunk -------------------------------------------------------------------------------------
+
+ChunkCopy* Segment::start_copy(ChunkCopy::Why why, std::uint32_t chunk, std::uint32_t source,
+                               MemberMask targets) noexcept {
+  ChunkCopy* copy = engine_.copies.get();
+  if (copy == nullptr) return nullptr;
+  copy->segment = this;
+  copy->why = why;
+  copy->stage = ChunkCopy::Stage::waiting;
+  copy->chunk = chunk;
+  copy->source = source;
+  copy->source_session = members_[source].session;
+  copy->targets = targets;
+  copy->outstanding = 0;
+  copy->error = Error::Ok;
+  copy->started_us = engine_.loop.now_us();
+  copy->lock.copy = true;
+  for (std::uint32_t i = 0; i < kMembersMax; ++i) copy->target_sessions[i] = members_[i].session;
+  ++copies_under_way_;
+  copies_.push_back(*copy);
+  poke();
+  return copy;
+}
+
+void Segment::pump_copies() noexcept {
+  for (std::size_t count = copies_.size(); count > 0; --count) {
+    ChunkCopy& copy = *copies_.pop_front();
+    if (!try_copy(copy)) copies_.push_back(copy);
+  }
+}
+
+// Locks the chunk against new mutations; reads it once the source has every one there is. False: wait.
+bool Segment::try_copy(ChunkCopy& copy) noexcept {
+  if (copy.source_session != members_[copy.source].session) {
+    copy.error = Error::LinkLost;
+    finish(copy);
+    return true;
+  }
+  const std::uint32_t first = copy.chunk * kBlocksPerChunk;
+  if (!copy.lock.held()) {
+    if (being_copied(copy.chunk)) return false;
+    lock(copy.lock, first, first + kBlocksPerChunk);
+  }
+  if (phase_ == Phase::formed && filter_hit(first, kBlocksPerChunk)) {
+    for (const Mutation* m = in_flight_.front(); m != nullptr; m = peer::List<Mutation>::next(*m)) {
+      const bool overlap = m->first_block < first + kBlocksPerChunk && first < m->first_block + m->block_count;
+      if (overlap && !(m->acked & member_bit(copy.source))) return false;
+    }
+  }
+  copy.buffer = engine_.buffers.chunk.get();
+  if (!copy.buffer) {
+    wake_at(engine_.loop.now_us() + kShortageRetryUs);
+    return false;
+  }
+  copy.stage = ChunkCopy::Stage::reading;
+  ReplicaOp& op = copy.read;
+  op.kind = ReplicaOp::Kind::read_chunk;
+  op.handle = members_[copy.source].handle;
+  op.first_block = first;
+  op.block_count = kBlocksPerChunk;
+  op.stable = Version{};
+  op.data = copy.buffer.data();
+  op.crcs = copy.crcs.data();
+  op.done = copy_read_done;
+  op.owner = &copy;
+  op.tag = copy.source;
+  op.session = copy.source_session;
+  engine_.submit(*members_[copy.source].host, op);
+  return true;
+}
+
+void Segment::copy_read_done(ReplicaOp& op) noexcept {
+  ChunkCopy& copy = *static_cast<ChunkCopy*>(op.owner);
+  Segment& self = *copy.segment;
+  self.engine_.op_back();
+  copy.error = op.error;
+  if (op.error == Error::Ok && op.session != self.members_[op.tag].session) copy.error = Error::LinkLost;
+  if (copy.error == Error::Ok) return self.send_replaces(copy);
+  if (!medium_error(op.error) && op.error != Error::Ok && op.error != Error::Busy) {
+    self.member_error(op.tag, op.session, op.error);
+  }
+  self.finish(copy);
+}
+
+// From here on the joiner's stream has the chunk: new mutations of it may follow.
+void Segment::send_replaces(ChunkCopy& copy) noexcept {
+  copy.stage = ChunkCopy::Stage::replacing;
+  for (std::uint32_t i = 0; i < kMembersMax; ++i) {
+    const Member& member = members_[i];
+    if (!(copy.targets & member_bit(i)) || copy.target_sessions[i] != member.session) continue;
+    if (member.state == Member::State::syncing && test(member.join->pending, copy.chunk)) {
+      clear(member.join->pending, copy.chunk);
+      --member.join->pending_count;
+    }
+    copy.outstanding |= member_bit(i);
+    ReplicaOp& op = copy.replaces[i];
+    op.kind = ReplicaOp::Kind::replace;
+    op.fua = false;
+    op.handle = member.handle;
+    op.first_block = copy.chunk * kBlocksPerChunk;
+    op.block_count = kBlocksPerChunk;
+    op.valid_mask = copy.read.valid_mask;
+    op.version = copy.read.version;
+    op.stable = Version{};
+    op.data = copy.buffer.data();
+    op.crcs = copy.crcs.data();
+    op.hold = copy.buffer;
+    op.done = replace_done;
+    op.owner = &copy;
+    op.tag = i;
+    op.session = member.session;
+    engine_.submit(*member.host, op);
+  }
+  unlock(copy.lock);
+  if (copy.outstanding == 0) finish(copy);
+}
+
+void Segment::replace_done(ReplicaOp& op) noexcept {
+  ChunkCopy& copy = *static_cast<ChunkCopy*>(op.owner);
+  Segment& self = *copy.segment;
+  self.engine_.op_back();
+  op.hold.reset();
+  copy.outstanding &= static_cast<MemberMask>(~member_bit(op.tag));
+  if (op.error != Error::Ok) {
+    copy.error = op.error;
+    self.member_error(op.tag, op.session, op.error);
+  } else if (copy.read.valid_mask != 0) {
+    std::uint64_t& bytes = copy.why == ChunkCopy::Why::reconcile ? self.engine_.stats.reconcile_bytes
+                                                                 : self.engine_.stats.resync_bytes;
+    if (copy.why != ChunkCopy::Why::repair) bytes += kChunkBytes;
+  }
+  if (copy.outstanding == 0) self.finish(copy);
+}
+
+void Segment::finish(ChunkCopy& copy) noexcept {
+  BLOCKD_ASSERT(copy.outstanding == 0 && !copy.link.linked && copies_under_way_ > 0);
+  unlock(copy.lock);
+  copy.buffer.reset();
+  --copies_under_way_;
+  switch (copy.why) {
+    case ChunkCopy::Why::reconcile:
+      reconciled(copy);
+      break;
+    case ChunkCopy::Why::resync:
+      if (copy.error == Error::Ok) resync_done_bytes_ += kChunkBytes;
+      resynced(copy);
+      break;
+    case ChunkCopy::Why::repair:
+      repaired(copy);
+      break;
+  }
+  engine_.copies.put(copy);
+  poke();
+}
+
+// --- repair ----------------------------------------------------------------------------------------
+
+// The read found a bad block at `damaged` and the same blocks good elsewhere.
+void Segment::repair(const Read& read, MemberMask damaged) noexcept {
+  const auto sources = static_cast<MemberMask>(ready_ & ~damaged);
+  if (sources == 0 || phase_ != Phase::formed) return;
+  const std::uint32_t last = (read.first_block + read.block_count - 1) / kBlocksPerChunk;
+  for (std::uint32_t chunk = read.first_block / kBlocksPerChunk; chunk <= last; ++chunk) {
+    for (std::uint32_t i = 0; i < kMembersMax; ++i) {
+      if (!(damaged & ready_ & member_bit(i))) continue;
+      const std::uint32_t key = chunk * 8 + i;
+      if (std::find(repairing_.begin(), repairing_.end(), key) != repairing_.end()) continue;
+      if (start_copy(ChunkCopy::Why::repair, chunk, nearest(sources), member_bit(i))) repairing_.push_back(key);
+    }
+  }
+}
+
+void Segment::repaired(ChunkCopy& copy) noexcept {
+  const auto index = static_cast<std::uint32_t>(std::countr_zero(copy.targets));
+  std::erase(repairing_, copy.chunk * 8 + index);
+  const bool done = copy.error == Error::Ok && copy.stage == ChunkCopy::Stage::replacing;
+  engine_.notice(index_, members_[index].host_id, done ? "block-repaired" : "repair-failed", copy.chunk);
+}
+
+}  // namespace blockd::engine
