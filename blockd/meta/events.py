@@ -17,8 +17,10 @@ class Events:
     def __init__(self, records: Records) -> None:
         self._etcd = records.etcd
 
-    async def watch(self, after_revision: int, history: int) -> AsyncIterator[Event]:
-        """The past that was asked for, oldest first, then what comes, for ever.
+    async def watch(
+        self, after_revision: int, history: int, *, follow: bool = True
+    ) -> AsyncIterator[Event]:
+        """The past that was asked for, oldest first, then, to `follow`, what comes, for ever.
 
         after_revision: everything after it that is still kept; 0: only new events. history: in that
         case first this many old ones. Raises InvalidArgument, MetadataUnreachable.
@@ -37,6 +39,8 @@ class Events:
             past = []
         for entry in past:
             yield _event(entry)
+        if not follow:
+            return
         last = max(revision, after_revision)
         while True:
             try:

@@ -124,7 +124,9 @@ class MetadataService(meta_pb2_grpc.MetadataServicer):
     async def WatchEvents(
         self, request: meta_pb2.WatchEventsRequest, context: Any
     ) -> AsyncIterator[Event]:
-        async for event in self._events.watch(request.after_revision, request.history):
+        async for event in self._events.watch(
+            request.after_revision, request.history, follow=not request.no_follow
+        ):
             yield event
 
     @property

@@ -176,12 +176,16 @@ def _refusal(
     """Say how many places the policy needs, which there are, and what is wrong with the others."""
     total = sum(segment_bytes)
     able = [host for host in hosts if _why_not(host, total, overcommit) is None]
+    room = f"{format_size(total)} free"
     if distinct_sites:
         noun, have = "sites", sorted({host.site for host in able})
-        need = f"{replicas} sites with a host that is up and has room for {format_size(total)}"
+        need = f"{replicas} sites with a host that is up and has {room}"
     else:
         noun, have = "hosts", sorted(host.name for host in able)
-        need = f"{replicas} hosts that are up and have room for {format_size(total)}"
+        need = (
+            f"{replicas} sites, or as the cluster has {len(set(sites))} at least that many hosts, "
+            f"that are up and have {room}"
+        )
     problems = _problems(hosts, sites, total, overcommit)
     listed = f"have {len(have)}: {', '.join(have)}" if have else f"no such {noun[:-1]} is there"
     detail = f" ({'; '.join(problems)})" if problems else ""
@@ -210,7 +214,7 @@ def _why_not(host: Candidate, total: int, overcommit: float) -> str | None:
     if not usable:
         return "is full"
     room = sum(int(store.capacity_bytes * overcommit) - store.promised_bytes for store in usable)
-    return None if room >= total else f"has room for {format_size(max(room, 0))}"
+    return None if room >= total else f"has {format_size(max(room, 0))} free"
 
 
 def bounded(

@@ -173,7 +173,7 @@ def test_an_unknown_volume_or_host(cluster: DevCluster, name: str) -> None:
 def test_a_policy_that_cannot_be_met(cluster: DevCluster) -> None:
     done = cluster.ctl("volume", "create", "x", "--size", "1GiB", "--replicas", "5", check=False)
     says(done, REFUSED, "5 sites")
-    done = cluster.ctl("volume", "create", "x", "--size", "100TiB", check=False)
+    done = cluster.ctl("volume", "create", "x", "--size", "15TiB", check=False)
     says(done, REFUSED, "free")
 
 

@@ -92,7 +92,7 @@ async def test_a_policy_that_cannot_be_met_says_why(rig):
 async def test_a_host_without_room_is_no_place(rig):
     await rig.add_cluster(capacity_bytes=GIB)
     await rig.create("a", size=15 * GIB)
-    with pytest.raises(PolicyUnsatisfiable, match="room for 5 GiB"):
+    with pytest.raises(PolicyUnsatisfiable, match="has 5 GiB free"):
         await rig.create("b", size=6 * GIB)
 
 
