@@ -1,0 +1,145 @@
+"""`blockctl volume show`: segments that are alike in one row, and how far resync has come."""
+
+import asyncio
+from itertools import groupby
+
+from blockd.cli.blockctl_output import (
+    local_time,
+    print_facts,
+    print_table,
+    progress_bar,
+    state_text,
+)
+from blockd.cli.blockctl_session import Clients
+from blockd.cli.blockctl_views import volume_state
+from blockd.model.errors import BlockdError
+from blockd.model.units import format_size
+from blockd.rpc.gen import host_pb2
+from blockd.rpc.gen.types_pb2 import Segment, Volume
+
+ASK_SECONDS = 3.0
+POLL_SECONDS = 0.5
+
+
+async def ask_engine(clients: Clients, volume: Volume) -> host_pb2.AttachmentStatus | None:
+    """What the holder says; None when there is none or it does not answer."""
+    if not volume.HasField("attachment"):
+        return None
+    try:
+        holder = await clients.host(volume.attachment.host_id)
+        return await clients.hosts.call(
+            holder.grpc_endpoint,
+            lambda stub: stub.GetAttachment,
+            host_pb2.GetAttachmentRequest(volume_id=volume.id),
+            timeout=ASK_SECONDS,
+        )
+    except BlockdError:
+        return None
+
+
+def resync_bytes(engine: host_pb2.AttachmentStatus | None) -> tuple[int, int]:
+    """Done and to do, of all segments that have a replica joining."""
+    joining = [one for one in engine.segments if one.joining] if engine is not None else []
+    return (
+        sum(one.resync_bytes_done for one in joining),
+        sum(one.resync_bytes_total for one in joining),
+    )
+
+
+async def wait_in_sync(clients: Clients, name: str) -> None:
+    """Return when no segment is degraded; a bar shows segments, and bytes while resync runs."""
+    with progress_bar(unit="segments") as progress:
+        task = progress.add_task(f"{name} in sync")
+        while True:
+            volume = await clients.volume(name)
+            whole = sum(_is_whole(volume, segment) for segment in volume.segments)
+            done, total = resync_bytes(await ask_engine(clients, volume))
+            copied = f", {format_size(done)} of {format_size(total)}" if total else ""
+            progress.update(
+                task,
+                description=f"{name} in sync{copied}",
+                completed=whole,
+                total=len(volume.segments),
+            )
+            if whole == len(volume.segments):
+                return
+            await asyncio.sleep(POLL_SECONDS)
+
+
+def _is_whole(volume: Volume, segment: Segment) -> bool:
+    return sum(member.in_sync for member in segment.members) >= volume.policy.replicas
+
+
+def print_volume(volume: Volume, engine: host_pb2.AttachmentStatus | None) -> None:
+    """The facts, then a row for each run of segments that are alike."""
+    facts = [
+        ("volume", volume.name),
+        ("id", volume.id),
+        ("size", f"{format_size(volume.size_bytes)} ({volume.size_bytes} bytes)"),
+        (
+            "policy",
+            f"{volume.policy.replicas} replicas, at least {volume.policy.min_in_sync} in sync",
+        ),
+        ("state", state_text(volume_state(volume))),
+        ("health", "[yellow]degraded[/]" if volume.degraded else "[green]all in sync[/]"),
+        ("created", local_time(volume.created_unix_us)),
+        *_attachment_facts(volume, engine),
+    ]
+    if volume.tenant:
+        facts.insert(2, ("tenant", volume.tenant))
+    print_facts(facts)
+    print_table(
+        ["segments", "in sync", "not in sync", "engine", "resync"],
+        _segment_rows(volume, engine),
+        "no segments",
+    )
+
+
+def _attachment_facts(
+    volume: Volume, engine: host_pb2.AttachmentStatus | None
+) -> list[tuple[str, str]]:
+    if not volume.HasField("attachment"):
+        return [("attached", "nowhere")]
+    attachment = volume.attachment
+    state = state_text(engine.state) if engine is not None else "[red]the host does not answer[/]"
+    uris = engine.nbd_uris if engine is not None else attachment.nbd_uris
+    return [
+        ("attached", f"{attachment.host_name}, epoch {attachment.epoch}, {state}"),
+        ("since", local_time(attachment.since_unix_us)),
+        *(("NBD", uri) for uri in uris),
+    ]
+
+
+def _segment_rows(volume: Volume, engine: host_pb2.AttachmentStatus | None) -> list[list[str]]:
+    by_index = {one.index: one for one in engine.segments} if engine is not None else {}
+    described = [
+        (segment.index, _describe(segment, by_index.get(segment.index)))
+        for segment in volume.segments
+    ]
+    rows = []
+    for text, run in groupby(described, key=lambda pair: pair[1]):
+        indices = [index for index, _ in run]
+        span = str(indices[0]) if len(indices) == 1 else f"{indices[0]}-{indices[-1]}"
+        rows.append([span, *text])
+    return rows
+
+
+def _describe(segment: Segment, engine: host_pb2.SegmentStatus | None) -> tuple[str, ...]:
+    joining = set(engine.joining) if engine is not None else set()
+    in_sync = [member.host_name for member in segment.members if member.in_sync]
+    out = [
+        f"{member.host_name} ({'joining' if member.host_id in joining else 'absent'})"
+        for member in segment.members
+        if not member.in_sync
+    ]
+    resync = ""
+    if engine is not None and joining:
+        resync = (
+            f"{format_size(engine.resync_bytes_done)} of {format_size(engine.resync_bytes_total)}"
+        )
+    return (
+        ", ".join(in_sync),
+        f"[yellow]{', '.join(out)}[/]" if out else "-",
+        state_text(engine.state) if engine is not None else "-",
+        resync or "-",
+    )
