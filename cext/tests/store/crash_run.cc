@@ -61,7 +61,8 @@ void CrashRun::open_after_crash() {
   if (!ok()) return;
   check_structures();
   stats_.replayed_batches += rig_.store->stats().recovered_batches;
-  if (closed_ && rig_.store->stats().recovered_batches != 0) fail("a closed store has batches to replay");
+  if (closed_ && rig_.store->stats().recovered_batches != 0)
+    fail("a closed store has batches to replay");
   if (ok()) verify_after_crash(std::exchange(power_lost_, false));
   closed_ = false;
 }
@@ -90,11 +91,13 @@ void CrashRun::live() {
   const std::uint64_t events = random_.below(kEvents[random_.below(kEvents.size())]);
   for (std::uint64_t i = 0; i < events && ok(); ++i) {
     if (random_.chance(2)) {
-      for (std::uint64_t burst = random_.between(1, 6); burst > 0 && ok(); --burst) start_something();
+      for (std::uint64_t burst = random_.between(1, 6); burst > 0 && ok(); --burst)
+        start_something();
     }
     if (random_.chance(1000)) quiesce();
     if (random_.chance(500)) rig_.world.run_for(random_.between(1, 20'000'000));  // idle duties
-    if (!rig_.world.step() && in_flight_ + changes_ > 0) fail("operations are in flight but nothing happens");
+    if (!rig_.world.step() && in_flight_ + changes_ > 0)
+      fail("operations are in flight but nothing happens");
   }
 }
 
@@ -176,8 +179,9 @@ void CrashRun::start_something() {
     return;
   }
   const Weights& w = weights_;
-  std::uint64_t draw = random_.below(w.small_write + w.large_write + w.chunk_write + w.zero + w.zero_chunk + w.replace +
-                                     w.drop_chunk + w.read + w.flush + w.stable + w.promise + w.segment);
+  std::uint64_t draw =
+      random_.below(w.small_write + w.large_write + w.chunk_write + w.zero + w.zero_chunk +
+                    w.replace + w.drop_chunk + w.read + w.flush + w.stable + w.promise + w.segment);
   const auto drawn = [&draw](std::uint32_t weight) {
     const bool hit = draw < weight;
     draw -= hit ? 0 : weight;
@@ -207,7 +211,8 @@ CrashRun::SegmentModel* CrashRun::pick_live_segment() {
 }
 
 CrashRun::Flight* CrashRun::free_flight() noexcept {
-  const auto found = std::find_if(flights_.begin(), flights_.end(), [](const auto& f) { return !f->busy; });
+  const auto found =
+      std::find_if(flights_.begin(), flights_.end(), [](const auto& f) { return !f->busy; });
   return found == flights_.end() ? nullptr : found->get();
 }
 
@@ -224,7 +229,8 @@ void CrashRun::start_whole_chunks(SegmentModel& segment, bool zero) {
   const auto chunk = static_cast<std::uint32_t>(random_.below(chunks));
   const auto count = static_cast<std::uint32_t>(random_.between(1, std::min(4u, chunks - chunk)));
   const std::uint32_t first = chunk * kBlocksPerChunk;
-  zero ? start_zero(segment, first, count * kBlocksPerChunk) : start_write(segment, first, count * kBlocksPerChunk);
+  zero ? start_zero(segment, first, count * kBlocksPerChunk)
+       : start_write(segment, first, count * kBlocksPerChunk);
 }
 
 void CrashRun::begin(Flight& flight, SegmentModel* segment, StoreOp::Op op) {
@@ -268,7 +274,8 @@ void CrashRun::start_write(SegmentModel& segment, std::uint32_t first, std::uint
   flight->op.version = next_version(segment);
   place_data(*flight, count);
   const Tag first_tag = take_tags(count);
-  for (std::uint32_t i = 0; i < count; ++i) fill_block(flight->op.data + std::size_t{i} * kBlockBytes, first_tag + i);
+  for (std::uint32_t i = 0; i < count; ++i)
+    fill_block(flight->op.data + std::size_t{i} * kBlockBytes, first_tag + i);
   for (std::uint32_t i = 0; i < count; ++i) {
     flight->crcs[i] = crc32c(flight->op.data + std::size_t{i} * kBlockBytes, kBlockBytes);
   }
@@ -295,7 +302,8 @@ void CrashRun::start_replace(SegmentModel& segment, bool drop) {
   op.first_block = static_cast<std::uint32_t>(random_.below(chunks)) * kBlocksPerChunk;
   op.block_count = kBlocksPerChunk;
   if (!drop) {
-    op.version = random_.chance(2) ? next_version(segment) : Version{kOldEpoch, next_version_seq_++};
+    op.version =
+        random_.chance(2) ? next_version(segment) : Version{kOldEpoch, next_version_seq_++};
     op.valid_mask = static_cast<std::uint16_t>(random_.chance(4) ? 0xffff : random_.next());
     if (random_.chance(8)) op.valid_mask = 0;
   }
@@ -306,7 +314,8 @@ void CrashRun::start_replace(SegmentModel& segment, bool drop) {
     std::byte* const block = op.data + std::size_t{i} * kBlockBytes;
     const bool valid = op.valid_mask >> i & 1u;
     if (valid) fill_block(block, first_tag + i);
-    flight->crcs[i] = valid ? crc32c(block, kBlockBytes) : static_cast<std::uint32_t>(random_.next());
+    flight->crcs[i] =
+        valid ? crc32c(block, kBlockBytes) : static_cast<std::uint32_t>(random_.next());
   }
   submit_mutation(*flight, Mutation::Kind::replace, first_tag);
 }
@@ -336,7 +345,8 @@ void CrashRun::start_read(SegmentModel& segment) {
   begin(*flight, &segment, StoreOp::Op::read);
   StoreOp& op = flight->op;
   op.first_block = static_cast<std::uint32_t>(random_.below(segment.block_count));
-  op.block_count = static_cast<std::uint32_t>(random_.between(1, std::min(kBlocksMax, segment.block_count - op.first_block)));
+  op.block_count = static_cast<std::uint32_t>(
+      random_.between(1, std::min(kBlocksMax, segment.block_count - op.first_block)));
   op.data = flight->memory.data();
   if (!random_.chance(4)) op.crcs_out = flight->crcs.data();
   const std::uint32_t last = (op.first_block + op.block_count - 1) / kBlocksPerChunk;
@@ -356,7 +366,8 @@ void CrashRun::start_flush() {
 void CrashRun::start_segment_change(SegmentModel& segment) {
   if (segment.life == Life::absent) return create_segment(segment);
   if (segment.life != Life::live) return;
-  const bool quiet = segment.in_flight == 0 && segment.new_block_counts.empty() && segment.new_promises.empty();
+  const bool quiet =
+      segment.in_flight == 0 && segment.new_block_counts.empty() && segment.new_promises.empty();
   if (quiet && random_.chance(4)) return drop_segment(segment);
   grow_segment(segment);
 }
@@ -366,12 +377,14 @@ void CrashRun::create_segment(SegmentModel& segment) {
   segment = SegmentModel{};
   segment.id = id;
   segment.life = Life::creating;
-  segment.block_count = static_cast<std::uint32_t>(random_.between(1, chunks_max_ * kBlocksPerChunk));
+  segment.block_count =
+      static_cast<std::uint32_t>(random_.between(1, chunks_max_ * kBlocksPerChunk));
   ++changes_;
   rig_.store->create_segment(id, segment.block_count, [this, &segment](Error error) {
     --changes_;
     const auto handle = rig_.store->find_segment(segment.id);
-    if (error != Error::Ok || !handle) return fail(std::string("create_segment: ") + error_name(error));
+    if (error != Error::Ok || !handle)
+      return fail(std::string("create_segment: ") + error_name(error));
     segment.handle = *handle;
     segment.life = Life::live;
   });
@@ -391,7 +404,8 @@ void CrashRun::drop_segment(SegmentModel& segment) {
 void CrashRun::grow_segment(SegmentModel& segment) {
   if (!segment.new_block_counts.empty()) return;
   const std::uint32_t most = chunks_max_ * kBlocksPerChunk;
-  const auto count = static_cast<std::uint32_t>(random_.between(segment.block_count, std::max(most, segment.block_count)));
+  const auto count = static_cast<std::uint32_t>(
+      random_.between(segment.block_count, std::max(most, segment.block_count)));
   segment.new_block_counts.push_back(count);
   ++changes_;
   rig_.store->resize_segment(segment.handle, count, [this, &segment, count](Error error) {
@@ -419,7 +433,8 @@ void CrashRun::promise_epoch(SegmentModel& segment) {
 void CrashRun::set_stable(SegmentModel& segment) {
   Version stable = {std::max(segment.promised, kOldEpoch + 1), next_version_seq_ - 1};
   for (const Version& version : segment.unfinished) {
-    if (version.epoch > kOldEpoch) stable = std::min(stable, Version{version.epoch, version.seq - 1});
+    if (version.epoch > kOldEpoch)
+      stable = std::min(stable, Version{version.epoch, version.seq - 1});
   }
   if (random_.chance(8)) stable.seq /= 2;
   if (stable > segment.stable) {
@@ -428,34 +443,41 @@ void CrashRun::set_stable(SegmentModel& segment) {
     segment.stable_marks.push_back({stable, next_op_id_});
   }
   rig_.store->set_stable(segment.handle, stable);
-  if (rig_.store->segment_info(segment.handle).stable != segment.stable) fail("set_stable is not remembered at once");
+  if (rig_.store->segment_info(segment.handle).stable != segment.stable)
+    fail("set_stable is not remembered at once");
 }
 
 Version CrashRun::next_version(SegmentModel& segment) noexcept {
   return {std::max(segment.promised, kOldEpoch + 1), next_version_seq_++};
 }
 
-Tag CrashRun::take_tags(std::uint32_t count) noexcept { return std::exchange(next_tag_, next_tag_ + count); }
+Tag CrashRun::take_tags(std::uint32_t count) noexcept {
+  return std::exchange(next_tag_, next_tag_ + count);
+}
 
 // Their ends.
 
 void CrashRun::finish(Flight& flight) {
   if (!flight.busy) return fail("an operation was completed twice");
   const bool mutates = flight.op.op != StoreOp::Op::read && flight.op.op != StoreOp::Op::flush;
-  if (flight.op.error != Error::Ok && !(flight.op.error == Error::NoSpace && may_lack_space(flight))) {
-    return fail(std::string("an operation on a healthy disk failed: ") + error_name(flight.op.error));
+  if (flight.op.error != Error::Ok &&
+      !(flight.op.error == Error::NoSpace && may_lack_space(flight))) {
+    return fail(std::string("an operation on a healthy disk failed: ") +
+                error_name(flight.op.error));
   }
   if (mutates) finish_mutation(flight);
   if (flight.op.op == StoreOp::Op::read) finish_read(flight);
   if (flight.op.op == StoreOp::Op::flush) finish_flush(flight);
   if (flight.segment) --flight.segment->in_flight;
-  if (!flight.op.hold) std::memset(flight.memory.data(), 0xdd, flight.memory.span().size());  // it is ours again
+  if (!flight.op.hold)
+    std::memset(flight.memory.data(), 0xdd, flight.memory.span().size());  // it is ours again
   flight.op.hold.reset();
   flight.busy = false;
   --in_flight_;
 }
 
-// Space may lack for chunks that take a new slot: whatever writes, and a tombstone where nothing was.
+// Space may lack for chunks that take a new slot: whatever writes, and a tombstone where nothing
+// was.
 bool CrashRun::may_lack_space(const Flight& flight) const {
   return flight.op.op == StoreOp::Op::write || flight.op.op == StoreOp::Op::zero ||
          (flight.op.op == StoreOp::Op::replace && flight.op.version != Version{});
@@ -488,10 +510,12 @@ void CrashRun::finish_read(Flight& flight) {
       const std::uint32_t i = block - op.first_block;
       const std::byte* const data = op.data + std::size_t{i} * kBlockBytes;
       const auto tag = tag_of_block(data);
-      if (!tag) return fail("a read returned bytes that nobody wrote, " + where(*flight.segment, read.chunk));
-      if (!model.may_read(read.floor_op_id, b, *tag)) {
-        return fail("a read returned tag " + std::to_string(*tag) + " for block " + std::to_string(b) + " of " +
+      if (!tag)
+        return fail("a read returned bytes that nobody wrote, " +
                     where(*flight.segment, read.chunk));
+      if (!model.may_read(read.floor_op_id, b, *tag)) {
+        return fail("a read returned tag " + std::to_string(*tag) + " for block " +
+                    std::to_string(b) + " of " + where(*flight.segment, read.chunk));
       }
       if (op.crcs_out && op.crcs_out[i] != crc32c(data, kBlockBytes)) {
         return fail("a read returned a wrong CRC, " + where(*flight.segment, read.chunk));
@@ -506,21 +530,25 @@ void CrashRun::finish_flush(const Flight& flight) {
   flushed_stamp_ = std::max(flushed_stamp_, flight.stamp_at_submit);
   for (SegmentModel& segment : segments_) {
     for (auto& [chunk, model] : segment.chunks) model.settle(flushed_stamp_);
-    advance_stable_floor(segment, flushed_stamp_);
+    segment.stable_floor = stable_floor_at(segment, flushed_stamp_);
+    std::erase_if(segment.done_mutations,
+                  [&](const DoneMutation& m) { return m.stamp <= flushed_stamp_; });
+    std::erase_if(segment.stable_marks,
+                  [&](const StableMark& m) { return m.version <= segment.stable_floor; });
   }
 }
 
 // A stable mark travels with the first mutation of its segment that is submitted after it was set.
-void CrashRun::advance_stable_floor(SegmentModel& segment, std::uint64_t stamp) {
+Version CrashRun::stable_floor_at(const SegmentModel& segment, std::uint64_t stamp) {
   std::uint64_t newest_op = 0;
-  while (!segment.done_mutations.empty() && segment.done_mutations.front().stamp <= stamp) {
-    newest_op = std::max(newest_op, segment.done_mutations.front().op_id);
-    segment.done_mutations.pop_front();
+  for (const DoneMutation& done : segment.done_mutations) {
+    if (done.stamp <= stamp) newest_op = std::max(newest_op, done.op_id);
   }
-  while (!segment.stable_marks.empty() && segment.stable_marks.front().set_before_op <= newest_op) {
-    segment.stable_floor = segment.stable_marks.front().version;
-    segment.stable_marks.pop_front();
+  Version floor = segment.stable_floor;
+  for (const StableMark& mark : segment.stable_marks) {
+    if (mark.set_before_op <= newest_op) floor = std::max(floor, mark.version);
   }
+  return floor;
 }
 
 // What the store must hold.
@@ -531,7 +559,8 @@ void CrashRun::verify_after_crash(bool power_lost) {
   }
   const auto live = std::count_if(segments_.begin(), segments_.end(),
                                   [](const SegmentModel& s) { return s.life == Life::live; });
-  if (ok() && rig_.store->segments().size() != static_cast<std::size_t>(live)) fail("unknown segments have appeared");
+  if (ok() && rig_.store->segments().size() != static_cast<std::size_t>(live))
+    fail("unknown segments have appeared");
   if (power_lost) flushed_stamp_ = done_stamp_;
 }
 
@@ -549,13 +578,17 @@ void CrashRun::verify_segment_after_crash(SegmentModel& segment, bool power_lost
   segment.handle = *handle;
   const SegmentInfo info = rig_.store->segment_info(*handle);
   if (info.id != segment.id) fail(name + " has another's id");
-  auto one_of = [](const auto& values, auto value) { return std::find(values.begin(), values.end(), value) != values.end(); };
-  if (info.block_count != segment.block_count && !one_of(segment.new_block_counts, info.block_count)) {
+  auto one_of = [](const auto& values, auto value) {
+    return std::find(values.begin(), values.end(), value) != values.end();
+  };
+  if (info.block_count != segment.block_count &&
+      !one_of(segment.new_block_counts, info.block_count)) {
     fail(name + " has a size nobody gave it");
   }
-  if (info.promised_epoch != segment.promised && !one_of(segment.new_promises, info.promised_epoch)) {
-    fail(name + " forgot the epoch it had promised: " + std::to_string(info.promised_epoch) + ", not " +
-         std::to_string(segment.promised));
+  if (info.promised_epoch != segment.promised &&
+      !one_of(segment.new_promises, info.promised_epoch)) {
+    fail(name + " forgot the epoch it had promised: " + std::to_string(info.promised_epoch) +
+         ", not " + std::to_string(segment.promised));
   }
   segment.block_count = info.block_count;
   segment.promised = info.promised_epoch;
@@ -568,23 +601,27 @@ void CrashRun::verify_segment_after_crash(SegmentModel& segment, bool power_lost
   for (const std::uint32_t chunk : chunks_to_visit(segment)) {
     if (!ok()) return;
     seen[chunk] = observe(segment, chunk);
-    const std::string problem = segment.chunks[chunk].recover(seen[chunk], segment.stable_ever, crash);
-    if (!problem.empty()) fail((power_lost ? "after power loss, " : "after a kill, ") + where(segment, chunk) + " " + problem);
+    const std::string problem =
+        segment.chunks[chunk].recover(seen[chunk], segment.stable_ever, crash);
+    if (!problem.empty())
+      fail((power_lost ? "after power loss, " : "after a kill, ") + where(segment, chunk) + " " +
+           problem);
   }
   if (ok()) verify_listing(segment, seen);
   segment.stable = info.stable;
-  std::erase_if(segment.stable_marks, [&](const StableMark& mark) { return mark.version > info.stable; });
+  std::erase_if(segment.stable_marks,
+                [&](const StableMark& mark) { return mark.version > info.stable; });
   if (!power_lost) return;
   segment.stable_floor = info.stable;
   segment.stable_marks.clear();
   segment.done_mutations.clear();
 }
 
-void CrashRun::verify_stable_mark(SegmentModel& segment, Version found, bool power_lost) {
-  advance_stable_floor(segment, power_lost ? flushed_stamp_ : done_stamp_);
-  if (found > segment.stable_ever || found < segment.stable_floor) {
-    fail("segment " + std::to_string(segment.id.index) + " has the stable mark " + to_text(found) + ", not between " +
-         to_text(segment.stable_floor) + " and " + to_text(segment.stable_ever));
+void CrashRun::verify_stable_mark(const SegmentModel& segment, Version found, bool power_lost) {
+  const Version floor = stable_floor_at(segment, power_lost ? flushed_stamp_ : done_stamp_);
+  if (found > segment.stable_ever || found < floor) {
+    fail("segment " + std::to_string(segment.id.index) + " has the stable mark " + to_text(found) +
+         ", not between " + to_text(floor) + " and " + to_text(segment.stable_ever));
   }
 }
 
@@ -604,22 +641,26 @@ void CrashRun::verify_at_rest() {
 }
 
 // list_chunks and list_digests name exactly the chunks that have a version.
-void CrashRun::verify_listing(SegmentModel& segment, const std::map<std::uint32_t, ChunkState>& seen) {
+void CrashRun::verify_listing(SegmentModel& segment,
+                              const std::map<std::uint32_t, ChunkState>& seen) {
   const std::vector<ChunkVersion> listed = list_all(segment);
   std::vector<ChunkDigest> digests(chunks_max_ + 1);
   digests.resize(rig_.store->list_digests(segment.handle, 0, digests));
   std::size_t at = 0;
   for (const auto& [chunk, state] : seen) {
     if (rig_.store->chunk_version(segment.handle, chunk) == Version{}) continue;
-    if (at >= listed.size() || at >= digests.size()) return fail(where(segment, chunk) + " is not listed");
+    if (at >= listed.size() || at >= digests.size())
+      return fail(where(segment, chunk) + " is not listed");
     const ChunkDigest& digest = digests[at];
-    if (listed[at].chunk != chunk || digest.chunk != chunk) return fail(where(segment, chunk) + " is not listed in order");
+    if (listed[at].chunk != chunk || digest.chunk != chunk)
+      return fail(where(segment, chunk) + " is not listed in order");
     if (digest.valid_mask != state.mask() || digest.digest != state.digest()) {
       return fail(where(segment, chunk) + " has a digest that is not its content's");
     }
     ++at;
   }
-  if (at != listed.size() || at != digests.size()) fail("segment " + std::to_string(segment.id.index) + " lists too much");
+  if (at != listed.size() || at != digests.size())
+    fail("segment " + std::to_string(segment.id.index) + " lists too much");
 }
 
 std::vector<ChunkVersion> CrashRun::list_all(const SegmentModel& segment) {
@@ -629,7 +670,8 @@ std::vector<ChunkVersion> CrashRun::list_all(const SegmentModel& segment) {
   for (;;) {
     const std::size_t count = rig_.store->list_chunks(segment.handle, from, Version{}, some);
     for (std::size_t i = 0; i < count; ++i) {
-      if (some[i].chunk < from || some[i].version == Version{}) fail("list_chunks is out of order or lists a hole");
+      if (some[i].chunk < from || some[i].version == Version{})
+        fail("list_chunks is out of order or lists a hole");
       all.push_back(some[i]);
       from = some[i].chunk + 1;
     }
@@ -662,7 +704,8 @@ ChunkState CrashRun::observe(const SegmentModel& segment, std::uint32_t chunk) {
   op.owner = &waiting;
   op.done = [](StoreOp& done) noexcept { static_cast<Waiting*>(done.owner)->done = true; };
   rig_.store->submit(op);
-  if (!rig_.world.run_until([&] { return waiting.done; }, kPatienceUs)) return fail("a read never finishes"), state;
+  if (!rig_.world.run_until([&] { return waiting.done; }, kPatienceUs))
+    return fail("a read never finishes"), state;
   if (op.error != Error::Ok) {
     return fail(where(segment, chunk) + " cannot be read: " + error_name(op.error)), state;
   }

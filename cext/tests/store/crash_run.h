@@ -6,7 +6,6 @@
 
 #include <array>
 #include <cstdint>
-#include <deque>
 #include <map>
 #include <memory>
 #include <set>
@@ -54,12 +53,12 @@ class CrashRun {
     std::vector<std::uint32_t> new_block_counts;  // being resized to
     std::uint64_t promised = 0;                   // once done
     std::vector<std::uint64_t> new_promises;
-    Version stable;                               // the mark now
-    Version stable_ever;                          // the highest one ever: tombstones up to it may be gone
-    Version stable_floor;                         // the highest one known to be durable
-    std::deque<StableMark> stable_marks;          // not known to be durable yet
-    std::deque<DoneMutation> done_mutations;      // not known to be durable yet
-    std::set<Version> unfinished;                 // versions of mutations in flight
+    Version stable;                        // the mark now
+    Version stable_ever;                   // the highest one ever: tombstones up to it may be gone
+    Version stable_floor;                  // the highest one known to be durable
+    std::vector<StableMark> stable_marks;  // not known to be durable yet
+    std::vector<DoneMutation> done_mutations;  // not known to be durable yet
+    std::set<Version> unfinished;              // versions of mutations in flight
     std::uint32_t in_flight = 0;
     std::map<std::uint32_t, ChunkModel> chunks;
   };
@@ -79,8 +78,8 @@ class CrashRun {
     std::vector<ChunkRead> reads;
   };
   struct Weights {  // of each operation, out of their sum
-    std::uint32_t small_write, large_write, chunk_write, zero, zero_chunk, replace, drop_chunk, read, flush,
-        stable, promise, segment;
+    std::uint32_t small_write, large_write, chunk_write, zero, zero_chunk, replace, drop_chunk,
+        read, flush, stable, promise, segment;
   };
   enum class Ending : std::uint8_t { power_loss, kill, kill_then_power_loss, close };
 
@@ -122,13 +121,13 @@ class CrashRun {
   void finish_mutation(Flight& flight);
   void finish_read(Flight& flight);
   void finish_flush(const Flight& flight);
-  void advance_stable_floor(SegmentModel& segment, std::uint64_t stamp);
+  [[nodiscard]] static Version stable_floor_at(const SegmentModel& segment, std::uint64_t stamp);
   [[nodiscard]] bool may_lack_space(const Flight& flight) const;
 
   // What the store must hold.
   void verify_after_crash(bool power_lost);
   void verify_segment_after_crash(SegmentModel& segment, bool power_lost);
-  void verify_stable_mark(SegmentModel& segment, Version found, bool power_lost);
+  void verify_stable_mark(const SegmentModel& segment, Version found, bool power_lost);
   void verify_at_rest();
   void verify_listing(SegmentModel& segment, const std::map<std::uint32_t, ChunkState>& seen);
   [[nodiscard]] std::vector<ChunkVersion> list_all(const SegmentModel& segment);
@@ -149,8 +148,8 @@ class CrashRun {
   std::uint32_t chunks_max_ = 16;  // of one segment
   std::array<SegmentModel, kSegments> segments_;
   std::vector<std::unique_ptr<Flight>> flights_;
-  std::uint32_t in_flight_ = 0;      // operations
-  std::uint32_t changes_ = 0;        // metadata mutations in flight
+  std::uint32_t in_flight_ = 0;  // operations
+  std::uint32_t changes_ = 0;    // metadata mutations in flight
   std::uint64_t next_op_id_ = 1;
   std::uint64_t next_version_seq_ = 1;
   Tag next_tag_ = 1;

@@ -1,7 +1,7 @@
 // The store's promises S1 to S5 under crashes at any moment, from seeds.
 //
-// BLOCKD_SEED: the first seed (1). BLOCKD_SEEDS: how many (500). BLOCKD_SEED=n BLOCKD_SEEDS=1 repeats
-// the one that a failure names.
+// BLOCKD_SEED: the first seed (1). BLOCKD_SEEDS: how many (500). BLOCKD_SEED=n BLOCKD_SEEDS=1
+// repeats the one that a failure names.
 #include <doctest/doctest.h>
 
 #include <cstdlib>
@@ -34,8 +34,9 @@ TEST_CASE("whatever a crash leaves is a state the store was given, and nothing f
   const std::uint64_t count = from_environment("BLOCKD_SEEDS", 500);
   CrashStats stats;
   for (std::uint64_t seed = first; seed < first + count; ++seed) check_seed(seed, stats);
-  MESSAGE(stats.lives << " lives: " << stats.power_losses << " power losses, " << stats.kills << " kills, "
-                      << stats.closes << " closes, " << stats.dead_recoveries << " deaths in recovery; "
-                      << stats.operations << " operations, " << stats.no_space << " without space, "
-                      << stats.checkpoints << " checkpoints, " << stats.replayed_batches << " batches replayed");
+  MESSAGE(stats.lives << " lives: " << stats.power_losses << " power losses, " << stats.kills
+                      << " kills, " << stats.closes << " closes, " << stats.dead_recoveries
+                      << " deaths in recovery; " << stats.operations << " operations, "
+                      << stats.no_space << " without space, " << stats.checkpoints
+                      << " checkpoints, " << stats.replayed_batches << " batches replayed");
 }

@@ -1,9 +1,9 @@
 // What a store must hold: the model that its tests compare it with.
 //
 // A chunk is its mutations in the order they were submitted (guarantee S3). Whatever a crash leaves
-// must equal the state after some prefix of them, named by the chunk's version, and that prefix must
-// include everything that was durable. Blocks are filled from tags, one tag for each block ever
-// written, so that any block tells which write it came from; tag 0 is a hole.
+// must equal the state after some prefix of them, named by the chunk's version, and that prefix
+// must include everything that was durable. Blocks are filled from tags, one tag for each block
+// ever written, so that any block tells which write it came from; tag 0 is a hole.
 //
 // Versions are unique within a chunk, so a version names one prefix; only "never written" {0,0} may
 // stand for several, and for a tombstone that the stable mark has passed (S5).
@@ -77,7 +77,9 @@ struct ChunkState {
     return crc32c(crcs.data(), sizeof crcs);
   }
   // A tombstone at or below the stable mark may have been forgotten (S5).
-  [[nodiscard]] bool may_be_forgotten(Version stable) const noexcept { return empty() && version <= stable; }
+  [[nodiscard]] bool may_be_forgotten(Version stable) const noexcept {
+    return empty() && version <= stable;
+  }
 };
 
 // One operation's effect on one chunk.
@@ -87,8 +89,8 @@ struct Mutation {
   Version version;
   std::uint32_t first = 0;  // block in the chunk
   std::uint32_t count = 0;
-  Tag first_tag = kHole;    // block i of the operation has tag first_tag + i
-  std::uint16_t mask = 0;   // replace: which blocks hold data
+  Tag first_tag = kHole;   // block i of the operation has tag first_tag + i
+  std::uint16_t mask = 0;  // replace: which blocks hold data
   std::uint64_t op_id = 0;
   std::uint64_t done_stamp = 0;  // when done() came, counted from 1; 0: not yet
 
@@ -131,7 +133,8 @@ class ChunkModel {
     const std::size_t floor = done_count(~std::uint64_t{0});
     return floor == 0 ? 0 : history_[floor - 1].op_id;
   }
-  [[nodiscard]] bool may_read(std::uint64_t floor_op_id, std::uint32_t block, Tag seen) const noexcept {
+  [[nodiscard]] bool may_read(std::uint64_t floor_op_id, std::uint32_t block,
+                              Tag seen) const noexcept {
     Tag current = base_.tags[block];
     bool allowed = floor_op_id == 0 && seen == current;
     bool past_floor = floor_op_id == 0;
@@ -160,10 +163,12 @@ class ChunkModel {
     std::uint64_t flushed_stamp = 0;
     std::uint64_t now_stamp = 0;  // given to what the crash left though it had not been done
   };
-  // Finds the prefix that the crash left; from here on it is the history. One line when there is none.
+  // Finds the prefix that the crash left; from here on it is the history. One line when there is
+  // none.
   [[nodiscard]] std::string recover(const ChunkState& seen, Version stable, CrashFloor crash) {
     readers_ = 0;
-    const std::size_t floor = done_count(crash.power_lost ? crash.flushed_stamp : ~std::uint64_t{0});
+    const std::size_t floor =
+        done_count(crash.power_lost ? crash.flushed_stamp : ~std::uint64_t{0});
     for (std::size_t length = history_.size() + 1; length-- > floor;) {
       if (!is_state(seen, state_after(length), stable)) continue;
       keep(length, seen.version, crash);
@@ -174,13 +179,15 @@ class ChunkModel {
 
   // Nothing is in flight: the state is the newest one. One line when it is not.
   [[nodiscard]] std::string compare(const ChunkState& seen, Version stable) const {
-    return is_state(seen, newest(), stable) ? std::string() : explain(seen, history_.size(), stable);
+    return is_state(seen, newest(), stable) ? std::string()
+                                            : explain(seen, history_.size(), stable);
   }
 
  private:
   static bool is_state(const ChunkState& seen, const ChunkState& state, Version stable) noexcept {
     if (seen.tags != state.tags) return false;
-    return seen.version == state.version || (seen.version == Version{} && state.may_be_forgotten(stable));
+    return seen.version == state.version ||
+           (seen.version == Version{} && state.may_be_forgotten(stable));
   }
 
   [[nodiscard]] ChunkState state_after(std::size_t length) const noexcept {
@@ -192,7 +199,9 @@ class ChunkModel {
   // The mutations through the last one that was done by `stamp`.
   [[nodiscard]] std::size_t done_count(std::uint64_t stamp) const noexcept {
     std::size_t count = history_.size();
-    while (count > 0 && (history_[count - 1].done_stamp == 0 || history_[count - 1].done_stamp > stamp)) --count;
+    while (count > 0 &&
+           (history_[count - 1].done_stamp == 0 || history_[count - 1].done_stamp > stamp))
+      --count;
     return count;
   }
 
@@ -216,15 +225,17 @@ class ChunkModel {
     }
   }
 
-  [[nodiscard]] std::string explain(const ChunkState& seen, std::size_t floor, Version stable) const {
-    std::string text = "found version " + to_text(seen.version) + ", stable mark " + to_text(stable);
+  [[nodiscard]] std::string explain(const ChunkState& seen, std::size_t floor,
+                                    Version stable) const {
+    std::string text =
+        "found version " + to_text(seen.version) + ", stable mark " + to_text(stable);
     for (std::size_t length = 0; length <= history_.size(); ++length) {
       const ChunkState state = state_after(length);
       if (state.version == seen.version) {
         for (std::uint32_t b = 0; b < kBlocksPerChunk; ++b) {
           if (state.tags[b] == seen.tags[b]) continue;
-          text += "; block " + std::to_string(b) + " has tag " + std::to_string(seen.tags[b]) + ", not " +
-                  std::to_string(state.tags[b]);
+          text += "; block " + std::to_string(b) + " has tag " + std::to_string(seen.tags[b]) +
+                  ", not " + std::to_string(state.tags[b]);
         }
       }
       if (length == floor) text += "; at least " + to_text(state.version) + " was durable";

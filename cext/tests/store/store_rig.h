@@ -24,9 +24,12 @@ inline Uuid uuid(std::uint8_t number) {
 inline const Uuid kStoreId = uuid(0x51);
 inline const Uuid kClusterId = uuid(0xc1);
 
-inline SegmentId segment_id(std::uint32_t index) { return {uuid(0x77), index}; }
+inline SegmentId segment_id(std::uint32_t index) {
+  return {uuid(0x77), index};
+}
 
-// Forwards to the simulated disk, but dies at the n-th blocking write or flush: a crash during recovery.
+// Forwards to the simulated disk, but dies at the n-th blocking write or flush: a crash during
+// recovery.
 class MortalDisk final : public io::Disk {
  public:
   explicit MortalDisk(io::SimDisk& disk) : disk_(disk) {}
@@ -36,15 +39,23 @@ class MortalDisk final : public io::Disk {
   [[nodiscard]] bool dead() const noexcept { return left_ == 0; }
 
   void submit(io::DiskRequest& request) noexcept override { disk_.submit(request); }
-  [[nodiscard]] std::uint64_t capacity_bytes() const noexcept override { return disk_.capacity_bytes(); }
-  [[nodiscard]] Error read_now(std::uint64_t offset_bytes, std::span<std::byte> into) noexcept override {
+  [[nodiscard]] std::uint64_t capacity_bytes() const noexcept override {
+    return disk_.capacity_bytes();
+  }
+  [[nodiscard]] Error read_now(std::uint64_t offset_bytes,
+                               std::span<std::byte> into) noexcept override {
     return dead() ? Error::DiskError : disk_.read_now(offset_bytes, into);
   }
-  [[nodiscard]] Error write_now(std::uint64_t offset_bytes, std::span<const std::byte> from) noexcept override {
+  [[nodiscard]] Error write_now(std::uint64_t offset_bytes,
+                                std::span<const std::byte> from) noexcept override {
     return spend() ? disk_.write_now(offset_bytes, from) : Error::DiskError;
   }
-  [[nodiscard]] Error flush_now() noexcept override { return spend() ? disk_.flush_now() : Error::DiskError; }
-  void register_memory(std::span<std::byte> memory) noexcept override { disk_.register_memory(memory); }
+  [[nodiscard]] Error flush_now() noexcept override {
+    return spend() ? disk_.flush_now() : Error::DiskError;
+  }
+  void register_memory(std::span<std::byte> memory) noexcept override {
+    disk_.register_memory(memory);
+  }
 
  private:
   [[nodiscard]] bool spend() noexcept {
@@ -67,7 +78,8 @@ class Rig {
   Rig& operator=(const Rig&) = delete;
 
   void format(std::uint64_t journal_bytes = kMiB) {
-    Store::format(disk, {.store_id = kStoreId, .cluster_id = kClusterId, .journal_bytes = journal_bytes});
+    Store::format(disk,
+                  {.store_id = kStoreId, .cluster_id = kClusterId, .journal_bytes = journal_bytes});
   }
 
   void open() {
