@@ -212,11 +212,16 @@ async def listen_nbd(core: native.Core, settings: HostSettings) -> NbdEndpoints:
         socket.unlink(missing_ok=True)
     except OSError as error:
         raise InvalidArgument(f"nbd_unix {socket}: {error.strerror}") from error
-    try:
-        await core.nbd_listen(f"unix:{socket}")
-        if settings.nbd_tcp is None:
-            return NbdEndpoints(unix=socket, tcp=None)
-        bound = await core.nbd_listen("tcp:" + settings.nbd_tcp)
-    except AddressInUse as error:
-        raise AddressInUse(f"NBD: {error.message} ({socket}, {settings.nbd_tcp})") from error
+    await listen_at(core, f"unix:{socket}")
+    if settings.nbd_tcp is None:
+        return NbdEndpoints(unix=socket, tcp=None)
+    bound = await listen_at(core, "tcp:" + settings.nbd_tcp)
     return NbdEndpoints(unix=socket, tcp=settings.advertised(bound.removeprefix("tcp:")))
+
+
+async def listen_at(core: native.Core, endpoint: str) -> str:
+    """Offer NBD there; returns the bound endpoint. Raises AddressInUse, which names it."""
+    try:
+        return await core.nbd_listen(endpoint)
+    except AddressInUse as error:
+        raise AddressInUse(f"cannot serve NBD at {endpoint}: the address is taken") from error

@@ -122,7 +122,7 @@ def eventually() -> Callable[[Callable[[], object]], Awaitable[None]]:
 
     async def wait(condition: Callable[[], object], seconds: float = 5) -> None:
         async with asyncio.timeout(seconds):
-            while not condition():  # noqa: ASYNC110
+            while not condition():
                 await asyncio.sleep(0.01)
 
     return wait

@@ -297,6 +297,8 @@ class Core:
 
     def _listen(self, name: str, endpoint: str) -> str:
         self._called(name, endpoint)
+        if endpoint.endswith(":0"):
+            endpoint = f"{endpoint[:-1]}{50000 + len(self.listening)}"
         if endpoint in self.listening:
             raise AddressInUse(f"{endpoint} is taken")
         self.listening.append(endpoint)
