@@ -66,6 +66,5 @@ def _print_event(event: Event, *, as_json: bool) -> None:
         print_json_line(event_view(event))
         return
     colour = _COLOURS.get(event.kind, "default")
-    print_line(
-        f"[dim]{local_time(event.unix_us)}[/]  [{colour}]{event.kind:<24}[/]  {escape(event.message)}"
-    )
+    when, kind = local_time(event.unix_us), f"[{colour}]{event.kind:<24}[/]"
+    print_line(f"[dim]{when}[/]  {kind}  {escape(event.message)}")

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import sys
 import time
 from pathlib import Path
 from typing import Annotated
@@ -24,8 +25,6 @@ app = typer.Typer(
     help="Run a development cluster of real processes on loopback addresses.",
     no_args_is_help=True,
 )
-console = Console()
-progress = Console(stderr=True)
 
 Directory = Annotated[
     Path, typer.Option("--dir", envvar="BLOCKD_DIR", help="Where the cluster lives.")
@@ -33,6 +32,9 @@ Directory = Annotated[
 Names = Annotated[list[str], typer.Argument(help="Names from `blockd dev status`.")]
 DEFAULT_DIRECTORY = Path("./.blockd-dev")
 WATCH_S = 0.5
+PIPE_WIDTH = 160  # a table in a pipe is not folded to some terminal's width
+console = Console() if sys.stdout.isatty() else Console(width=PIPE_WIDTH)
+progress = Console(stderr=True)
 SHOWN = {"meta": ("grpc",), "etcd": ("client",), "host": ("grpc", "nbd", "metrics")}
 
 
