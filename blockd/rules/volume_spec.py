@@ -17,7 +17,7 @@ _JURISDICTION = re.compile(r"^[A-Z]{2}$")
 
 def check_volume_name(name: str) -> str:
     """Raises InvalidArgument. A name is also an NBD export's, and never mistaken for an id."""
-    if not _VOLUME_NAME.match(name) or is_id(name):
+    if not _VOLUME_NAME.fullmatch(name) or is_id(name):
         raise InvalidArgument(
             f"not a volume name: {name!r} (1 to 63 of A-Z a-z 0-9 . _ -, the first a letter or "
             "digit, and not a UUID)",
@@ -28,7 +28,7 @@ def check_volume_name(name: str) -> str:
 
 def check_place_name(name: str, field: str) -> str:
     """The name of an operator, site or host. Raises InvalidArgument."""
-    if not _PLACE_NAME.match(name) or is_id(name):
+    if not _PLACE_NAME.fullmatch(name) or is_id(name):
         raise InvalidArgument(
             f"{field}: not a name: {name!r} (1 to 63 of a-z 0-9 -, no hyphen at either end)",
             field=field,
@@ -38,7 +38,7 @@ def check_place_name(name: str, field: str) -> str:
 
 def check_jurisdiction(code: str) -> str:
     """ISO 3166-1 alpha-2, or empty when not given. Raises InvalidArgument."""
-    if code and not _JURISDICTION.match(code):
+    if code and not _JURISDICTION.fullmatch(code):
         raise InvalidArgument(
             f"jurisdiction: not an ISO 3166 country code: {code!r} (for example FR)",
             field="jurisdiction",

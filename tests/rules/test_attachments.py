@@ -1,0 +1,59 @@
+"""Who gets a volume."""
+
+import pytest
+
+from blockd.model.errors import EpochFenced, InvalidArgument, NotFound, VolumeAttached
+from blockd.rules.attachments import (
+    Holder,
+    HostChoice,
+    Verdict,
+    check_renewal,
+    choose_host,
+    decide_attach,
+)
+
+
+@pytest.mark.parametrize(
+    ("holder", "same_host", "force", "verdict"),
+    [
+        (Holder.NOBODY, False, False, Verdict.TAKE),
+        (Holder.SERVES, True, False, Verdict.KEEP),
+        (Holder.SERVES, True, True, Verdict.KEEP),
+        (Holder.SERVES, False, True, Verdict.EVICT),
+        (Holder.LACKS, True, False, Verdict.TAKE),
+        (Holder.LACKS, False, False, Verdict.TAKE),
+        (Holder.SILENT, False, False, Verdict.TAKE),
+        (Holder.SILENT, False, True, Verdict.EVICT),
+        (Holder.SILENT, True, True, Verdict.TAKE),
+    ],
+)
+def test_verdicts(holder, same_host, force, verdict):
+    assert decide_attach("v", holder, same_host=same_host, holder_name="h", force=force) is verdict
+
+
+def test_a_well_holder_is_protected():
+    with pytest.raises(VolumeAttached):
+        decide_attach("v", Holder.SERVES, same_host=False, holder_name="h", force=False)
+
+
+def test_the_host_with_most_in_sync_then_least_busy_is_chosen():
+    hosts = [
+        HostChoice("1", "down", False, 9, 0),
+        HostChoice("2", "busy", True, 3, 5),
+        HostChoice("3", "idle", True, 3, 1),
+        HostChoice("4", "remote", True, 0, 0),
+    ]
+    assert choose_host("v", hosts) == "3"
+    with pytest.raises(NotFound):
+        choose_host("v", hosts[:1])
+
+
+def test_renewal():
+    check_renewal("h", 5, "h", 5, holder_name="h")
+    check_renewal("h", 5, "h", 4, holder_name="h")
+    with pytest.raises(EpochFenced):
+        check_renewal("other", 5, "h", 4, holder_name="other")
+    with pytest.raises(EpochFenced):
+        check_renewal("", 5, "h", 5, holder_name="")
+    with pytest.raises(InvalidArgument):
+        check_renewal("h", 5, "h", 6, holder_name="h")

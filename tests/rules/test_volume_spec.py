@@ -1,0 +1,54 @@
+"""What a volume may be."""
+
+import pytest
+
+from blockd.model.errors import InvalidArgument
+from blockd.rules.volume_spec import (
+    check_growth,
+    check_place_name,
+    check_size,
+    check_volume_name,
+    complete_policy,
+)
+
+
+@pytest.mark.parametrize("name", ["a", "Vol-1.2_x", "9", "x" * 63])
+def test_good_names(name):
+    assert check_volume_name(name) == name
+
+
+@pytest.mark.parametrize(
+    "name", ["", "-a", ".a", "a/b", "a b", "é", "x" * 64, "6ba7b810-9dad-11d1-80b4-00c04fd430c8"]
+)
+def test_bad_names(name):
+    with pytest.raises(InvalidArgument):
+        check_volume_name(name)
+
+
+@pytest.mark.parametrize("name", ["", "Paris", "a_b", "-a", "a-", "a.b", "a\n"])
+def test_bad_place_names(name):
+    with pytest.raises(InvalidArgument):
+        check_place_name(name, "name")
+
+
+def test_sizes():
+    assert check_size(512) == 512
+    assert check_size(16 << 40) == 16 << 40
+    for size in (0, -512, 513, (16 << 40) + 512):
+        with pytest.raises(InvalidArgument):
+            check_size(size)
+    check_growth(512, 512)
+    check_growth(512, 1024)
+    with pytest.raises(InvalidArgument):
+        check_growth(1024, 512)
+
+
+def test_policies():
+    assert complete_policy(0, 0) == (3, 2)
+    assert complete_policy(1, 0) == (1, 1)
+    assert complete_policy(2, 0) == (2, 1)
+    assert complete_policy(5, 0) == (5, 2)
+    assert complete_policy(3, 3) == (3, 3)
+    for replicas, minimum in ((8, 0), (2, 3)):
+        with pytest.raises(InvalidArgument):
+            complete_policy(replicas, minimum)
