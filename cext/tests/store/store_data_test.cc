@@ -1,0 +1,379 @@
+// Reading and writing: order, holes, alignment, cost, space.
+#include <doctest/doctest.h>
+
+#include "tests/store/store_client.h"
+
+using namespace blockd;
+using namespace blockd::store;
+using namespace blockd::store::testing;
+
+namespace {
+
+struct OpenStore {
+  explicit OpenStore(std::uint64_t seed, std::uint64_t capacity_bytes = 8 * kMiB,
+                     std::uint32_t chunks = 64)
+      : rig(seed, capacity_bytes) {
+    rig.format();
+    rig.open();
+    client = std::make_unique<Client>(rig, chunks * kBlocksPerChunk);
+  }
+  void reopen_after(void (*end)(Rig&)) {
+    end(rig);
+    rig.open();
+    CHECK(rig.store->check().empty());
+    client = std::make_unique<Client>(rig, Client::Existing{});
+    client->seq = 1'000'000;
+  }
+  Rig rig;
+  std::unique_ptr<Client> client;
+};
+
+std::uint32_t slots_of(Rig& rig) {
+  return static_cast<std::uint32_t>(rig.store->info().capacity_bytes / kChunkBytes);
+}
+
+// One block in every chunk until the store is full; how many fitted.
+std::uint32_t fill(OpenStore& s) {
+  std::uint32_t chunk = 0;
+  while (s.client->write(chunk * kBlocksPerChunk, 1, chunk + 1) == Error::Ok) ++chunk;
+  return chunk;
+}
+
+}  // namespace
+
+TEST_CASE("what was written is read, what was not is zeros") {
+  OpenStore s(1);
+  CHECK(s.client->read(0, 64) == tags_from(kHole, 64));
+  CHECK(s.client->write(5, 3, 100) == Error::Ok);
+  CHECK(s.client->read(4, 5) == std::vector<Tag>{kHole, 100, 101, 102, kHole});
+  CHECK(s.rig.store->chunk_valid_mask(s.client->segment, 0) == 0b11100000);
+  CHECK(s.client->write(30, 20, 200) == Error::Ok);  // over two chunk borders
+  CHECK(s.client->read(30, 20) == tags_from(200, 20));
+  CHECK(s.client->read_one(29) == kHole);
+  CHECK(s.client->read_one(50) == kHole);
+}
+
+TEST_CASE("a write of any size, place and alignment of memory is read back") {
+  OpenStore s(2);
+  Random random(2);
+  std::vector<Tag> expected(64 * kBlocksPerChunk, kHole);
+  Tag tag = 1;
+  for (int i = 0; i < 400; ++i) {
+    const auto count = static_cast<std::uint32_t>(random.between(1, 64));
+    const auto first = static_cast<std::uint32_t>(random.below(expected.size() - count + 1));
+    const auto misalignment = static_cast<std::uint32_t>(random.chance(2) ? random.below(4096) : 0);
+    REQUIRE(s.client->write(first, count, tag, misalignment) == Error::Ok);
+    for (std::uint32_t b = 0; b < count; ++b) expected[first + b] = tag++;
+    const auto look = static_cast<std::uint32_t>(random.below(expected.size() - 64));
+    const auto from = expected.begin() + look;
+    REQUIRE(s.client->read(look, 64) == std::vector<Tag>(from, from + 64));
+  }
+}
+
+TEST_CASE("a chunk's mutations take effect in the order they were submitted") {
+  for (std::uint64_t seed = 0; seed < 60; ++seed) {
+    CAPTURE(seed);
+    OpenStore s(seed);
+    Client& c = *s.client;
+    std::vector<CallRef> calls;
+    calls.push_back(c.start_write(0, 16, 100));   // whole chunk: straight to its slot
+    calls.push_back(c.start_write(3, 2, 200));    // journaled
+    calls.push_back(c.start_write(16, 1, 300));   // journaled
+    calls.push_back(c.start_write(16, 32, 400));  // two whole chunks
+    calls.push_back(c.start_zero(20, 4));
+    calls.push_back(c.start_write(22, 1, 500));
+    calls.push_back(c.start_write(48, 64, 600));
+    calls.push_back(c.start_zero(40, 40));
+    calls.push_back(c.start_write(60, 8, 700));
+    calls.push_back(c.start_replace(5, 0x00ff, 800, c.next_version()));
+    calls.push_back(c.start_write(90, 1, 900));
+    for (const CallRef& call : calls) CHECK(c.finish(*call) == Error::Ok);
+    for (int round = 0; round < 2; ++round) {
+      CHECK(c.read(0, 16) == std::vector<Tag>{100, 101, 102, 200, 201, 105, 106, 107, 108, 109, 110,
+                                              111, 112, 113, 114, 115});
+      CHECK(c.read(16, 8) == std::vector<Tag>{400, 401, 402, 403, kHole, kHole, 500, kHole});
+      CHECK(c.read(24, 16) == tags_from(408, 16));
+      CHECK(c.read(40, 20) == tags_from(kHole, 20));
+      CHECK(c.read(60, 8) == tags_from(700, 8));
+      CHECK(c.read(68, 12) == tags_from(kHole, 12));
+      CHECK(c.read(80, 16) == std::vector<Tag>{800, 801, 802, 803, 804, 805, 806, 807, kHole, kHole,
+                                               900, kHole, kHole, kHole, kHole, kHole});
+      CHECK(c.read(96, 16) == tags_from(648, 16));
+      s.rig.world.run_for(30'000'000);  // and when everything has gone home
+    }
+  }
+}
+
+TEST_CASE("a read sees every write that was done before it, whatever is in flight") {
+  OpenStore s(3);
+  Client& c = *s.client;
+  CHECK(c.write(0, 16, 100) == Error::Ok);
+  const CallRef direct = c.start_write(0, 16, 200);
+  const CallRef read = c.start_read(0, 16);
+  CHECK(c.finish(*read) == Error::Ok);
+  for (const Tag tag : read->tags()) CHECK((tag / 100 == 1 || tag / 100 == 2));
+  CHECK(c.finish(*direct) == Error::Ok);
+  CHECK(c.read(0, 16) == tags_from(200, 16));
+}
+
+TEST_CASE("the newest version is listed as soon as its mutation is submitted") {
+  OpenStore s(4);
+  Client& c = *s.client;
+  const CallRef call = c.start_write(16, 1, 1);
+  CHECK(c.version_of(1) == c.last_version());
+  CHECK(c.finish(*call) == Error::Ok);
+  CHECK(c.version_of(1) == c.last_version());
+  CHECK(c.version_of(0) == Version{});
+}
+
+TEST_CASE("zeroed blocks are holes, and their chunk keeps its version") {
+  OpenStore s(5);
+  Client& c = *s.client;
+  CHECK(c.write(0, 32, 1) == Error::Ok);
+  CHECK(c.zero(4, 2) == Error::Ok);
+  CHECK(c.read(3, 4) == std::vector<Tag>{4, kHole, kHole, 7});
+  CHECK(c.zero(10, 22) == Error::Ok);  // part of one chunk, the whole of the next
+  CHECK(c.read(9, 23).front() == 10);
+  CHECK(c.read(10, 22) == tags_from(kHole, 22));
+  const Version zeroed = c.last_version();
+  CHECK(c.version_of(0) == zeroed);
+  CHECK(c.version_of(1) == zeroed);  // a tombstone
+  CHECK(s.rig.store->chunk_valid_mask(c.segment, 1) == 0);
+  CHECK(c.write(17, 1, 500) == Error::Ok);
+  CHECK(c.read(16, 3) == std::vector<Tag>{kHole, 500, kHole});
+}
+
+TEST_CASE("replace makes a chunk exactly what it is given, at exactly its version") {
+  OpenStore s(6);
+  Client& c = *s.client;
+  c.epoch = 7;
+  CHECK(c.write(0, 48, 1) == Error::Ok);
+  CHECK(c.replace(1, 0b1010, 100, {3, 99}) == Error::Ok);  // to an older version
+  CHECK(c.version_of(1) == Version{3, 99});
+  CHECK(s.rig.store->chunk_valid_mask(c.segment, 1) == 0b1010);
+  CHECK(c.read(16, 5) == std::vector<Tag>{kHole, 101, kHole, 103, kHole});
+  CHECK(c.read(0, 16) == tags_from(1, 16));
+  CHECK(c.read(32, 16) == tags_from(33, 16));
+  CHECK(c.replace(1, 0xffff, 200, {8, 1}) == Error::Ok);
+  CHECK(c.read(16, 16) == tags_from(200, 16));
+  CHECK(c.replace(5, 0x8001, 300, {8, 2}) == Error::Ok);  // where nothing was
+  CHECK(c.read_one(80) == 300);
+  CHECK(c.read_one(95) == 315);
+  CHECK(c.replace(1, 0, 0, {}) == Error::Ok);
+  CHECK(c.version_of(1) == Version{});
+  CHECK(c.read(16, 16) == tags_from(kHole, 16));
+  CHECK(c.replace(9, 0, 0, {}) == Error::Ok);  // dropping what is not there
+  CHECK(c.version_of(9) == Version{});
+  s.reopen_after([](Rig& rig) { rig.kill(); });
+  CHECK(s.client->version_of(1) == Version{});
+  CHECK(s.client->version_of(5) == Version{8, 2});
+  CHECK(s.client->read_one(95) == 315);
+}
+
+TEST_CASE("an extent outside the segment or of a wrong size is refused") {
+  OpenStore s(7, 8 * kMiB, 2);
+  Client& c = *s.client;
+  CHECK(c.write(31, 1, 1) == Error::Ok);
+  CHECK(c.write(32, 1, 1) == Error::ExtentOutOfRange);
+  CHECK(c.write(31, 2, 1) == Error::ExtentOutOfRange);
+  CHECK(c.zero(~0u, 2) == Error::ExtentOutOfRange);
+  CHECK(c.try_read(16, 17) == Error::ExtentOutOfRange);
+  CHECK(c.replace(2, 1, 1, {1, 50}) == Error::ExtentOutOfRange);
+  CHECK(c.read(30, 2) == std::vector<Tag>{kHole, 1});
+  CHECK(s.rig.store->check().empty());
+}
+
+TEST_CASE("flushed writes survive power loss, unflushed ones wholly or not at all") {
+  for (std::uint64_t seed = 0; seed < 100; ++seed) {
+    CAPTURE(seed);
+    OpenStore s(seed);
+    CHECK(s.client->write(0, 40, 100) == Error::Ok);
+    CHECK(s.client->flush() == Error::Ok);
+    CHECK(s.client->write(0, 16, 200) == Error::Ok);
+    CHECK(s.client->write(20, 2, 300) == Error::Ok);
+    s.reopen_after([](Rig& rig) { rig.power_off(io::SimDisk::Crash::random); });
+    const std::vector<Tag> first = s.client->read(0, 16);
+    CHECK((first == tags_from(100, 16) || first == tags_from(200, 16)));
+    const std::vector<Tag> second = s.client->read(20, 2);
+    CHECK((second == tags_from(120, 2) || second == tags_from(300, 2)));
+    CHECK(s.client->read(22, 18) == tags_from(122, 18));
+  }
+}
+
+TEST_CASE("a done write survives the death of its process") {
+  OpenStore s(8);
+  CHECK(s.client->write(0, 64, 100) == Error::Ok);
+  CHECK(s.client->write(70, 1, 200) == Error::Ok);
+  CHECK(s.client->zero(1, 1) == Error::Ok);
+  s.reopen_after([](Rig& rig) { rig.kill(); });
+  CHECK(s.client->read(0, 3) == std::vector<Tag>{100, kHole, 102});
+  CHECK(s.client->read(3, 61) == tags_from(103, 61));
+  CHECK(s.client->read_one(70) == 200);
+}
+
+// Cost.
+
+TEST_CASE("small writes of one iteration share one device write") {
+  OpenStore s(9);
+  Client& c = *s.client;
+  const StoreStats before = s.rig.store->stats();
+  std::vector<CallRef> calls;
+  for (std::uint32_t i = 0; i < 32; ++i) calls.push_back(c.start_write(i * 5, 1, i + 1));
+  for (const CallRef& call : calls) CHECK(c.finish(*call) == Error::Ok);
+  const StoreStats& after = s.rig.store->stats();
+  CHECK(after.device_writes - before.device_writes == 1);
+  CHECK(after.device_write_bytes - before.device_write_bytes == 33 * kBlockBytes);
+  CHECK(after.journal_batches - before.journal_batches == 1);
+  CHECK(after.writes - before.writes == 32);
+  CHECK(after.write_bytes - before.write_bytes == 32 * kBlockBytes);
+}
+
+TEST_CASE("a large write goes to the device once, with one small journal batch behind it") {
+  OpenStore s(10);
+  Client& c = *s.client;
+  const StoreStats before = s.rig.store->stats();
+  CHECK(c.write(0, 64, 1) == Error::Ok);
+  const StoreStats& after = s.rig.store->stats();
+  CHECK(after.device_writes - before.device_writes == 2);
+  CHECK(after.device_write_bytes - before.device_write_bytes == kMutationBytesMax + kBlockBytes);
+}
+
+TEST_CASE("reads of what was just written need no device, later ones one request") {
+  OpenStore s(11);
+  Client& c = *s.client;
+  CHECK(c.write(0, 4, 1) == Error::Ok);
+  CHECK(c.write(32, 64, 100) == Error::Ok);
+  const std::uint64_t before = s.rig.store->stats().device_reads;
+  CHECK(c.read(0, 4) == tags_from(1, 4));
+  CHECK(c.read(1000, 10) == tags_from(kHole, 10));
+  CHECK(s.rig.store->stats().device_reads == before);
+  CHECK(c.read(32, 64) == tags_from(100, 64));
+  CHECK(s.rig.store->stats().device_reads == before + 1);  // four chunks side by side
+}
+
+TEST_CASE("flushes at the same time share the device's flushes") {
+  OpenStore s(12);
+  Client& c = *s.client;
+  CHECK(c.write(0, 1, 1) == Error::Ok);
+  const std::uint64_t before = s.rig.disk.stats().flushes;
+  std::vector<CallRef> calls;
+  for (int i = 0; i < 20; ++i) calls.push_back(c.start_flush());
+  for (const CallRef& call : calls) CHECK(c.finish(*call) == Error::Ok);
+  CHECK(s.rig.disk.stats().flushes - before == 1);
+}
+
+TEST_CASE("a flush that is asked for while another is in flight covers what was done between") {
+  for (std::uint64_t seed = 0; seed < 50; ++seed) {
+    CAPTURE(seed);
+    OpenStore s(seed);
+    Client& c = *s.client;
+    CHECK(c.write(0, 1, 1) == Error::Ok);
+    const CallRef first = c.start_flush();
+    s.rig.world.run_for(1);
+    CHECK(c.write(1, 1, 2) == Error::Ok);
+    const CallRef second = c.start_flush();
+    CHECK(c.finish(*second) == Error::Ok);
+    s.reopen_after([](Rig& rig) { rig.power_off(io::SimDisk::Crash::lose_all); });
+    CHECK(s.client->read(0, 2) == tags_from(1, 2));
+  }
+}
+
+TEST_CASE("a journal far smaller than what passes through it loses nothing") {
+  OpenStore s(13);
+  Client& c = *s.client;
+  std::vector<Tag> expected(64 * kBlocksPerChunk, kHole);
+  std::vector<CallRef> window;
+  for (std::uint32_t i = 0; i < 6000; ++i) {
+    const std::uint32_t block = i * 37 % 1024;
+    expected[block] = i + 1;
+    window.push_back(c.start_write(block, 1, i + 1));
+    if (window.size() < 32) continue;
+    REQUIRE(c.finish(*window.front()) == Error::Ok);
+    window.erase(window.begin());
+  }
+  for (const CallRef& call : window) REQUIRE(c.finish(*call) == Error::Ok);
+  CHECK(s.rig.store->stats().checkpoints >= 5);
+  for (std::uint32_t at = 0; at < 1024; at += 64) {
+    const auto from = expected.begin() + at;
+    CHECK(c.read(at, 64) == std::vector<Tag>(from, from + 64));
+  }
+  CHECK(s.rig.store->check().empty());
+}
+
+// Space.
+
+TEST_CASE("a full store refuses new chunks and goes on with those it has") {
+  OpenStore s(14, 4 * kMiB);
+  Client& c = *s.client;
+  const std::uint32_t slots = slots_of(s.rig);
+  CHECK(fill(s) == slots);
+  CHECK(s.rig.store->info().allocated_bytes == s.rig.store->info().capacity_bytes);
+  CHECK(c.version_of(slots) == Version{});
+  CHECK(c.write((slots - 1) * kBlocksPerChunk, 64, 900) == Error::NoSpace);  // in part new
+  CHECK(c.read_one((slots - 1) * kBlocksPerChunk) == slots);  // no part of it was done
+  CHECK(c.read_one(slots * kBlocksPerChunk) == kHole);
+  CHECK(c.write(3, 1, 500) == Error::Ok);
+  CHECK(c.write(16, 16, 600) == Error::Ok);  // a whole chunk, in place of the old one
+  CHECK(c.zero(32, 2) == Error::Ok);
+  CHECK(c.flush() == Error::Ok);
+  s.rig.world.run_for(30'000'000);
+  CHECK(s.rig.store->check().empty());
+  s.reopen_after([](Rig& rig) { rig.power_off(io::SimDisk::Crash::lose_all); });
+  CHECK(s.client->read(0, 4) == std::vector<Tag>{1, kHole, kHole, 500});
+  CHECK(s.client->read(16, 16) == tags_from(600, 16));
+  CHECK(s.client->read_one(48) == 4);
+  CHECK(s.client->write(slots * kBlocksPerChunk, 1, 1) == Error::NoSpace);
+}
+
+TEST_CASE("trim gives space back once the stable mark has passed it") {
+  OpenStore s(15, 4 * kMiB);
+  Client& c = *s.client;
+  const std::uint32_t slots = fill(s);
+  CHECK(c.zero(0, 64) == Error::Ok);  // four chunks
+  const Version trimmed = c.last_version();
+  CHECK(c.version_of(0) == trimmed);
+  s.rig.store->set_stable(c.segment, trimmed);
+  CHECK(c.flush() == Error::Ok);
+  s.rig.world.run_for(30'000'000);
+  CHECK(c.version_of(0) == Version{});
+  for (std::uint32_t i = 0; i < 4; ++i) {
+    CHECK(c.write((slots + i) * kBlocksPerChunk, 1, 800 + i) == Error::Ok);
+  }
+  CHECK(c.write((slots + 5) * kBlocksPerChunk, 1, 900) == Error::NoSpace);
+  CHECK(s.rig.store->check().empty());
+}
+
+TEST_CASE("overwriting whole chunks for ever needs no more slots than chunks") {
+  OpenStore s(16, 4 * kMiB);
+  Client& c = *s.client;
+  for (std::uint32_t i = 0; i < 1000; ++i) {
+    REQUIRE(c.write(i % 8 * kBlocksPerChunk, 32, i * 100 + 1) == Error::Ok);
+  }
+  CHECK(c.flush() == Error::Ok);
+  s.rig.world.run_for(30'000'000);
+  CHECK(s.rig.store->info().allocated_bytes == 9 * kChunkBytes);
+  CHECK(s.rig.store->check().empty());
+}
+
+TEST_CASE("a quiet store writes its journal home by itself and then rests") {
+  OpenStore s(17);
+  for (std::uint32_t i = 0; i < 50; ++i) CHECK(s.client->write(i * 2, 1, i + 1) == Error::Ok);
+  CHECK(s.rig.store->locate(s.client->segment, 2).in_journal);
+  s.rig.world.run_for(600'000'000);
+  const std::uint64_t writes = s.rig.disk.stats().writes;
+  CHECK_FALSE(s.rig.store->locate(s.client->segment, 2).in_journal);
+  CHECK(s.rig.store->info().journal_used_bytes <= 2 * kBlockBytes);
+  s.rig.world.run_for(600'000'000);
+  CHECK(s.rig.disk.stats().writes == writes);
+}
+
+TEST_CASE("every kind of operation gives its buffers back") {
+  OpenStore s(18);
+  Client& c = *s.client;
+  for (std::uint32_t i = 0; i < 200; ++i) {
+    CHECK(c.write(i * 4, 64, i * 100 + 1, i % 2 ? 512 : 0) == Error::Ok);
+  }
+  CHECK(c.flush() == Error::Ok);
+  s.rig.world.run_for(30'000'000);
+  CHECK(s.rig.all_buffers_free());
+}
