@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <cstring>
+#include <new>
+#include <utility>
 
 #include "base/assert.h"
 
@@ -117,6 +119,12 @@ void Journal::submit_open() noexcept {
   ++in_flight_;
   ++device_.stats.journal_batches;
   device_.submit(batch.request);
+}
+
+StoreOp* Journal::abandon_open() noexcept {
+  BLOCKD_ASSERT(device_.failed() != Error::Ok);
+  if (!open_) return nullptr;
+  return std::exchange(std::exchange(open_, nullptr)->ops_head, nullptr);
 }
 
 void Journal::completed_one(Batch& done) noexcept {

@@ -52,6 +52,7 @@ class Journal {
 
   // Sends the open batch if there is one and a place in flight. Called when an iteration ends.
   void submit_open() noexcept;
+  [[nodiscard]] StoreOp* abandon_open() noexcept;  // after a failure: the ops of the batch that will never go
   [[nodiscard]] bool has_open() const noexcept { return open_ != nullptr; }
 
   [[nodiscard]] const JournalPosition& completed() const noexcept { return completed_; }

@@ -1,0 +1,89 @@
+// A checkpoint writes staged blocks and changed metadata home, so that their journal space is free again.
+//
+// Order, each step behind a flush (docs/FORMATS.md, "Checkpoint"):
+//  1. journal batches up to C are flushed: nothing goes home that a crash could still take back;
+//  2. blocks staged by batches <= C are written home; a block that a later batch has staged again is
+//     skipped: that batch is flushed before step 4;
+//  3. dirty metadata pages, in rounds, each page when the LSN of its last change has been flushed;
+//  4. the checkpoint record moves the tail past C, and is flushed before the space is used again.
+// Runs beside normal operation and never blocks it; one at a time.
+#pragma once
+
+#include "store/flusher.h"
+#include "store/metadata.h"
+#include "store/staged_blocks.h"
+
+namespace blockd::store {
+
+class Checkpoint {
+ public:
+  Checkpoint(Device& device, Journal& journal, Flusher& flusher, Metadata& metadata, StagedBlocks& staged,
+             const format::Superblock& superblock, std::uint64_t record_generation);
+
+  void start() noexcept;
+  [[nodiscard]] bool running() const noexcept { return phase_ != Phase::idle; }
+  [[nodiscard]] std::uint32_t visit() const noexcept { return visit_; }
+
+  void (*finished)(void* owner) noexcept = nullptr;  // also after a failure
+  void (*slot_unpinned)(void* owner) noexcept = nullptr;
+  void* owner = nullptr;
+
+ private:
+  enum class Phase : std::uint8_t { idle, journal_flush, home, pages_flush, pages, home_flush, record, record_flush };
+
+  struct HomeWrite {
+    io::DiskRequest request;
+    iovec iov[kBlocksPerChunk] = {};
+    std::uint32_t slot = 0;
+    std::uint32_t first_block = 0;
+    std::uint32_t block_count = 0;
+    std::uint64_t lsn[kBlocksPerChunk] = {};
+    HomeWrite* next = nullptr;
+    Checkpoint* checkpoint = nullptr;
+  };
+  struct PageWrite {
+    io::DiskRequest request;
+    iovec iov{};
+  };
+
+  void flush_then(std::uint64_t min_lsn, Phase phase) noexcept;
+  void flush_done(Error error) noexcept;
+  void write_home() noexcept;
+  [[nodiscard]] bool write_chunk_home(StagedChunk& chunk) noexcept;
+  void submit_home(HomeWrite& write, const StagedChunk& chunk, std::uint32_t first, std::uint32_t end) noexcept;
+  void home_done(HomeWrite& write) noexcept;
+  void stage_pages() noexcept;
+  void write_pages() noexcept;
+  void page_done(io::DiskRequest& request) noexcept;
+  void write_record() noexcept;
+  void record_done() noexcept;
+  void finish() noexcept;
+
+  Device& device_;
+  Journal& journal_;
+  Flusher& flusher_;
+  Metadata& metadata_;
+  StagedBlocks& staged_;
+  Uuid store_id_;
+  std::uint64_t journal_bytes_;
+
+  Phase phase_ = Phase::idle;
+  std::uint32_t visit_ = 0;
+  JournalPosition target_;
+  FlushWaiter flush_;
+  HomeWrite home_[kHomeWritesMax];
+  HomeWrite* home_free_ = nullptr;
+  std::uint32_t home_in_flight_ = 0;
+  BufferPool page_memory_;
+  PageWrite page_writes_[kPagesPerRound];
+  BufferRef page_buffers_[kPagesPerRound];
+  std::uint32_t page_cursor_ = 0;
+  std::uint32_t pages_staged_ = 0;
+  std::uint32_t pages_in_flight_ = 0;
+  BufferRef record_buffer_;
+  io::DiskRequest record_write_;
+  iovec record_iov_{};
+  std::uint64_t generation_;
+};
+
+}  // namespace blockd::store

@@ -1,0 +1,282 @@
+#include "store/recovery.h"
+
+#include <algorithm>
+#include <bit>
+#include <cstring>
+#include <string>
+
+#include "base/assert.h"
+#include "base/crc32c.h"
+
+namespace blockd::store {
+
+using format::BatchHeader;
+using format::EntryHeader;
+using format::EntryKind;
+
+namespace {
+
+std::uint32_t extra_bytes(const EntryHeader& entry) noexcept {
+  switch (entry.kind) {
+    case EntryKind::write:
+    case EntryKind::map:
+    case EntryKind::replace:
+      return entry.count * 4u;
+    case EntryKind::segment:
+      return sizeof(format::SegmentRecord);
+    case EntryKind::zero:
+    case EntryKind::free:
+      break;
+  }
+  return 0;
+}
+
+std::uint32_t payload_blocks(const EntryHeader& entry) noexcept {
+  return entry.kind == EntryKind::write || entry.kind == EntryKind::replace ? entry.count : 0;
+}
+
+// Calls use(entry, extra) for each entry; false when the entries do not parse.
+template <class Use>
+bool for_each_entry(const BatchHeader& header, Use use) {
+  std::uint32_t at = 0;
+  for (std::uint32_t i = 0; i < header.entry_count; ++i) {
+    EntryHeader entry;
+    if (at + sizeof entry > header.entry_bytes) return false;
+    std::memcpy(static_cast<void*>(&entry), header.entries + at, sizeof entry);
+    at += sizeof entry;
+    const std::uint32_t extra = extra_bytes(entry);
+    if (at + extra > header.entry_bytes) return false;
+    use(entry, header.entries + at);
+    at += extra;
+  }
+  return at == header.entry_bytes;
+}
+
+}  // namespace
+
+Recovery::Recovery(Device& device, const format::Superblock& superblock, Journal& journal, Metadata& metadata,
+                   StagedBlocks& staged)
+    : device_(device), superblock_(superblock), journal_(journal), metadata_(metadata), staged_(staged) {}
+
+void Recovery::run() {
+  read_record();
+  metadata_.load(device_.disk());
+  read_journal();
+  scan();
+  verify_maps();
+  refuse_damage();
+  replay();
+  metadata_.check_torn_pages();
+  metadata_.index();
+  // The page cache of a dead process may hold what we have just read: durable before anybody relies on it.
+  if (device_.disk().flush_now() != Error::Ok) throw Fault(Error::DiskError, "the device fails to flush");
+  JournalPosition newest{record_.tail_lsn - 1, record_.tail_offset};
+  if (!chain_.empty()) newest = {chain_.back().lsn, chain_.back().position + chain_.back().bytes};
+  device_.stats.recovered_batches = chain_.size();
+  journal_.resume(std::max(incarnation_seen_, record_.incarnation) + 1, newest, record_.tail_offset);
+}
+
+void Recovery::read_record() {
+  BufferPool pool(kBlockBytes, 1);
+  const BufferRef block = pool.get();
+  bool found = false;
+  for (std::uint64_t copy : {0, 1}) {
+    const std::uint64_t at = (static_cast<std::uint64_t>(format::FixedBlock::checkpoint_a) + copy) * kBlockBytes;
+    if (device_.disk().read_now(at, {block.data(), kBlockBytes}) != Error::Ok) continue;
+    format::CheckpointRecord record;
+    std::memcpy(static_cast<void*>(&record), block.data(), kBlockBytes);
+    const bool sound = record.magic == format::kCheckpointMagic && format::checksum_matches(record) &&
+                       record.store_id == superblock_.store_id && (record.generation & 1) == copy &&
+                       record.tail_offset < superblock_.journal_bytes;
+    if (sound && (!found || record.generation > record_.generation)) {
+      record_ = record;
+      found = true;
+    }
+  }
+  if (!found) throw Fault(Error::StoreDamaged, "both checkpoint records are damaged: rebuild this store from its peers");
+}
+
+void Recovery::read_journal() {
+  constexpr std::uint64_t kReadBytes = 1 << 20;
+  const std::span<std::byte> mirror = journal_.mirror();
+  for (std::uint64_t at = 0; at < mirror.size(); at += kReadBytes) {
+    const std::uint64_t bytes = std::min<std::uint64_t>(kReadBytes, mirror.size() - at);
+    if (device_.disk().read_now(superblock_.journal_offset + at, mirror.subspan(at, bytes)) == Error::Ok) continue;
+    for (std::uint64_t block = at; block < at + bytes; block += kBlockBytes) {
+      const auto into = mirror.subspan(block, kBlockBytes);
+      const Error error = device_.disk().read_now(superblock_.journal_offset + block, into);
+      if (error != Error::Ok) std::memset(into.data(), 0, into.size());  // as good as a torn batch
+    }
+  }
+}
+
+const BatchHeader* Recovery::header_at(std::uint64_t offset, std::uint64_t lsn) const {
+  const auto* header = reinterpret_cast<const BatchHeader*>(journal_.mirror().data() + offset);
+  const bool ours = header->magic == format::kBatchMagic && header->store_id == superblock_.store_id &&
+                    (lsn == 0 || header->lsn == lsn);
+  return ours && format::checksum_matches(*header) ? header : nullptr;
+}
+
+void Recovery::scan() {
+  std::uint64_t lsn = record_.tail_lsn;
+  std::uint64_t position = record_.tail_offset;
+  const std::uint64_t size = superblock_.journal_bytes;
+  std::uint64_t incarnation = 0;
+  for (;; ++lsn) {
+    const BatchHeader* header = header_at(position % size, lsn);
+    if (!header && position % size != 0) {
+      header = header_at(0, lsn);
+      if (header) position += size - position % size;
+    }
+    if (!header || header->incarnation < incarnation) break;
+    if (!batch_whole(*header, position % size)) break;
+    const std::uint64_t bytes = (1 + std::uint64_t{header->payload_blocks}) * kBlockBytes;
+    if (position + bytes - record_.tail_offset > size) break;
+    incarnation = header->incarnation;
+    chain_.push_back({lsn, position, bytes, header->flushed_lsn});
+    position += bytes;
+  }
+}
+
+bool Recovery::batch_whole(const BatchHeader& header, std::uint64_t offset) const {
+  const std::uint64_t bytes = (1 + std::uint64_t{header.payload_blocks}) * kBlockBytes;
+  if (header.entry_bytes > sizeof header.entries || offset + bytes > superblock_.journal_bytes) return false;
+  const std::byte* payload = journal_.mirror().data() + offset + kBlockBytes;
+  std::uint32_t block = 0;
+  bool whole = true;
+  const bool parsed = for_each_entry(header, [&](const EntryHeader& entry, const std::byte* extra) {
+    for (std::uint32_t i = 0; whole && i < payload_blocks(entry); ++i, ++block) {
+      std::uint32_t crc;
+      std::memcpy(&crc, extra + i * 4u, 4);
+      whole = block < header.payload_blocks && crc32c(payload + std::size_t{block} * kBlockBytes, kBlockBytes) == crc;
+    }
+  });
+  return parsed && whole && block == header.payload_blocks;
+}
+
+const BatchHeader& Recovery::header_of(const Found& batch) const {
+  return *reinterpret_cast<const BatchHeader*>(journal_.mirror().data() +
+                                               batch.position % superblock_.journal_bytes);
+}
+
+// A map entry may have outlived the chunk it points to: the chunk was written first, but nothing had
+// flushed either. The chain ends before such a batch.
+void Recovery::verify_maps() {
+  std::uint64_t flushed = record_.tail_lsn - 1;
+  for (const Found& batch : chain_) flushed = std::max(flushed, batch.flushed_lsn);
+  for (std::size_t i = 0; i < chain_.size(); ++i) {
+    if (chain_[i].lsn <= flushed || maps_whole(header_of(chain_[i]))) continue;
+    chain_.resize(i);
+    return;
+  }
+}
+
+bool Recovery::maps_whole(const BatchHeader& header) {
+  BufferPool pool(kChunkBytes, 1);
+  const BufferRef chunk = pool.get();
+  bool whole = true;
+  const bool parsed = for_each_entry(header, [&](const EntryHeader& entry, const std::byte* extra) {
+    if (entry.kind != EntryKind::map || !whole) return;
+    std::uint32_t crcs[kBlocksPerChunk];
+    std::memcpy(crcs, extra, sizeof crcs);
+    whole = entry.slot < metadata_.slot_count() && entry.count == kBlocksPerChunk &&
+            device_.disk().read_now(metadata_.device_offset(entry.slot), {chunk.data(), kChunkBytes}) == Error::Ok &&
+            crc32c_verify(chunk.data(), crcs) == kBlocksPerChunk;
+  });
+  return parsed && whole;
+}
+
+void Recovery::refuse_damage() {
+  const std::uint64_t next = chain_.empty() ? record_.tail_lsn : chain_.back().lsn + 1;
+  for (std::uint64_t offset = 0; offset < superblock_.journal_bytes; offset += kBlockBytes) {
+    const BatchHeader* header = header_at(offset, 0);
+    if (!header) continue;
+    incarnation_seen_ = std::max(incarnation_seen_, header->incarnation);
+    if (header->lsn >= next && header->flushed_lsn >= next) {
+      throw Fault(Error::StoreDamaged, "journal batch " + std::to_string(next) +
+                                           " is damaged although it was flushed: rebuild this store from its peers");
+    }
+  }
+}
+
+void Recovery::replay() {
+  for (const Found& batch : chain_) replay_batch(batch);
+}
+
+void Recovery::replay_batch(const Found& batch) {
+  auto payload_block = static_cast<std::uint32_t>(batch.position % superblock_.journal_bytes / kBlockBytes) + 1;
+  const bool parsed = for_each_entry(header_of(batch), [&](const EntryHeader& entry, const std::byte* extra) {
+    replay_entry(entry, extra, batch, payload_block);
+  });
+  BLOCKD_ASSERT(parsed);
+}
+
+void Recovery::replay_entry(const EntryHeader& entry, const std::byte* extra, const Found& batch,
+                            std::uint32_t& payload_block) {
+  if (entry.kind == EntryKind::segment) return replay_segment(entry.segment, extra, batch.lsn);
+  const bool sane = entry.slot < metadata_.slot_count() && entry.segment < metadata_.segment_limit() &&
+                    entry.first + std::uint32_t{entry.count} <= kBlocksPerChunk &&
+                    (entry.old_slot == format::kNoSlot || entry.old_slot < metadata_.slot_count());
+  if (!sane) throw Fault(Error::StoreDamaged, "journal batch " + std::to_string(batch.lsn) + " names no slot of this store");
+  if (entry.kind == EntryKind::free) return release_slot(entry.slot, batch.lsn);
+  format::SlotRecord& record = own_slot(entry, batch.lsn);
+  std::uint16_t blocks = entry.mask;  // those that the CRCs are for
+  if (entry.kind == EntryKind::write) blocks = static_cast<std::uint16_t>(((1u << entry.count) - 1) << entry.first);
+  if (entry.kind == EntryKind::map) blocks = 0xffff;
+  if (entry.kind == EntryKind::map || entry.kind == EntryKind::replace) {
+    staged_.drop_all(entry.slot);
+    record.valid_mask = 0;
+    std::memset(record.crcs, 0, sizeof record.crcs);
+  }
+  record.version = entry.version;
+  if (entry.kind == EntryKind::zero) {
+    staged_.drop(entry.slot, entry.mask);
+    record.valid_mask &= static_cast<std::uint16_t>(~entry.mask);
+  } else {
+    record.valid_mask |= blocks;
+  }
+  for (std::uint32_t block = 0, i = 0; block < kBlocksPerChunk; ++block) {
+    if (!(record.valid_mask >> block & 1)) record.crcs[block] = 0;
+    if (entry.kind == EntryKind::zero || !(blocks >> block & 1)) continue;
+    std::memcpy(&record.crcs[block], extra + 4 * i++, 4);
+    if (entry.kind != EntryKind::map) staged_.stage(entry.slot, block, payload_block++, batch.lsn, 0);
+  }
+  if (entry.old_slot != format::kNoSlot) release_slot(entry.old_slot, batch.lsn);
+}
+
+// The slot's page may be older or newer than this entry; either way the entries from here to the end of
+// the journal decide every block that they name, and the page, if it is newer, decides the others.
+format::SlotRecord& Recovery::own_slot(const EntryHeader& entry, std::uint64_t lsn) {
+  format::SlotRecord& record = metadata_.change_slot(entry.slot, lsn);
+  const bool owned = record.state == format::SlotState::used && record.segment == entry.segment &&
+                     record.chunk == entry.chunk;
+  if (!owned) {
+    staged_.drop_all(entry.slot);
+    record = format::SlotRecord{};
+    record.state = format::SlotState::used;
+    record.segment = entry.segment;
+    record.chunk = entry.chunk;
+  }
+  return record;
+}
+
+void Recovery::release_slot(std::uint32_t slot, std::uint64_t lsn) {
+  staged_.drop_all(slot);
+  metadata_.change_slot(slot, lsn) = format::SlotRecord{};
+}
+
+void Recovery::replay_segment(std::uint32_t handle, const std::byte* extra, std::uint64_t lsn) {
+  if (handle >= metadata_.segment_limit()) {
+    throw Fault(Error::StoreDamaged, "journal batch " + std::to_string(lsn) + " names no segment of this store");
+  }
+  Segment& segment = metadata_.segment(handle);
+  std::memcpy(static_cast<void*>(&segment.record), extra, sizeof segment.record);
+  metadata_.mark_segment(handle, lsn);
+  if (segment.used()) return;
+  for (std::uint32_t slot = 0; slot < metadata_.slot_count(); ++slot) {
+    const format::SlotRecord& record = metadata_.slot(slot);
+    if (record.state == format::SlotState::used && record.segment == handle) release_slot(slot, lsn);
+  }
+}
+
+}  // namespace blockd::store

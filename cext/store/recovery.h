@@ -1,0 +1,61 @@
+// Recovery: from the checkpoint record and the journal to the state that the last process left behind.
+//
+// Invariant: what is recovered is a prefix of the journal that contains every flushed batch. The first
+// batch that is torn, or whose mapped chunks did not reach the device, ends it; nothing after it was
+// covered by a flush, else it would have been whole. A damaged batch that a later one says was flushed
+// is no torn tail but a damaged store. Time is bounded by the journal's size and the metadata's.
+#pragma once
+
+#include <vector>
+
+#include "store/device.h"
+#include "store/journal.h"
+#include "store/metadata.h"
+#include "store/staged_blocks.h"
+
+namespace blockd::store {
+
+class Recovery {
+ public:
+  Recovery(Device& device, const format::Superblock& superblock, Journal& journal, Metadata& metadata,
+           StagedBlocks& staged);
+
+  void run();  // throws Fault
+  [[nodiscard]] std::uint64_t record_generation() const noexcept { return record_.generation; }
+
+ private:
+  struct Found {
+    std::uint64_t lsn = 0;
+    std::uint64_t position = 0;
+    std::uint64_t bytes = 0;
+    std::uint64_t flushed_lsn = 0;
+  };
+
+  void read_record();
+  void read_journal();
+  void scan();
+  [[nodiscard]] const format::BatchHeader* header_at(std::uint64_t offset, std::uint64_t lsn) const;
+  [[nodiscard]] bool batch_whole(const format::BatchHeader& header, std::uint64_t offset) const;
+  void verify_maps();
+  [[nodiscard]] bool maps_whole(const format::BatchHeader& header);
+  void refuse_damage();
+  void replay();
+  void replay_batch(const Found& batch);
+  void replay_entry(const format::EntryHeader& entry, const std::byte* extra, const Found& batch,
+                    std::uint32_t& payload_block);
+  void replay_segment(std::uint32_t handle, const std::byte* extra, std::uint64_t lsn);
+  void release_slot(std::uint32_t slot, std::uint64_t lsn);
+  [[nodiscard]] format::SlotRecord& own_slot(const format::EntryHeader& entry, std::uint64_t lsn);
+  [[nodiscard]] const format::BatchHeader& header_of(const Found& batch) const;
+
+  Device& device_;
+  const format::Superblock& superblock_;
+  Journal& journal_;
+  Metadata& metadata_;
+  StagedBlocks& staged_;
+  format::CheckpointRecord record_;
+  std::vector<Found> chain_;
+  std::uint64_t incarnation_seen_ = 0;
+};
+
+}  // namespace blockd::store
