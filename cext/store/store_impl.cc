@@ -1,0 +1,325 @@
+#include "store/store_impl.h"
+
+#include <algorithm>
+#include <bit>
+#include <utility>
+
+#include "base/assert.h"
+#include "base/crc32c.h"
+#include "store/layout.h"
+
+namespace blockd::store {
+
+using format::kNoSlot;
+
+void Store::format(io::Disk& disk, const FormatOptions& options) {
+  if (!options.force) {
+    try {
+      const format::Superblock there = read_superblock(disk);
+      throw Fault(Error::AlreadyExists, "store " + uuid_text(there.store_id) + " of cluster " +
+                                            uuid_text(there.cluster_id) + " is here already: use force to overwrite it");
+    } catch (const Fault& fault) {
+      if (fault.code() == Error::StoreDamaged) {
+        throw Fault(Error::AlreadyExists, "a damaged store is here already: use force to overwrite it");
+      }
+      if (fault.code() != Error::StoreNotFormatted) throw;
+    }
+  }
+  write_empty_store(disk, plan_layout(disk.capacity_bytes(), options));
+}
+
+std::unique_ptr<Store> Store::open(io::Disk& disk, io::Loop& loop, Buffers& buffers, const OpenOptions& options) {
+  const format::Superblock superblock = read_superblock(disk);
+  check_compatible(superblock, options.cluster_id, disk.capacity_bytes());
+  auto store = std::make_unique<StoreImpl>(disk, loop, buffers, superblock);
+  store->recover();
+  return store;
+}
+
+StoreImpl::StoreImpl(io::Disk& disk, io::Loop& loop, Buffers& buffers, const format::Superblock& superblock)
+    : loop_(loop),
+      superblock_(superblock),
+      device_(disk),
+      metadata_(superblock),
+      staged_(superblock.slot_count, static_cast<std::uint32_t>(superblock.journal_bytes / kBlockBytes)),
+      journal_(device_, superblock, *this),
+      flusher_(device_, journal_),
+      reader_(device_, journal_, metadata_, staged_),
+      direct_(device_, metadata_, buffers) {
+  end_task_.owner = this;
+  end_task_.run = [](io::Task& task) noexcept { static_cast<StoreImpl*>(task.owner)->iteration_end(); };
+  flusher_.owner = reader_.owner = direct_.owner = this;
+  flusher_.flushed = [](void* self, StoreOp* ops, Error error) noexcept {
+    static_cast<StoreImpl*>(self)->flushed(ops, error);
+  };
+  reader_.finished = [](void* self, StoreOp& op) noexcept {
+    auto* store = static_cast<StoreImpl*>(self);
+    ++store->device_.stats.reads;
+    store->device_.stats.read_bytes += std::uint64_t{op.block_count} * kBlockBytes;
+    store->finish(op, op.error);
+  };
+  reader_.slot_unpinned = [](void* self) noexcept { static_cast<StoreImpl*>(self)->reclaim_slots(); };
+  direct_.written = [](void* self) noexcept { static_cast<StoreImpl*>(self)->pump(); };
+}
+
+StoreImpl::~StoreImpl() = default;
+
+void StoreImpl::recover() {
+  Recovery recovery(device_, superblock_, journal_, metadata_, staged_);
+  recovery.run();
+  checkpoint_ = std::make_unique<Checkpoint>(device_, journal_, flusher_, metadata_, staged_, superblock_,
+                                             recovery.record_generation());
+  checkpoint_->owner = this;
+  checkpoint_->finished = [](void* self) noexcept { static_cast<StoreImpl*>(self)->pump(); };
+  checkpoint_->slot_unpinned = [](void* self) noexcept { static_cast<StoreImpl*>(self)->reclaim_slots(); };
+}
+
+void StoreImpl::submit(StoreOp& op) noexcept {
+  op.error = Error::Ok;
+  op.next = nullptr;
+  op.scratch = nullptr;
+  op.scratch_count = 0;
+  loop_.defer(end_task_);
+  if (op.op == StoreOp::Op::flush) {
+    if (device_.failed() != Error::Ok) return finish(op, device_.failed());
+    return flusher_.add(op);
+  }
+  Error error = validate(op);
+  if (error == Error::Ok && closing_) error = Error::ShuttingDown;
+  if (error != Error::Ok) return finish(op, error);
+  if (op.op == StoreOp::Op::read) return reader_.start(op);
+  if (device_.failed() != Error::Ok) return finish(op, device_.failed());
+  (waiting_tail_ ? waiting_tail_->next : waiting_head_) = &op;
+  waiting_tail_ = &op;
+}
+
+// Starts whatever can be started. Idempotent; called whenever something came free.
+void StoreImpl::pump() noexcept {
+  loop_.defer(end_task_);
+  if (device_.failed() != Error::Ok) return fail_everything();
+  bool room = append_maps() && append_meta_ops() && append_reaps();
+  while (room && waiting_head_) {
+    StoreOp& op = *waiting_head_;
+    StoreOp* rest = op.next;
+    const Start start_result = start(op);
+    if (start_result == Start::blocked) break;
+    waiting_head_ = rest;
+    if (!rest) waiting_tail_ = nullptr;
+    room = device_.failed() == Error::Ok;
+  }
+  maybe_checkpoint();
+}
+
+void StoreImpl::iteration_end() noexcept {
+  pump();
+  journal_.submit_open();
+  flusher_.pump();
+  deliver();
+  maybe_closed();
+}
+
+void StoreImpl::batch_done(std::uint64_t lsn, StoreOp* ops, Error error) noexcept {
+  (void)lsn;
+  while (ops) {
+    StoreOp& op = *std::exchange(ops, ops->next);
+    --mutations_in_flight_;
+    finish(op, error);
+  }
+  loop_.defer(end_task_);
+}
+
+void StoreImpl::flushed(StoreOp* ops, Error error) noexcept {
+  while (ops) finish(*std::exchange(ops, ops->next), error);
+  if (error == Error::Ok && journal_.flushed_lsn() == journal_.completed().lsn) unflushed_map_bytes_ = 0;
+  reclaim_slots();
+  end_meta_ops();
+  loop_.defer(end_task_);
+}
+
+void StoreImpl::finish(StoreOp& op, Error error) noexcept {
+  op.error = error;
+  op.next = nullptr;
+  (finished_tail_ ? finished_tail_->next : finished_head_) = &op;
+  finished_tail_ = &op;
+  loop_.defer(end_task_);
+}
+
+void StoreImpl::deliver() noexcept {
+  if (std::exchange(delivering_, true)) return;
+  while (finished_head_) {
+    StoreOp& op = *finished_head_;
+    finished_head_ = op.next;
+    if (!finished_head_) finished_tail_ = nullptr;
+    op.next = nullptr;
+    op.done(op);
+  }
+  delivering_ = false;
+}
+
+void StoreImpl::fail_everything() noexcept {
+  const Error error = device_.failed();
+  for (StoreOp* op = std::exchange(waiting_head_, nullptr); op;) finish(*std::exchange(op, op->next), error);
+  waiting_tail_ = nullptr;
+  for (StoreOp* op = journal_.abandon_open(); op;) {
+    --mutations_in_flight_;
+    finish(*std::exchange(op, op->next), error);
+  }
+  while (DirectWrite* write = direct_.ready()) {
+    --mutations_in_flight_;
+    finish(*write->op, error);
+    direct_.retire(*write);
+  }
+  flusher_.fail_all(error);
+  std::deque<MetaOp> failed = std::exchange(meta_waiting_, {});
+  for (MetaOp& op : std::exchange(meta_ending_, {})) failed.push_back(std::move(op));
+  for (MetaOp& op : failed) op.done(error);
+}
+
+void StoreImpl::reclaim_slots() noexcept {
+  while (!freed_.empty() && freed_.front().lsn <= journal_.flushed_lsn() &&
+         metadata_.slot_state(freed_.front().slot).io_pins == 0) {
+    metadata_.give_back(freed_.front().slot);
+    freed_.pop_front();
+    if (waiting_head_) loop_.defer(end_task_);
+  }
+}
+
+void StoreImpl::maybe_checkpoint() noexcept {
+  if (checkpoint_->running() || device_.failed() != Error::Ok) return;
+  // Early enough that a batch, and the skip before it when it would cross the end, still find room.
+  const std::uint64_t bytes = journal_.capacity_bytes();
+  const bool half_full = journal_.used_bytes() > std::min(bytes / 2, bytes - 2 * kBatchBytesMax);
+  const bool last = closing_ && !closing_checkpointed_ && mutations_in_flight_ == 0 && !waiting_head_ && journal_.idle();
+  if (last) closing_checkpointed_ = true;
+  if (last || (half_full && !closing_)) checkpoint_->start();
+}
+
+void StoreImpl::close(Done done) {
+  BLOCKD_ASSERT(!closing_);
+  closing_ = std::move(done);
+  loop_.defer(end_task_);
+}
+
+void StoreImpl::maybe_closed() noexcept {
+  if (!closing_ || checkpoint_->running() || finished_head_ || waiting_head_ || mutations_in_flight_ > 0) return;
+  const bool failed = device_.failed() != Error::Ok;
+  if (!failed && (!closing_checkpointed_ || !journal_.idle())) return;
+  if (reader_.in_flight() > 0 || !flusher_.idle() || !meta_waiting_.empty() || !meta_ending_.empty()) return;
+  std::exchange(closing_, nullptr)(device_.failed());
+}
+
+std::optional<SegmentHandle> StoreImpl::find_segment(SegmentId id) const noexcept { return metadata_.find(id); }
+
+const std::uint32_t* StoreImpl::slot_of(SegmentHandle segment, std::uint32_t chunk) const noexcept {
+  if (segment >= metadata_.segment_limit() || !metadata_.segment(segment).used()) return nullptr;
+  const auto& slots = metadata_.segment(segment).slot_of_chunk;
+  return chunk < slots.size() && slots[chunk] != kNoSlot ? &slots[chunk] : nullptr;
+}
+
+std::size_t StoreImpl::list_chunks(SegmentHandle segment, std::uint32_t from_chunk, Version above,
+                                   std::span<ChunkVersion> out) const noexcept {
+  if (segment >= metadata_.segment_limit()) return 0;
+  const auto& slots = metadata_.segment(segment).slot_of_chunk;
+  std::size_t count = 0;
+  for (std::uint32_t chunk = from_chunk; chunk < slots.size() && count < out.size(); ++chunk) {
+    if (slots[chunk] == kNoSlot || metadata_.slot(slots[chunk]).version <= above) continue;
+    out[count++] = {chunk, metadata_.slot(slots[chunk]).version};
+  }
+  return count;
+}
+
+Version StoreImpl::chunk_version(SegmentHandle segment, std::uint32_t chunk) const noexcept {
+  const std::uint32_t* slot = slot_of(segment, chunk);
+  return slot ? metadata_.slot(*slot).version : Version{};
+}
+
+std::uint16_t StoreImpl::chunk_valid_mask(SegmentHandle segment, std::uint32_t chunk) const noexcept {
+  const std::uint32_t* slot = slot_of(segment, chunk);
+  return slot ? metadata_.slot(*slot).valid_mask : std::uint16_t{0};
+}
+
+std::size_t StoreImpl::list_digests(SegmentHandle segment, std::uint32_t from_chunk,
+                                    std::span<ChunkDigest> out) const noexcept {
+  if (segment >= metadata_.segment_limit()) return 0;
+  const auto& slots = metadata_.segment(segment).slot_of_chunk;
+  std::size_t count = 0;
+  for (std::uint32_t chunk = from_chunk; chunk < slots.size() && count < out.size(); ++chunk) {
+    if (slots[chunk] == kNoSlot) continue;
+    const format::SlotRecord& record = metadata_.slot(slots[chunk]);
+    std::uint32_t crcs[kBlocksPerChunk];
+    for (std::uint32_t b = 0; b < kBlocksPerChunk; ++b) {
+      crcs[b] = record.valid_mask >> b & 1 ? record.crcs[b] : crc32c_zero_block();
+    }
+    out[count++] = {chunk, record.version, record.valid_mask, crc32c(crcs, sizeof crcs)};
+  }
+  return count;
+}
+
+BlockLocation StoreImpl::locate(SegmentHandle segment, std::uint32_t block) const noexcept {
+  BlockLocation location;
+  const std::uint32_t* slot = slot_of(segment, block / kBlocksPerChunk);
+  if (!slot) return location;
+  const format::SlotRecord& record = metadata_.slot(*slot);
+  const std::uint32_t within = block % kBlocksPerChunk;
+  location.chunk_version = record.version;
+  location.allocated = record.valid_mask >> within & 1;
+  if (!location.allocated) return location;
+  location.device_offset_bytes = metadata_.device_offset(*slot) + std::uint64_t{within} * kBlockBytes;
+  location.crc32c = record.crcs[within];
+  const StagedChunk* staged = staged_.find(*slot);
+  location.in_journal = staged && (staged->mask >> within & 1);
+  return location;
+}
+
+StoreInfo StoreImpl::info() const noexcept {
+  StoreInfo info;
+  info.store_id = superblock_.store_id;
+  info.cluster_id = superblock_.cluster_id;
+  info.capacity_bytes = std::uint64_t{superblock_.slot_count} * kChunkBytes;
+  info.allocated_bytes = info.capacity_bytes - std::uint64_t{metadata_.free_slots()} * kChunkBytes;
+  info.journal_bytes = journal_.capacity_bytes();
+  info.journal_used_bytes = journal_.used_bytes();
+  for (SegmentHandle handle = 0; handle < metadata_.segment_limit(); ++handle) {
+    if (metadata_.segment(handle).used()) ++info.segment_count;
+  }
+  return info;
+}
+
+std::vector<std::string> StoreImpl::check() const {
+  std::vector<std::string> problems;
+  std::vector<std::uint8_t> owned(metadata_.slot_count());
+  for (SegmentHandle handle = 0; handle < metadata_.segment_limit(); ++handle) {
+    const Segment& segment = metadata_.segment(handle);
+    if (!segment.used()) continue;
+    const std::string name = "segment " + std::to_string(handle);
+    std::uint32_t chunks = 0, tombstones = 0;
+    for (std::uint32_t chunk = 0; chunk < segment.slot_of_chunk.size(); ++chunk) {
+      const std::uint32_t slot = segment.slot_of_chunk[chunk];
+      if (slot == kNoSlot) continue;
+      const format::SlotRecord& record = metadata_.slot(slot);
+      ++chunks;
+      if (record.valid_mask == 0) ++tombstones;
+      const bool matches = record.state == format::SlotState::used && record.segment == handle && record.chunk == chunk;
+      if (!matches) problems.push_back(name + ": slot " + std::to_string(slot) + " denies its chunk");
+      if (owned[slot]++) problems.push_back(name + ": slot " + std::to_string(slot) + " has two owners");
+    }
+    if (chunks != segment.chunk_count) problems.push_back(name + ": chunk count is off");
+    if (tombstones != segment.tombstone_count) problems.push_back(name + ": tombstone count is off");
+  }
+  std::vector<std::uint8_t> freed(metadata_.slot_count());
+  for (const FreedSlot& slot : freed_) ++freed[slot.slot];
+  std::uint32_t free_slots = 0;
+  for (std::uint32_t slot = 0; slot < metadata_.slot_count(); ++slot) {
+    const bool taken = metadata_.slot_state(slot).taken;
+    if (!taken) ++free_slots;
+    if (owned[slot] + freed[slot] != (taken ? 1 : 0)) problems.push_back("slot " + std::to_string(slot) + " is leaked or shared");
+    if (metadata_.slot(slot).state == format::SlotState::used && !owned[slot]) {
+      problems.push_back("slot " + std::to_string(slot) + " is used by nobody");
+    }
+    if (!owned[slot] && staged_.find(slot)) problems.push_back("slot " + std::to_string(slot) + " is staged but free");
+  }
+  if (free_slots != metadata_.free_slots()) problems.push_back("the count of free slots is off");
+  return problems;
+}
+
+}  // namespace blockd::store

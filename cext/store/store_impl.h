@@ -1,0 +1,131 @@
+// The store itself: takes operations in order and hands them to its parts.
+//
+// Mutations start in the order of submission; the first that cannot (journal full, its chunk busy with
+// a direct write) holds up those behind it, so the order per chunk (S3) needs no further care. Reads
+// overtake. A record in memory changes when its journal entry is appended. Everything on one loop.
+#pragma once
+
+#include <deque>
+
+#include "store/checkpoint.h"
+#include "store/direct_writer.h"
+#include "store/flusher.h"
+#include "store/journal.h"
+#include "store/metadata.h"
+#include "store/reader.h"
+#include "store/recovery.h"
+#include "store/staged_blocks.h"
+
+namespace blockd::store {
+
+class StoreImpl final : public Store, private JournalListener {
+ public:
+  StoreImpl(io::Disk& disk, io::Loop& loop, Buffers& buffers, const format::Superblock& superblock);
+  ~StoreImpl() override;
+  void recover();
+
+  void create_segment(SegmentId id, std::uint32_t block_count, Done done) override;
+  void drop_segment(SegmentHandle segment, Done done) override;
+  void resize_segment(SegmentHandle segment, std::uint32_t block_count, Done done) override;
+  void promise_epoch(SegmentHandle segment, std::uint64_t epoch, Done done) override;
+  [[nodiscard]] std::optional<SegmentHandle> find_segment(SegmentId id) const noexcept override;
+  [[nodiscard]] std::vector<SegmentHandle> segments() const override;
+  [[nodiscard]] SegmentInfo segment_info(SegmentHandle segment) const noexcept override;
+  void set_stable(SegmentHandle segment, Version stable) noexcept override;
+  void submit(StoreOp& op) noexcept override;
+  [[nodiscard]] std::size_t list_chunks(SegmentHandle segment, std::uint32_t from_chunk, Version above,
+                                        std::span<ChunkVersion> out) const noexcept override;
+  [[nodiscard]] Version chunk_version(SegmentHandle segment, std::uint32_t chunk) const noexcept override;
+  [[nodiscard]] std::uint16_t chunk_valid_mask(SegmentHandle segment, std::uint32_t chunk) const noexcept override;
+  [[nodiscard]] std::size_t list_digests(SegmentHandle segment, std::uint32_t from_chunk,
+                                         std::span<ChunkDigest> out) const noexcept override;
+  [[nodiscard]] BlockLocation locate(SegmentHandle segment, std::uint32_t block) const noexcept override;
+  [[nodiscard]] StoreInfo info() const noexcept override;
+  [[nodiscard]] const StoreStats& stats() const noexcept override { return device_.stats; }
+  [[nodiscard]] std::vector<std::string> check() const override;
+  void close(Done done) override;
+
+ private:
+  enum class Start : std::uint8_t { started, blocked, failed };
+  struct FreedSlot {  // reusable once the entry that freed it is flushed
+    std::uint32_t slot = 0;
+    std::uint64_t lsn = 0;
+  };
+  struct MetaOp {  // a change of the segment table; durable before done
+    std::function<Start(MetaOp&)> append;
+    Done done;
+    std::uint64_t lsn = 0;
+    Error error = Error::Ok;
+  };
+
+  // JournalListener
+  void batch_done(std::uint64_t lsn, StoreOp* ops, Error error) noexcept override;
+
+  // Progress (store_impl.cc)
+  void pump() noexcept;
+  void iteration_end() noexcept;
+  void finish(StoreOp& op, Error error) noexcept;
+  void deliver() noexcept;
+  void fail_everything() noexcept;
+  void flushed(StoreOp* ops, Error error) noexcept;
+  void reclaim_slots() noexcept;
+  void maybe_checkpoint() noexcept;
+  void maybe_closed() noexcept;
+  [[nodiscard]] const std::uint32_t* slot_of(SegmentHandle segment, std::uint32_t chunk) const noexcept;
+
+  // Mutations (store_mutations.cc)
+  [[nodiscard]] Error validate(const StoreOp& op) const noexcept;
+  [[nodiscard]] Start start(StoreOp& op) noexcept;
+  [[nodiscard]] Start start_write(StoreOp& op) noexcept;
+  [[nodiscard]] Start start_zero(StoreOp& op) noexcept;
+  [[nodiscard]] Start start_replace(StoreOp& op) noexcept;
+  [[nodiscard]] Start journal_blocks(StoreOp& op, bool direct_started) noexcept;
+  [[nodiscard]] bool append_maps() noexcept;
+  void append_map(const StoreOp& op, std::uint32_t chunk, std::uint32_t slot, const std::uint32_t* crcs) noexcept;
+  void append_write(const StoreOp& op, std::uint32_t chunk, std::uint32_t first, std::uint32_t count,
+                    std::uint32_t op_block, std::uint32_t slot) noexcept;
+  void append_replace(const StoreOp& op, std::uint32_t chunk, std::uint32_t slot) noexcept;
+  void append_zero(const StoreOp& op, std::uint32_t chunk, std::uint32_t slot, std::uint16_t mask) noexcept;
+  void append_free(SegmentHandle segment, std::uint32_t chunk, std::uint32_t slot) noexcept;
+  [[nodiscard]] Start need_slots(std::uint32_t count) noexcept;
+  void own_slot(SegmentHandle segment, std::uint32_t chunk, std::uint32_t slot) noexcept;
+  void free_slot(std::uint32_t slot) noexcept;
+  void set_mask(SegmentHandle segment, format::SlotRecord& record, std::uint16_t mask) noexcept;
+
+  // Segments (store_segments.cc)
+  [[nodiscard]] bool append_segment(SegmentHandle segment) noexcept;
+  [[nodiscard]] bool append_meta_ops() noexcept;
+  [[nodiscard]] bool append_reaps() noexcept;
+  void queue_meta(std::function<Start(MetaOp&)> append, Done done);
+  [[nodiscard]] Start append_create(MetaOp& op, SegmentId id, std::uint32_t block_count);
+  [[nodiscard]] Start append_drop(MetaOp& op, SegmentHandle segment);
+  void end_meta_ops() noexcept;
+
+  io::Loop& loop_;
+  format::Superblock superblock_;
+  Device device_;
+  Metadata metadata_;
+  StagedBlocks staged_;
+  Journal journal_;
+  Flusher flusher_;
+  Reader reader_;
+  DirectWriter direct_;
+  std::unique_ptr<Checkpoint> checkpoint_;  // after recovery
+  io::Task end_task_;
+
+  StoreOp* waiting_head_ = nullptr;  // mutations not started, in order
+  StoreOp* waiting_tail_ = nullptr;
+  StoreOp* finished_head_ = nullptr;
+  StoreOp* finished_tail_ = nullptr;
+  bool delivering_ = false;
+  std::deque<FreedSlot> freed_;
+  std::deque<MetaOp> meta_waiting_;
+  std::deque<MetaOp> meta_ending_;
+  std::vector<SegmentHandle> reaping_;  // segments whose stable mark has moved
+  std::uint64_t unflushed_map_bytes_ = 0;
+  std::uint64_t mutations_in_flight_ = 0;
+  Done closing_;
+  bool closing_checkpointed_ = false;
+};
+
+}  // namespace blockd::store

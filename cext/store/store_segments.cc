@@ -1,0 +1,216 @@
+// Changes of the segment table: each is one journal entry that carries the whole new record.
+#include <algorithm>
+#include <utility>
+
+#include "base/assert.h"
+#include "store/store_impl.h"
+
+namespace blockd::store {
+
+using format::EntryHeader;
+using format::EntryKind;
+using format::kNoSlot;
+
+void StoreImpl::queue_meta(std::function<Start(MetaOp&)> append, Done done) {
+  MetaOp op;
+  op.append = std::move(append);
+  op.done = std::move(done);
+  if (closing_) op.error = Error::ShuttingDown;
+  if (device_.failed() != Error::Ok) op.error = device_.failed();
+  meta_waiting_.push_back(std::move(op));
+  loop_.defer(end_task_);
+}
+
+// False: no room in the journal now.
+bool StoreImpl::append_meta_ops() noexcept {
+  while (!meta_waiting_.empty()) {
+    MetaOp& op = meta_waiting_.front();
+    if (op.error == Error::Ok) {
+      const Start result = op.append(op);
+      if (result == Start::blocked) return false;
+    }
+    meta_ending_.push_back(std::move(op));
+    meta_waiting_.pop_front();
+  }
+  end_meta_ops();
+  return true;
+}
+
+void StoreImpl::end_meta_ops() noexcept {
+  while (!meta_ending_.empty()) {
+    if (meta_ending_.front().error == Error::Ok && meta_ending_.front().lsn > journal_.flushed_lsn()) {
+      if (meta_ending_.front().lsn <= journal_.completed().lsn) flusher_.request();
+      return;
+    }
+    const MetaOp op = std::move(meta_ending_.front());
+    meta_ending_.pop_front();
+    op.done(op.error);
+  }
+}
+
+bool StoreImpl::append_segment(SegmentHandle handle) noexcept {
+  if (!journal_.reserve(1, sizeof(EntryHeader) + sizeof(format::SegmentRecord), 0)) return false;
+  EntryHeader entry;
+  entry.kind = EntryKind::segment;
+  entry.segment = handle;
+  Segment& segment = metadata_.segment(handle);
+  const auto* bytes = reinterpret_cast<const std::byte*>(&segment.record);
+  journal_.append(entry, {bytes, sizeof segment.record});
+  metadata_.mark_segment(handle, journal_.open_lsn());
+  segment.stable_unsaved = false;
+  return true;
+}
+
+void StoreImpl::create_segment(SegmentId id, std::uint32_t block_count, Done done) {
+  queue_meta([this, id, block_count](MetaOp& op) { return append_create(op, id, block_count); }, std::move(done));
+}
+
+StoreImpl::Start StoreImpl::append_create(MetaOp& op, SegmentId id, std::uint32_t block_count) {
+  auto refuse = [&](Error error) {
+    op.error = error;
+    return Start::failed;
+  };
+  if (block_count == 0 || block_count > kSegmentBytes / kBlockBytes) return refuse(Error::InvalidArgument);
+  if (metadata_.find(id)) return refuse(Error::AlreadyExists);
+  const auto handle = metadata_.free_segment();
+  if (!handle) return refuse(Error::NoSpace);
+  format::SegmentRecord& record = metadata_.segment(*handle).record;
+  record = format::SegmentRecord{};
+  record.state = format::SegmentState::used;
+  record.volume = id.volume;
+  record.index = id.index;
+  record.block_count = block_count;
+  if (!append_segment(*handle)) {
+    record = format::SegmentRecord{};
+    return Start::blocked;
+  }
+  op.lsn = journal_.open_lsn();
+  metadata_.add_to_index(*handle);
+  return Start::started;
+}
+
+void StoreImpl::drop_segment(SegmentHandle segment, Done done) {
+  queue_meta([this, segment](MetaOp& op) { return append_drop(op, segment); }, std::move(done));
+}
+
+StoreImpl::Start StoreImpl::append_drop(MetaOp& op, SegmentHandle handle) {
+  if (handle >= metadata_.segment_limit() || !metadata_.segment(handle).used()) {
+    op.error = Error::NotFound;
+    return Start::failed;
+  }
+  if (direct_.busy(handle, 0, kChunksPerSegment)) return Start::blocked;
+  Segment& segment = metadata_.segment(handle);
+  const format::SegmentRecord before = std::exchange(segment.record, format::SegmentRecord{});
+  const bool appended = append_segment(handle);
+  segment.record = before;
+  if (!appended) return Start::blocked;
+  op.lsn = journal_.open_lsn();
+  for (const std::uint32_t slot : segment.slot_of_chunk) {
+    if (slot != kNoSlot) free_slot(slot);
+  }
+  metadata_.remove_from_index(handle);
+  std::erase(reaping_, handle);
+  return Start::started;
+}
+
+void StoreImpl::resize_segment(SegmentHandle handle, std::uint32_t block_count, Done done) {
+  queue_meta(
+      [this, handle, block_count](MetaOp& op) {
+        const bool known = handle < metadata_.segment_limit() && metadata_.segment(handle).used();
+        if (!known || block_count < metadata_.segment(handle).record.block_count ||
+            block_count > kSegmentBytes / kBlockBytes) {
+          op.error = known ? Error::InvalidArgument : Error::NotFound;
+          return Start::failed;
+        }
+        std::uint32_t& count = metadata_.segment(handle).record.block_count;
+        const std::uint32_t before = std::exchange(count, block_count);
+        if (!append_segment(handle)) {
+          count = before;
+          return Start::blocked;
+        }
+        op.lsn = journal_.open_lsn();
+        metadata_.add_to_index(handle);
+        return Start::started;
+      },
+      std::move(done));
+}
+
+void StoreImpl::promise_epoch(SegmentHandle handle, std::uint64_t epoch, Done done) {
+  queue_meta(
+      [this, handle, epoch](MetaOp& op) {
+        if (handle >= metadata_.segment_limit() || !metadata_.segment(handle).used()) {
+          op.error = Error::NotFound;
+          return Start::failed;
+        }
+        std::uint64_t& promised = metadata_.segment(handle).record.promised_epoch;
+        if (epoch < promised) op.error = Error::EpochFenced;
+        if (epoch < promised) return Start::failed;
+        if (epoch == promised) {
+          // An equal promise may still be on its way to the device: done with the newest batch.
+          op.lsn = std::min(journal_.appended_lsn(), metadata_.page_lsn(handle / format::kRecordsPerPage));
+          return Start::started;
+        }
+        const std::uint64_t before = std::exchange(promised, epoch);
+        if (!append_segment(handle)) {
+          promised = before;
+          return Start::blocked;
+        }
+        op.lsn = journal_.open_lsn();
+        return Start::started;
+      },
+      std::move(done));
+}
+
+std::vector<SegmentHandle> StoreImpl::segments() const {
+  std::vector<SegmentHandle> used;
+  for (SegmentHandle handle = 0; handle < metadata_.segment_limit(); ++handle) {
+    if (metadata_.segment(handle).used()) used.push_back(handle);
+  }
+  return used;
+}
+
+SegmentInfo StoreImpl::segment_info(SegmentHandle handle) const noexcept {
+  SegmentInfo info;
+  if (handle >= metadata_.segment_limit() || !metadata_.segment(handle).used()) return info;
+  const Segment& segment = metadata_.segment(handle);
+  info.id = {segment.record.volume, segment.record.index};
+  info.block_count = segment.record.block_count;
+  info.promised_epoch = segment.record.promised_epoch;
+  info.stable = segment.record.stable;
+  info.chunk_count = segment.chunk_count;
+  return info;
+}
+
+void StoreImpl::set_stable(SegmentHandle handle, Version stable) noexcept {
+  if (handle >= metadata_.segment_limit()) return;
+  Segment& segment = metadata_.segment(handle);
+  if (!segment.used() || stable <= segment.record.stable) return;
+  segment.record.stable = stable;
+  segment.stable_unsaved = true;
+  if (std::find(reaping_.begin(), reaping_.end(), handle) == reaping_.end()) reaping_.push_back(handle);
+  if (segment.tombstone_count > 0) loop_.defer(end_task_);
+}
+
+// Tombstones that the stable mark has passed are freed, and the mark itself goes along with a batch
+// that is going anyway: it is never worth a device write of its own.
+bool StoreImpl::append_reaps() noexcept {
+  while (!reaping_.empty()) {
+    const SegmentHandle handle = reaping_.back();
+    Segment& segment = metadata_.segment(handle);
+    for (std::uint32_t chunk = 0; segment.tombstone_count > 0 && chunk < segment.slot_of_chunk.size(); ++chunk) {
+      const std::uint32_t slot = segment.slot_of_chunk[chunk];
+      if (slot == kNoSlot || metadata_.slot(slot).valid_mask != 0) continue;
+      if (metadata_.slot(slot).version > segment.record.stable) continue;
+      if (!journal_.reserve(1, sizeof(EntryHeader), 0)) return false;
+      append_free(handle, chunk, slot);
+    }
+    if (segment.stable_unsaved) {
+      if (!journal_.has_open()) return true;  // with the next batch
+      if (!append_segment(handle)) return false;
+    }
+    reaping_.pop_back();
+  }
+  return true;
+}
+
+}  // namespace blockd::store
