@@ -115,12 +115,10 @@ void Segment::part_done(ReplicaOp& op) noexcept {
   self.engine_.op_back();
   op.hold.reset();
   self.uncount_lag(mutation, index);
+  // Still counted as outstanding: losing the member must not let go of the mutation under our hands.
+  if (op.error != Error::Ok) self.member_error(index, op.session, op.error);
   mutation.outstanding &= static_cast<MemberMask>(~member_bit(index));
-  if (op.error == Error::Ok && op.session == self.members_[index].session) {
-    mutation.acked |= member_bit(index);
-  } else if (op.error != Error::Ok) {
-    self.member_error(index, op.session, op.error);
-  }
+  if (op.error == Error::Ok && op.session == self.members_[index].session) mutation.acked |= member_bit(index);
   self.evaluate(mutation);
 }
 

@@ -184,7 +184,7 @@ void Segment::ask_failed() noexcept { asked_at_us_ = engine_.loop.now_us(); }
 // engine's mutation that could come back later (O3).
 void Segment::maybe_serve() noexcept {
   if (serve_started_ || phase_ != Phase::formed || agreed_ == 0 || (agreed_ & ~ready_) != 0) return;
-  serve_started_ = true;
+  serve_started_ = ever_served_ = true;
   advance_stable();
   poke();
 }

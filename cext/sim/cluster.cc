@@ -1,0 +1,259 @@
+#include "sim/cluster.h"
+
+#include <algorithm>
+#include <map>
+
+#include "base/assert.h"
+
+namespace blockd::sim {
+
+namespace {
+
+Uuid numbered(std::uint8_t kind, std::uint32_t number) {
+  Uuid id;
+  id.bytes[0] = kind;
+  id.bytes[15] = static_cast<std::uint8_t>(number + 1);
+  return id;
+}
+
+}  // namespace
+
+// What the host daemon does between an engine and the metadata service.
+class Agent final : public engine::VolumeEvents {
+ public:
+  Agent(SimCluster& cluster, std::uint32_t host, std::uint64_t epoch) : cluster_(cluster), host_(host), epoch_(epoch) {}
+
+  void in_sync_change_wanted(const Uuid&, std::uint32_t segment, std::uint64_t generation,
+                             const std::vector<Uuid>& in_sync, const char*) noexcept override {
+    cluster_.change_in_sync(host_, epoch_, segment, generation, in_sync);
+  }
+  void state_changed(const Uuid&, engine::VolumeState, Error) noexcept override {}
+  void notice(const Uuid&, std::uint32_t, const Uuid&, const char* kind, std::uint64_t value) noexcept override {
+    cluster_.notices_.emplace_back(kind, value);
+  }
+
+ private:
+  SimCluster& cluster_;
+  std::uint32_t host_;
+  std::uint64_t epoch_;
+};
+
+SimCluster::SimCluster(const ClusterOptions& options)
+    : options_(options), world_(options.seed), fabric_(world_), cluster_id_(numbered(0xc1, 0)),
+      volume_id_(numbered(0x70, 0)) {
+  for (std::uint32_t i = 0; i < options_.hosts; ++i) {
+    Host host;
+    host.name = "host" + std::to_string(i);
+    host.id = numbered(0x40, i);
+    host.store_id = numbered(0x50, i);
+    if (options_.make_medium) {
+      host.medium = options_.make_medium(world_, host.store_id, cluster_id_);
+    } else {
+      host.medium = std::make_unique<FakeStoreMedium>(world_, host.store_id, cluster_id_);
+    }
+    hosts_.push_back(std::move(host));
+  }
+  for (std::uint32_t i = 0; i < options_.hosts; ++i) boot(i);
+  const auto segments = static_cast<std::uint32_t>((options_.volume_bytes + kSegmentBytes - 1) / kSegmentBytes);
+  std::uint32_t left = 0;
+  for (std::uint32_t segment = 0; segment < segments; ++segment) {
+    MetaSegment meta;
+    meta.in_sync.assign(options_.hosts, false);
+    const std::uint64_t bytes = std::min(kSegmentBytes, options_.volume_bytes - segment * kSegmentBytes);
+    for (std::uint32_t i = 0; i < options_.replicas; ++i) {
+      meta.in_sync[i] = true;
+      ++left;
+      hosts_[i].process->store->create_segment({volume_id_, segment},
+                                               static_cast<std::uint32_t>((bytes + kBlockBytes - 1) / kBlockBytes),
+                                               [&left](Error error) {
+                                                 BLOCKD_ASSERT(error == Error::Ok);
+                                                 --left;
+                                               });
+    }
+    meta_.push_back(meta);
+  }
+  BLOCKD_ASSERT(world_.run_until([&] { return left == 0; }, 10'000'000));
+}
+
+SimCluster::~SimCluster() {
+  for (std::uint32_t i = 0; i < host_count(); ++i) {
+    if (alive(i)) kill(i, false);
+  }
+}
+
+void SimCluster::boot(std::uint32_t index) {
+  Host& host = hosts_[index];
+  host.process = std::make_unique<Process>();
+  Process& process = *host.process;
+  process.loop = std::make_unique<io::SimLoop>(world_);
+  process.loop->set_clock_offset_us(world_.random().below(1'000'000'000));
+  process.loop->set_clock_drift_ppm(static_cast<std::int64_t>(world_.random().below(20'001)) - 10'000);
+  process.buffers = std::make_unique<Buffers>(128, 64, 64);
+  process.network = std::make_unique<io::SimNetwork>(fabric_, *process.loop, host.name);
+  process.store = host.medium->open(*process.loop, *process.buffers);
+  const peer::HubConfig config{host.id, cluster_id_, options_.lease_us, options_.heartbeat_us,
+                               options_.member_timeout_us};
+  process.hub = peer::PeerHub::create(*process.loop, *process.buffers, *process.network, config);
+  (void)process.hub->listen("tcp:" + host.name + ":7000");
+  process.hub->add_store(*process.store);
+  for (const Host& other : hosts_) {
+    if (&other != &host) process.hub->set_peer(other.id, "tcp:" + other.name + ":7000");
+  }
+}
+
+void SimCluster::kill(std::uint32_t index, bool power_loss) {
+  Host& host = hosts_[index];
+  BLOCKD_ASSERT(host.process);
+  host.process->loop->kill();
+  host.medium->killed(power_loss);
+  graves_.push_back(std::move(host.process));
+}
+
+void SimCluster::restart(std::uint32_t index) {
+  BLOCKD_ASSERT(!alive(index));
+  boot(index);
+}
+
+void SimCluster::partition(std::uint32_t a, std::uint32_t b, bool parted) {
+  fabric_.partition(hosts_[a].name, hosts_[b].name, parted);
+}
+
+void SimCluster::reset_links(std::uint32_t a, std::uint32_t b) { fabric_.reset_links(hosts_[a].name, hosts_[b].name); }
+
+void SimCluster::heal() {
+  fabric_.heal();
+  meta_reachable = true;
+}
+
+// --- the metadata service ----------------------------------------------------------------------------
+
+engine::SegmentConfig SimCluster::segment_config(std::uint32_t segment, std::uint32_t viewer) const {
+  engine::SegmentConfig config;
+  config.index = segment;
+  config.generation = meta_[segment].generation;
+  for (std::uint32_t i = 0; i < options_.replicas; ++i) {
+    const std::uint32_t distance = i == viewer ? 0 : 1 + (i + host_count() - viewer) % host_count();
+    config.members.push_back({hosts_[i].id, hosts_[i].store_id, distance, meta_[segment].in_sync[i]});
+  }
+  return config;
+}
+
+engine::Volume& SimCluster::attach(std::uint32_t index) {
+  Process& process = *hosts_[index].process;
+  BLOCKD_ASSERT(!process.volume);
+  engine::VolumeConfig config;
+  config.id = volume_id_;
+  config.name = "v";
+  config.size_bytes = options_.volume_bytes;
+  config.epoch = process.epoch = ++epoch_;
+  config.min_in_sync = options_.min_in_sync;
+  for (std::uint32_t segment = 0; segment < meta_.size(); ++segment) {
+    config.segments.push_back(segment_config(segment, index));
+  }
+  process.events = std::make_unique<Agent>(*this, index, epoch_);
+  process.volume =
+      engine::Volume::create(*process.loop, *process.buffers, *process.hub, *process.events, std::move(config));
+  process.volume->start();
+  return *process.volume;
+}
+
+bool SimCluster::detach(std::uint32_t index, std::uint64_t max_us) {
+  Process& process = *hosts_[index].process;
+  bool closed = false;
+  process.volume->close([&](Error) { closed = true; });
+  const bool in_time = world_.run_until([&] { return closed; }, max_us);
+  if (in_time) process.volume.reset();
+  return in_time;
+}
+
+engine::Volume* SimCluster::volume_of(std::uint32_t host, std::uint64_t epoch) {
+  Process* process = hosts_[host].process.get();
+  return process && process->volume && process->epoch == epoch ? process->volume.get() : nullptr;
+}
+
+void SimCluster::change_in_sync(std::uint32_t host, std::uint64_t epoch, std::uint32_t segment,
+                                std::uint64_t generation, std::vector<Uuid> in_sync) {
+  if (!meta_reachable) return;
+  world_.after(world_.random().between(500, 20'000), nullptr, [this, host, epoch, segment, generation, in_sync] {
+    if (!meta_reachable) return;
+    MetaSegment& meta = meta_[segment];
+    if (epoch == epoch_ && generation == meta.generation) {
+      ++meta.generation;
+      for (std::uint32_t i = 0; i < host_count(); ++i) {
+        meta.in_sync[i] = std::find(in_sync.begin(), in_sync.end(), hosts_[i].id) != in_sync.end();
+      }
+    }
+    if (!world_.random().chance(8)) answer(host, epoch, segment);  // or it is lost
+  });
+}
+
+void SimCluster::answer(std::uint32_t host, std::uint64_t epoch, std::uint32_t segment) {
+  world_.after(world_.random().between(500, 20'000), nullptr, [this, host, epoch, segment] {
+    engine::Volume* volume = volume_of(host, epoch);
+    if (volume == nullptr || !meta_reachable) return;
+    if (epoch != epoch_) return volume->in_sync_change_failed(segment, Error::EpochFenced);
+    volume->in_sync_changed(segment_config(segment, host));
+  });
+}
+
+// --- looking -----------------------------------------------------------------------------------------
+
+std::uint32_t SimCluster::in_sync_count(std::uint32_t segment) const {
+  return static_cast<std::uint32_t>(std::count(meta_[segment].in_sync.begin(), meta_[segment].in_sync.end(), true));
+}
+
+bool SimCluster::all_in_sync() const {
+  for (std::uint32_t segment = 0; segment < meta_.size(); ++segment) {
+    if (in_sync_count(segment) != options_.replicas) return false;
+  }
+  return true;
+}
+
+std::string SimCluster::compare_replicas() {
+  for (std::uint32_t segment = 0; segment < meta_.size(); ++segment) {
+    std::map<std::uint32_t, store::ChunkDigest> first;
+    for (std::uint32_t i = 0; i < options_.replicas; ++i) {
+      store::Store& store = *hosts_[i].process->store;
+      const auto handle = store.find_segment({volume_id_, segment});
+      if (!handle) return hosts_[i].name + " has no replica of segment " + std::to_string(segment);
+      std::vector<store::ChunkDigest> digests(kChunksPerSegment);
+      digests.resize(store.list_digests(*handle, 0, digests));
+      std::map<std::uint32_t, store::ChunkDigest> mine;
+      for (const store::ChunkDigest& digest : digests) {
+        if (digest.valid_mask != 0) mine[digest.chunk] = digest;
+      }
+      if (i == 0) {
+        first = mine;
+        continue;
+      }
+      for (const auto& [chunk, digest] : first) {
+        const auto found = mine.find(chunk);
+        const bool same = found != mine.end() && found->second.version == digest.version &&
+                          found->second.digest == digest.digest;
+        if (!same) return hosts_[i].name + " differs from host0 in chunk " + std::to_string(chunk);
+      }
+      if (mine.size() != first.size()) return hosts_[i].name + " holds chunks that host0 does not";
+    }
+  }
+  return {};
+}
+
+std::string SimCluster::describe(std::uint32_t host) {
+  engine::Volume* volume = this->volume(host);
+  if (volume == nullptr) return "no volume";
+  std::string text = "state " + std::to_string(static_cast<int>(volume->state()));
+  for (const engine::SegmentStatus& status : volume->status()) {
+    text += "; segment " + std::to_string(status.index) + " state " + std::to_string(static_cast<int>(status.state)) +
+            " generation " + std::to_string(status.generation) + " in sync " + std::to_string(status.in_sync.size()) +
+            " joining " + std::to_string(status.joining.size()) + " absent " + std::to_string(status.absent.size()) +
+            " in flight " + std::to_string(status.in_flight);
+  }
+  return text;
+}
+
+std::uint64_t SimCluster::notices(const std::string& kind) const {
+  return static_cast<std::uint64_t>(
+      std::count_if(notices_.begin(), notices_.end(), [&](const auto& notice) { return notice.first == kind; }));
+}
+
+}  // namespace blockd::sim

@@ -1,0 +1,116 @@
+// A whole cluster in one thread, from one seed: hosts of the real peer and engine code over simulated
+// links, clocks and stores, and a model of the metadata service.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "engine/volume.h"
+#include "io/sim_network.h"
+#include "io/sim_world.h"
+#include "peer/peer_hub.h"
+#include "sim/medium.h"
+
+namespace blockd::sim {
+
+struct ClusterOptions {
+  std::uint64_t seed = 1;
+  std::uint32_t hosts = 3;
+  std::uint32_t replicas = 3;  // on the first hosts
+  std::uint32_t min_in_sync = 2;
+  std::uint64_t volume_bytes = 2u << 20;
+  std::uint64_t lease_us = 400'000;
+  std::uint64_t heartbeat_us = 80'000;
+  std::uint64_t member_timeout_us = 400'000;
+  // What each host's store stands on; empty: a fake store.
+  std::function<std::unique_ptr<Medium>(io::SimWorld&, Uuid store_id, Uuid cluster_id)> make_medium;
+};
+
+class SimCluster;
+
+// One simulated process: everything that dies with it.
+struct Process {
+  std::unique_ptr<io::SimLoop> loop;
+  std::unique_ptr<Buffers> buffers;
+  std::unique_ptr<io::SimNetwork> network;
+  std::unique_ptr<store::Store> store;
+  std::unique_ptr<peer::PeerHub> hub;
+  std::unique_ptr<engine::VolumeEvents> events;
+  std::unique_ptr<engine::Volume> volume;
+  std::uint64_t epoch = 0;  // of the volume
+};
+
+class SimCluster {
+ public:
+  explicit SimCluster(const ClusterOptions& options);
+  ~SimCluster();
+  SimCluster(const SimCluster&) = delete;
+  SimCluster& operator=(const SimCluster&) = delete;
+
+  // Faults.
+  void kill(std::uint32_t host, bool power_loss);
+  void restart(std::uint32_t host);
+  void partition(std::uint32_t a, std::uint32_t b, bool parted);
+  void reset_links(std::uint32_t a, std::uint32_t b);
+  void heal();
+  bool meta_reachable = true;
+
+  // A new epoch for a living host; another holder is not told.
+  engine::Volume& attach(std::uint32_t host);
+  // Ends the host's volume in good order. False: not within max_us.
+  bool detach(std::uint32_t host, std::uint64_t max_us = 60'000'000);
+
+  [[nodiscard]] bool alive(std::uint32_t host) const { return hosts_[host].process != nullptr; }
+  [[nodiscard]] engine::Volume* volume(std::uint32_t host) {
+    return hosts_[host].process ? hosts_[host].process->volume.get() : nullptr;
+  }
+  [[nodiscard]] Process& process(std::uint32_t host) { return *hosts_[host].process; }
+  [[nodiscard]] Medium& medium(std::uint32_t host) { return *hosts_[host].medium; }
+  [[nodiscard]] io::SimWorld& world() { return world_; }
+  [[nodiscard]] io::SimFabric& fabric() { return fabric_; }
+  [[nodiscard]] std::uint32_t host_count() const { return static_cast<std::uint32_t>(hosts_.size()); }
+  [[nodiscard]] const ClusterOptions& options() const { return options_; }
+  [[nodiscard]] std::uint64_t epoch() const { return epoch_; }
+  // Every replica of every segment is in sync, as agreed.
+  [[nodiscard]] bool all_in_sync() const;
+  [[nodiscard]] std::uint32_t in_sync_count(std::uint32_t segment) const;
+  // Empty: all replicas hold the same bytes at the same versions (tombstones aside).
+  [[nodiscard]] std::string compare_replicas();
+  [[nodiscard]] std::string describe(std::uint32_t host);
+  [[nodiscard]] std::uint64_t notices(const std::string& kind) const;
+
+ private:
+  friend class Agent;
+  struct Host {
+    std::string name;
+    Uuid id, store_id;
+    std::unique_ptr<Medium> medium;
+    std::unique_ptr<Process> process;
+  };
+  struct MetaSegment {
+    std::uint64_t generation = 1;
+    std::vector<bool> in_sync;  // by host
+  };
+
+  [[nodiscard]] engine::SegmentConfig segment_config(std::uint32_t segment, std::uint32_t viewer) const;
+  void change_in_sync(std::uint32_t host, std::uint64_t epoch, std::uint32_t segment, std::uint64_t generation,
+                      std::vector<Uuid> in_sync);
+  void answer(std::uint32_t host, std::uint64_t epoch, std::uint32_t segment);
+  [[nodiscard]] engine::Volume* volume_of(std::uint32_t host, std::uint64_t epoch);
+  void boot(std::uint32_t host);
+
+  ClusterOptions options_;
+  io::SimWorld world_;
+  io::SimFabric fabric_;
+  Uuid cluster_id_, volume_id_;
+  std::vector<Host> hosts_;
+  std::vector<MetaSegment> meta_;
+  std::uint64_t epoch_ = 0;
+  std::vector<std::unique_ptr<Process>> graves_;
+  std::vector<std::pair<std::string, std::uint64_t>> notices_;
+};
+
+}  // namespace blockd::sim

@@ -1,0 +1,97 @@
+// A store in memory for tests of what stands on it: the contract of store/store.h, nothing of its work.
+//
+// The medium outlives the store. It is a log: a killed process keeps a prefix of what was submitted
+// that has at least all that was done; a power loss keeps at least all that was flushed (S1..S3).
+#pragma once
+
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/crc32c.h"
+#include "io/sim_world.h"
+#include "store/store.h"
+
+namespace blockd::sim {
+
+struct FakeChunk {
+  Version version;
+  std::uint16_t valid_mask = 0;
+  std::vector<std::byte> data = std::vector<std::byte>(kChunkBytes);
+  std::array<std::uint32_t, kBlocksPerChunk> crcs{};
+};
+
+struct FakeSegment {
+  store::SegmentInfo info;
+  std::map<std::uint32_t, FakeChunk> chunks;
+};
+
+struct FakeMutation {
+  store::StoreOp::Op op;
+  store::SegmentHandle segment;
+  std::uint32_t first_block, block_count;
+  Version version;
+  std::uint16_t valid_mask;
+  std::vector<std::byte> data;
+  std::vector<std::uint32_t> crcs;
+};
+
+struct FakeMedium {
+  Uuid store_id;
+  Uuid cluster_id;
+  std::map<store::SegmentHandle, FakeSegment> base;  // with everything flushed
+  std::map<store::SegmentHandle, FakeSegment> live;  // with the log on top
+  std::vector<FakeMutation> log;
+  std::size_t done_count = 0;  // of the log
+  store::SegmentHandle next_handle = 1;
+
+  static void apply(std::map<store::SegmentHandle, FakeSegment>& to, const FakeMutation& m);
+  void fold(std::size_t count);  // the first `count` of the log are durable
+  void crash(Random& random, bool power_loss);
+};
+
+class FakeStore final : public store::Store {
+ public:
+  FakeStore(io::SimLoop& loop, FakeMedium& medium) : loop_(loop), medium_(medium) {}
+
+  void create_segment(SegmentId id, std::uint32_t block_count, Done done) override;
+  void drop_segment(store::SegmentHandle segment, Done done) override;
+  void resize_segment(store::SegmentHandle segment, std::uint32_t block_count, Done done) override;
+  void promise_epoch(store::SegmentHandle segment, std::uint64_t epoch, Done done) override;
+  [[nodiscard]] std::optional<store::SegmentHandle> find_segment(SegmentId id) const noexcept override;
+  [[nodiscard]] std::vector<store::SegmentHandle> segments() const override;
+  [[nodiscard]] store::SegmentInfo segment_info(store::SegmentHandle segment) const noexcept override;
+  void set_stable(store::SegmentHandle segment, Version stable) noexcept override;
+  void submit(store::StoreOp& op) noexcept override;
+  [[nodiscard]] std::size_t list_chunks(store::SegmentHandle segment, std::uint32_t from_chunk, Version above,
+                                        std::span<store::ChunkVersion> out) const noexcept override;
+  [[nodiscard]] Version chunk_version(store::SegmentHandle segment, std::uint32_t chunk) const noexcept override;
+  [[nodiscard]] std::uint16_t chunk_valid_mask(store::SegmentHandle segment, std::uint32_t chunk) const noexcept override;
+  [[nodiscard]] std::size_t list_digests(store::SegmentHandle segment, std::uint32_t from_chunk,
+                                         std::span<store::ChunkDigest> out) const noexcept override;
+  [[nodiscard]] store::BlockLocation locate(store::SegmentHandle segment, std::uint32_t block) const noexcept override;
+  [[nodiscard]] store::StoreInfo info() const noexcept override;
+  [[nodiscard]] const store::StoreStats& stats() const noexcept override { return stats_; }
+  [[nodiscard]] std::vector<std::string> check() const override { return {}; }
+  void close(Done done) override { later(std::move(done), Error::Ok); }
+
+  // Faults.
+  Error fail_mutations = Error::Ok;
+  Error fail_reads = Error::Ok;
+  bool stuck = false;
+  std::uint64_t slowness = 1;
+
+ private:
+  void later(Done done, Error error);
+  [[nodiscard]] std::uint64_t delay_us() { return loop_.world().random().between(30, 300) * slowness; }
+  void complete_in_order(store::StoreOp& op);
+  [[nodiscard]] Error read(store::StoreOp& op) noexcept;
+
+  io::SimLoop& loop_;
+  FakeMedium& medium_;
+  store::StoreStats stats_;
+  std::uint64_t last_completion_us_ = 0;
+};
+
+}  // namespace blockd::sim

@@ -1,0 +1,125 @@
+#include "sim/history.h"
+
+#include <algorithm>
+#include <map>
+
+namespace blockd::sim {
+
+std::size_t History::write_called(std::uint64_t first, std::uint64_t count, std::uint64_t tag) {
+  writes_.push_back({first, count, tag, ++clock_});
+  for (std::uint64_t sector = first; sector < first + count; ++sector) {
+    sectors_[sector].writes.push_back(writes_.size() - 1);
+  }
+  return writes_.size() - 1;
+}
+
+void History::read_answered(std::uint64_t called, std::uint64_t first, const std::vector<std::uint64_t>& tags) {
+  const std::uint64_t answered = ++clock_;
+  for (std::size_t i = 0; i < tags.size(); ++i) sectors_[first + i].reads.push_back({called, answered, tags[i]});
+}
+
+std::string History::check() const {
+  for (std::uint64_t number = 0; number < sectors_.size(); ++number) {
+    std::string wrong = check_sector(number, sectors_[number]);
+    if (!wrong.empty()) return wrong;
+  }
+  return {};
+}
+
+std::string History::check_sector(std::uint64_t number, const Sector& sector) const {
+  struct Zone {
+    std::uint64_t first_answer = kNever, last_call = 0, tag = 0;
+    [[nodiscard]] bool forward() const { return first_answer < last_call; }
+  };
+  const auto where = [&] { return "sector " + std::to_string(number) + ": "; };
+  std::map<std::uint64_t, Zone> zones;
+  std::map<std::uint64_t, const Write*> by_tag;
+  std::uint64_t latest_certain_call = 0;
+  for (const std::size_t index : sector.writes) {
+    const Write& write = writes_[index];
+    if (write.tag != 0) by_tag[write.tag] = &write;
+    if (write.tag == 0 || write.answered == kNever) continue;
+    zones[write.tag] = {write.answered, write.called, write.tag};
+  }
+  if (sector.initial != 0) zones[sector.initial] = {0, 0, sector.initial};
+  for (const Read& read : sector.reads) {
+    // The direct rule: is there a write that ended before the read was called, called after every
+    // write of this value had ended?
+    latest_certain_call = 0;
+    for (const std::size_t index : sector.writes) {
+      const Write& write = writes_[index];
+      if (write.answered < read.called && write.tag != read.tag) {
+        latest_certain_call = std::max(latest_certain_call, write.called);
+      }
+    }
+    bool possible = sector.initial == read.tag && latest_certain_call == 0;
+    for (const std::size_t index : sector.writes) {
+      const Write& write = writes_[index];
+      if (write.tag == read.tag && write.called < read.answered && write.answered > latest_certain_call) possible = true;
+    }
+    if (!possible) {
+      return where() + "a read called at " + std::to_string(read.called) + ", answered at " +
+             std::to_string(read.answered) + " saw " + std::to_string(read.tag) + ", which " +
+             (by_tag.contains(read.tag) || read.tag == 0 || read.tag == sector.initial ? "was overwritten"
+                                                                                        : "nobody wrote here");
+    }
+    if (read.tag == 0) continue;
+    auto [it, fresh] = zones.try_emplace(read.tag);
+    Zone& zone = it->second;
+    if (fresh) zone = {kNever, by_tag.at(read.tag)->called, read.tag};
+    zone.first_answer = std::min(zone.first_answer, read.answered);
+    zone.last_call = std::max(zone.last_call, read.called);
+  }
+  std::vector<Zone> forward;
+  for (const auto& [tag, zone] : zones) {
+    if (zone.forward()) forward.push_back(zone);
+  }
+  std::sort(forward.begin(), forward.end(), [](const Zone& a, const Zone& b) { return a.first_answer < b.first_answer; });
+  for (std::size_t i = 1; i < forward.size(); ++i) {
+    if (forward[i].first_answer < forward[i - 1].last_call) {
+      return where() + "values " + std::to_string(forward[i - 1].tag) + " and " + std::to_string(forward[i].tag) +
+             " were each seen after the other";
+    }
+  }
+  for (const auto& [tag, zone] : zones) {
+    if (zone.forward()) continue;
+    for (const Zone& around : forward) {
+      if (around.first_answer < zone.last_call && zone.first_answer < around.last_call) {
+        return where() + "value " + std::to_string(tag) + " came between two sights of " + std::to_string(around.tag);
+      }
+    }
+  }
+  return {};
+}
+
+void History::flush_answered(std::uint64_t called) {
+  for (Write& write : writes_) {
+    if (write.answered < called) write.flushed = true;
+  }
+}
+
+std::string History::restart(const std::vector<std::uint64_t>& tags) {
+  for (std::uint64_t number = 0; number < sectors_.size(); ++number) {
+    Sector& sector = sectors_[number];
+    std::uint64_t certain = 0;
+    for (const std::size_t index : sector.writes) {
+      if (writes_[index].flushed) certain = std::max(certain, writes_[index].called);
+    }
+    bool possible = sector.initial == tags[number] && certain == 0;
+    for (const std::size_t index : sector.writes) {
+      const Write& write = writes_[index];
+      if (write.tag == tags[number] && write.answered >= certain) possible = true;
+    }
+    if (!possible) {
+      return "sector " + std::to_string(number) + ": after the power loss " + std::to_string(tags[number]) +
+             " is there, older than what was flushed";
+    }
+    sector.initial = tags[number];
+    sector.writes.clear();
+    sector.reads.clear();
+  }
+  writes_.clear();
+  return {};
+}
+
+}  // namespace blockd::sim

@@ -1,0 +1,62 @@
+// What clients saw of a volume, and whether one disk could have shown it: linearizability per sector.
+//
+// Every write carries a tag of its own, so a read names the write it saw. For each 512-byte sector: a
+// value's zone runs from the first answer to the last call among its write and its reads; the history
+// has a linear order if and only if no two zones that run forward overlap and none that runs backward
+// lies inside one (Gibbons and Korach, 1997). Zeros are not unique: for those only the direct rule is
+// checked (a read returns no value that was certainly overwritten). A write without an answer, or with
+// an error, may take effect at any later time, or never.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace blockd::sim {
+
+inline constexpr std::uint32_t kSectorBytes = 512;
+inline constexpr std::uint64_t kNever = ~std::uint64_t{0};
+
+class History {
+ public:
+  explicit History(std::uint64_t sectors) : sectors_(sectors) {}
+
+  // A tag: 0 for zeros, else unique. Returns the call's number.
+  std::size_t write_called(std::uint64_t first, std::uint64_t count, std::uint64_t tag);
+  void write_answered(std::size_t call) { writes_[call].answered = ++clock_; }
+  std::uint64_t read_called() { return ++clock_; }
+  void read_answered(std::uint64_t called, std::uint64_t first, const std::vector<std::uint64_t>& tags);
+
+  // Empty: all is well; else the first contradiction, in words.
+  [[nodiscard]] std::string check() const;
+  // After a power loss: each sector holds what a flush had covered, or something later. Begins a new
+  // history from what `tags` shows.
+  void flush_answered(std::uint64_t called);
+  void write_flushed(std::size_t call) { writes_[call].flushed = true; }
+  [[nodiscard]] std::string restart(const std::vector<std::uint64_t>& tags);
+  [[nodiscard]] std::uint64_t clock() const { return clock_; }
+  std::uint64_t tick() { return ++clock_; }
+  [[nodiscard]] std::size_t sectors() const { return sectors_.size(); }
+
+ private:
+  struct Write {
+    std::uint64_t first, count, tag;
+    std::uint64_t called, answered = kNever;
+    bool flushed = false;
+  };
+  struct Read {
+    std::uint64_t called, answered, tag;
+  };
+  struct Sector {
+    std::uint64_t initial = 0;
+    std::vector<std::size_t> writes;
+    std::vector<Read> reads;
+  };
+  [[nodiscard]] std::string check_sector(std::uint64_t number, const Sector& sector) const;
+
+  std::uint64_t clock_ = 0;
+  std::vector<Write> writes_;
+  std::vector<Sector> sectors_;
+};
+
+}  // namespace blockd::sim

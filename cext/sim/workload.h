@@ -1,0 +1,52 @@
+// Clients of a simulated volume: random requests of every kind and alignment, all noted in a History.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "sim/cluster.h"
+#include "sim/history.h"
+
+namespace blockd::sim {
+
+class Workload {
+ public:
+  // `span_bytes` from the volume's start (small: many overlaps); further `islands` at other offsets.
+  Workload(SimCluster& cluster, std::uint64_t span_bytes);
+  ~Workload();
+
+  // Keeps `depth` requests under way at the host's volume until stop(); those of a dead process are
+  // never answered.
+  void start(std::uint32_t host, std::uint32_t depth);
+  void stop() { running_ = false; }
+  [[nodiscard]] bool idle() const;
+  // Reads everything through the host's volume into the history. False: not within max_us.
+  bool read_all(std::uint32_t host, std::vector<std::uint64_t>& tags, std::uint64_t max_us = 60'000'000);
+  bool flush(std::uint32_t host, std::uint64_t max_us = 60'000'000);
+
+  [[nodiscard]] History& history() { return history_; }
+  [[nodiscard]] std::uint64_t answered() const { return answered_; }
+  [[nodiscard]] std::uint64_t failed() const { return failed_; }
+  [[nodiscard]] const std::string& wrong() const { return wrong_; }
+
+ private:
+  struct Client;
+  void next(Client& client);
+  void fill(Client& client);
+  void done(Client& client);
+  [[nodiscard]] std::vector<std::uint64_t> tags_of(const std::byte* data, std::uint64_t first, std::uint64_t count);
+
+  SimCluster& cluster_;
+  std::uint64_t sectors_;
+  History history_;
+  std::vector<std::unique_ptr<Client>> clients_;
+  bool running_ = true;
+  std::uint64_t next_tag_ = 1;
+  std::uint64_t answered_ = 0;
+  std::uint64_t failed_ = 0;
+  std::string wrong_;
+};
+
+}  // namespace blockd::sim

@@ -1,0 +1,213 @@
+// Clusters under faults, from seeds. BLOCKD_SEEDS scales the number, BLOCKD_SEED runs one of them.
+#include <doctest/doctest.h>
+
+#include <cstdlib>
+#include <string>
+
+#include "sim/cluster.h"
+#include "sim/workload.h"
+
+namespace blockd::sim {
+namespace {
+
+std::uint64_t from_environment(const char* name, std::uint64_t otherwise) {
+  const char* text = std::getenv(name);
+  return text ? std::strtoull(text, nullptr, 10) : otherwise;
+}
+
+template <class Story>
+void for_seeds(std::uint64_t count, Story story) {
+  const std::uint64_t scale = from_environment("BLOCKD_SEEDS", 100);
+  const std::uint64_t only = from_environment("BLOCKD_SEED", 0);
+  const std::uint64_t last = only ? only : std::max<std::uint64_t>(1, count * scale / 100);
+  for (std::uint64_t seed = only ? only : 1; seed <= last; ++seed) {
+    CAPTURE(seed);
+    const std::string wrong = story(seed);
+    REQUIRE_MESSAGE(wrong.empty(), "seed " << seed << ": " << wrong);
+  }
+}
+
+bool serves(SimCluster& cluster, std::uint32_t host, std::uint64_t max_us = 60'000'000) {
+  return cluster.world().run_until(
+      [&] { return cluster.volume(host)->state() == engine::VolumeState::serving; }, max_us);
+}
+
+// Faults are over: everything comes back, agrees, and holds what clients saw.
+std::string settle(SimCluster& cluster, Workload& work, std::uint32_t holder) {
+  cluster.heal();
+  for (std::uint32_t i = 0; i < cluster.host_count(); ++i) {
+    if (!cluster.alive(i)) cluster.restart(i);
+  }
+  if (!cluster.volume(holder)) cluster.attach(holder);
+  if (!serves(cluster, holder)) return "does not serve after the faults: " + cluster.describe(holder);
+  work.stop();
+  if (!cluster.world().run_until([&] { return work.idle(); }, 90'000'000)) {
+    return "requests are never answered: " + cluster.describe(holder);
+  }
+  if (!cluster.world().run_until([&] { return cluster.all_in_sync(); }, 90'000'000)) {
+    return "not all in sync after the faults: " + cluster.describe(holder);
+  }
+  std::vector<std::uint64_t> tags;
+  if (!work.read_all(holder, tags)) return "cannot read everything";
+  if (!work.flush(holder)) return "cannot flush";
+  cluster.world().run_for(3'000'000);
+  if (!work.wrong().empty()) return work.wrong();
+  std::string wrong = work.history().check();
+  if (!wrong.empty()) return wrong;
+  return cluster.compare_replicas();
+}
+
+std::string calm_story(std::uint64_t seed, ClusterOptions options) {
+  options.seed = seed;
+  SimCluster cluster(options);
+  Workload work(cluster, 512 * 1024);
+  cluster.attach(0);
+  if (!serves(cluster, 0)) return "does not open";
+  work.start(0, 8);
+  cluster.world().run_for(300'000);
+  if (work.answered() < 50) return "hardly anything was answered";
+  if (work.failed() != 0) return "requests failed without a fault";
+  return settle(cluster, work, 0);
+}
+
+TEST_CASE("a calm cluster serves and its replicas agree") {
+  for_seeds(10, [](std::uint64_t seed) { return calm_story(seed, {}); });
+}
+
+TEST_CASE("one, two and five replicas serve; also with none at the engine's host") {
+  for (const std::uint32_t replicas : {1u, 2u, 5u}) {
+    CAPTURE(replicas);
+    for_seeds(4, [&](std::uint64_t seed) {
+      ClusterOptions options;
+      options.hosts = replicas + 1;
+      options.replicas = replicas;
+      options.min_in_sync = replicas >= 3 ? 2 : 1;
+      options.seed = seed;
+      SimCluster cluster(options);
+      Workload work(cluster, 256 * 1024);
+      cluster.attach(replicas);  // the host without a replica
+      if (!serves(cluster, replicas)) return std::string("does not open");
+      work.start(replicas, 6);
+      cluster.world().run_for(200'000);
+      if (work.failed() != 0) return std::string("requests failed without a fault");
+      return settle(cluster, work, replicas);
+    });
+  }
+}
+
+// Anything may happen to hosts, links, the metadata service and the attachment, but no power loss.
+std::string storm(std::uint64_t seed, ClusterOptions options) {
+  options.seed = seed;
+  SimCluster cluster(options);
+  Random& random = cluster.world().random();
+  Workload work(cluster, random.chance(2) ? 128 * 1024 : 1024 * 1024);
+  std::uint32_t holder = 0;
+  cluster.attach(holder);
+  work.start(holder, static_cast<std::uint32_t>(random.between(2, 12)));
+  const std::uint64_t steps = random.between(4, 16);
+  for (std::uint64_t step = 0; step < steps; ++step) {
+    cluster.world().run_for(random.below(800'000));
+    const auto a = static_cast<std::uint32_t>(random.below(cluster.host_count()));
+    const auto b = static_cast<std::uint32_t>((a + 1 + random.below(cluster.host_count() - 1)) % cluster.host_count());
+    switch (random.below(9)) {
+      case 0:
+      case 1:
+        if (cluster.alive(a)) cluster.kill(a, false);
+        break;
+      case 2:
+      case 3:
+        if (!cluster.alive(a)) cluster.restart(a);
+        break;
+      case 4:
+        cluster.partition(a, b, true);
+        break;
+      case 5:
+        cluster.partition(a, b, false);
+        break;
+      case 6:
+        cluster.reset_links(a, b);
+        break;
+      case 7:
+        cluster.meta_reachable = !cluster.meta_reachable;
+        break;
+      default:  // attach elsewhere (or anew), whatever the old holder thinks
+        if (!cluster.alive(a) || !cluster.meta_reachable || cluster.volume(a)) break;
+        holder = a;
+        cluster.attach(a);
+        work.start(a, static_cast<std::uint32_t>(random.between(2, 8)));
+        break;
+    }
+  }
+  // The holder of the newest epoch settles it.
+  if (!cluster.alive(holder)) cluster.restart(holder);
+  for (std::uint32_t i = 0; i < cluster.host_count(); ++i) {
+    if (cluster.alive(i) && cluster.volume(i) && cluster.process(i).epoch == cluster.epoch()) holder = i;
+  }
+  return settle(cluster, work, holder);
+}
+
+TEST_CASE("three replicas keep their promises in a storm") {
+  for_seeds(300, [](std::uint64_t seed) { return storm(seed, {}); });
+}
+
+TEST_CASE("two replicas keep their promises in a storm") {
+  for_seeds(100, [](std::uint64_t seed) {
+    ClusterOptions options;
+    options.hosts = 3;
+    options.replicas = 2;
+    options.min_in_sync = 1;
+    return storm(seed, options);
+  });
+}
+
+TEST_CASE("three of five hosts, and five replicas, keep their promises in a storm") {
+  for_seeds(60, [](std::uint64_t seed) {
+    ClusterOptions options;
+    options.hosts = 5;
+    options.replicas = seed % 2 ? 5 : 3;
+    options.min_in_sync = 1 + static_cast<std::uint32_t>(seed % 3);
+    return storm(seed, options);
+  });
+}
+
+// All hosts lose power at once, again and again: what was flushed is there.
+TEST_CASE("flushed writes survive the power loss of every host") {
+  for_seeds(60, [](std::uint64_t seed) {
+    ClusterOptions options;
+    options.seed = seed;
+    SimCluster cluster(options);
+    Random& random = cluster.world().random();
+    Workload work(cluster, 256 * 1024);
+    std::uint32_t holder = 0;
+    for (int round = 0; round < 3; ++round) {
+      cluster.attach(holder);
+      if (!serves(cluster, holder)) return "does not open: " + cluster.describe(holder);
+      std::vector<std::uint64_t> tags;
+      if (!work.read_all(holder, tags)) return std::string("cannot read everything");
+      if (!work.wrong().empty()) return work.wrong();
+      if (round > 0) {
+        std::string wrong = work.history().restart(tags);
+        if (!wrong.empty()) return wrong;
+      }
+      work.start(holder, 6);
+      cluster.world().run_for(random.between(50'000, 500'000));
+      if (random.chance(2)) cluster.reset_links(0, 1 + static_cast<std::uint32_t>(random.below(2)));
+      cluster.world().run_for(random.below(100'000));
+      std::string wrong = work.history().check();
+      if (!wrong.empty()) return wrong;
+      for (std::uint32_t i = 0; i < cluster.host_count(); ++i) cluster.kill(i, true);
+      for (std::uint32_t i = 0; i < cluster.host_count(); ++i) cluster.restart(i);
+      holder = static_cast<std::uint32_t>(random.below(cluster.host_count()));
+    }
+    cluster.attach(holder);
+    if (!serves(cluster, holder)) return "does not open: " + cluster.describe(holder);
+    std::vector<std::uint64_t> tags;
+    if (!work.read_all(holder, tags)) return std::string("cannot read everything");
+    std::string wrong = work.history().restart(tags);
+    if (!wrong.empty()) return wrong;
+    return settle(cluster, work, holder);
+  });
+}
+
+}  // namespace
+}  // namespace blockd::sim
