@@ -7,7 +7,6 @@ itself it is started again, after a pause that grows while it keeps dying.
 
 import asyncio
 import contextlib
-import ctypes
 import logging
 import os
 import signal
@@ -22,7 +21,9 @@ from blockd.rpc.status import hinted
 
 log = logging.getLogger("blockd.meta.etcd")
 
-PR_SET_PDEATHSIG = 1
+# By a helper that execs etcd, not by a preexec_fn: that would make Python fork in earnest, and
+# gRPC's fork handlers abort a child in which they find their descriptors closed.
+_DIE_WITH_PARENT = ("/usr/bin/setpriv", "--pdeathsig", "KILL")
 STOP_SECONDS = 5.0
 BACKOFF_SECONDS = (0.2, 5.0)  # first and longest pause before a restart
 QUORUM_SECONDS = 60.0  # for other members to come up when a cluster starts
@@ -50,11 +51,13 @@ class EtcdMember:
 
         Raises Unsupported: no etcd here; AddressInUse; MetadataUnreachable: no majority comes up.
         """
-        if not os.access(self._settings.etcd_binary, os.X_OK):
-            raise hinted(
-                Unsupported(f"{self._settings.etcd_binary} is not there or not executable"),
-                "apt-get install etcd-server, or set etcd_binary, or use an etcd cluster (etcd)",
-            )
+        for binary in (self._settings.etcd_binary, _DIE_WITH_PARENT[0]):
+            if not os.access(binary, os.X_OK):
+                raise hinted(
+                    Unsupported(f"{binary} is not there or not executable"),
+                    "apt-get install etcd-server util-linux, or set etcd_binary, or use an etcd "
+                    "cluster that runs (etcd)",
+                )
         for url in (self._settings.etcd_client_url, self._settings.etcd_peer_url):
             _check_free(url)
         self._directory.mkdir(parents=True, exist_ok=True)
@@ -100,6 +103,7 @@ class EtcdMember:
     async def _spawn(self) -> asyncio.subprocess.Process:
         settings = self._settings
         command = [
+            *_DIE_WITH_PARENT,
             str(settings.etcd_binary),
             f"--name={settings.name}",
             f"--data-dir={self._directory / 'data'}",
@@ -115,11 +119,9 @@ class EtcdMember:
             "--logger=zap",
             "--log-level=warn",
         ]
-        parent = os.getpid()
         process = await asyncio.create_subprocess_exec(  # its log goes where ours goes
             *command,
             stdin=asyncio.subprocess.DEVNULL,
-            preexec_fn=lambda: _die_with_parent(parent),
             start_new_session=True,  # Ctrl-C is for us: we stop it when we have stopped
         )
         log.info("etcd member %s runs as process %d", settings.name, process.pid)
@@ -146,13 +148,6 @@ def _describe(code: int) -> str:
     return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
 
 
-def _die_with_parent(parent: int) -> None:
-    """In the child, before exec: have the kernel kill it when the parent dies."""
-    _LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # died in between
-        os.kill(os.getpid(), signal.SIGKILL)
-
-
 def _check_free(url: str) -> None:
     """Raises AddressInUse; etcd itself would only say so in its log."""
     parts = urlsplit(url)
@@ -168,6 +163,3 @@ def _check_free(url: str) -> None:
 
 def _unusable(url: str, error: OSError) -> BlockdError:
     return AddressInUse(f"etcd cannot listen on {url}: {error.strerror}")
-
-
-_LIBC = ctypes.CDLL(None, use_errno=True)

@@ -1,7 +1,7 @@
 """Operators and sites: where hosts can be. A host registers only at a site that is known here."""
 
 from blockd.meta.etcd import Unchanged
-from blockd.meta.records import OPERATORS, SITES, Records, decode, put
+from blockd.meta.records import CONFLICTS_MAX, OPERATORS, SITES, Records, conflict, decode, put
 from blockd.model.errors import AlreadyExists, NotFound
 from blockd.rpc.gen.types_pb2 import Operator, Site
 from blockd.rpc.status import hinted
@@ -18,16 +18,16 @@ class Places:
         """Idempotent. Raises InvalidArgument."""
         check_place_name(operator.name, "name")
         key = OPERATORS + operator.name
-        done = await self._records.commit(
-            [Unchanged(key, 0)],
-            [put(key, operator)],
-            "operator.created",
-            f"operator/{operator.name}",
-            f"operator {operator.name} joined",
-        )
-        if not done and await self._records.etcd.get(key) is None:
-            raise NotFound(f"operator {operator.name} was not stored; try again")
-        return operator
+        for _ in range(CONFLICTS_MAX):
+            if await self._records.etcd.get(key) is not None or await self._records.commit(
+                [Unchanged(key, 0)],
+                [put(key, operator)],
+                "operator.created",
+                f"operator/{operator.name}",
+                f"operator {operator.name} joined",
+            ):
+                return operator
+        raise conflict(f"operator {operator.name}")
 
     async def list_operators(self) -> list[Operator]:
         """By name."""
@@ -41,6 +41,19 @@ class Places:
         check_place_name(site.operator, "operator")
         check_jurisdiction(site.jurisdiction)
         check_coordinates(site.latitude, site.longitude)
+        for _ in range(CONFLICTS_MAX):
+            known = await self._records.etcd.get(SITES + site.name)
+            if known is not None:
+                if decode(known, Site).value != site:
+                    raise AlreadyExists(
+                        f"site {site.name} exists with another description", field="name"
+                    )
+                return site
+            if await self._commit_site(site):
+                return site
+        raise conflict(f"site {site.name}")
+
+    async def _commit_site(self, site: Site) -> bool:
         owner = await self._records.etcd.get(OPERATORS + site.operator)
         if owner is None:
             raise hinted(
@@ -48,19 +61,13 @@ class Places:
                 "blockctl operator list",
             )
         key = SITES + site.name
-        done = await self._records.commit(
+        return await self._records.commit(
             [Unchanged(key, 0), Unchanged(owner.key, owner.mod_revision)],
             [put(key, site)],
             "site.created",
             f"site/{site.name}",
             f"site {site.name} of operator {site.operator}",
         )
-        if done:
-            return site
-        entry = await self._records.etcd.get(key)
-        if entry is None or decode(entry, Site).value != site:
-            raise AlreadyExists(f"site {site.name} exists with another description", field="name")
-        return site
 
     async def list_sites(self) -> list[Site]:
         """By name."""

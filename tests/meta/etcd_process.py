@@ -1,8 +1,7 @@
 """An etcd of a test's own, on free ports, with its data in a temporary directory."""
 
 import contextlib
-import ctypes
-import signal
+import random
 import socket
 import subprocess
 import time
@@ -12,15 +11,15 @@ from pathlib import Path
 
 
 def free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as stack:
-        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [probe.getsockname()[1] for probe in probes]
-
-
-def _die_with_tests() -> None:
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+    """Below the range from which connections get theirs: a client that keeps trying to reach a
+    stopped server there would sooner or later take the port itself."""
+    found: list[int] = []
+    while len(found) < count:
+        port = random.randrange(20_000, 32_000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            found += [port] if port not in found else []
+    return found
 
 
 class EtcdProcess:
@@ -30,6 +29,7 @@ class EtcdProcess:
         self.endpoint = f"127.0.0.1:{client}"
         self.process: subprocess.Popen[bytes] | None = None
         self._command = [
+            *("/usr/bin/setpriv", "--pdeathsig", "KILL"),  # it ends when the tests do
             "/usr/bin/etcd",
             f"--name={name}",
             f"--data-dir={directory / name}",
@@ -47,12 +47,13 @@ class EtcdProcess:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            preexec_fn=_die_with_tests,
         )
 
     def wait_healthy(self) -> None:
         deadline = time.monotonic() + 30
         while time.monotonic() < deadline:
+            if self.process is None or self.process.poll() is not None:
+                raise ChildProcessError(f"etcd at {self.endpoint} ended: {self.process}")
             with contextlib.suppress(OSError):
                 url = f"http://{self.endpoint}/health"
                 with urllib.request.urlopen(url, timeout=1) as answer:
