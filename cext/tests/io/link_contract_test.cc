@@ -199,7 +199,7 @@ void check_rules(const std::deque<Wild>& callers, const Host& host) {
 }  // namespace
 
 TEST_CASE("simulated links keep the rules") {
-  for (std::uint64_t seed = 1; seed <= 60; ++seed) {
+  for (std::uint64_t seed = 1; seed <= 25; ++seed) {
     Random random(seed);
     SimWorld world(seed);
     SimFabric fabric(world, {.window_bytes = random.chance(2) ? 5000u : 262'144u});
@@ -222,8 +222,8 @@ TEST_CASE("simulated links keep the rules") {
     world.run_until_idle(10'000'000);
     check_rules(callers, host);
     for (Wild& caller : callers) caller.close();
-    for (int turn = 0; turn < 1000; ++turn) {  // they pause again and again
-      for (Wild& guest : host.guests) guest.wake();
+    for (int turn = 0; turn < 1000 && fabric.connection_count() > 0; ++turn) {
+      for (Wild& guest : host.guests) guest.wake();  // they pause again and again
       world.run_for(1000);
     }
     REQUIRE(world.run_until_idle());

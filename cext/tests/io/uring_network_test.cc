@@ -129,8 +129,8 @@ TEST_CASE_FIXTURE(Sockets, "a paused receiver holds the sender back and loses no
 }
 
 TEST_CASE_FIXTURE(Sockets, "closing in mid-stream gives every item back before closed()") {
-  open("unix:" + (dir / "s.sock"));
   talker.paused = true;
+  open("unix:" + (dir / "s.sock"));
   running.on_loop([&] {
     for (int i = 0; i < 40; ++i) talker.say(1 << 18);
   });

@@ -9,6 +9,7 @@
 #include <filesystem>
 #include <functional>
 #include <future>
+#include <memory>
 #include <string>
 #include <thread>
 
@@ -30,12 +31,14 @@ class RunningLoop {
     thread_.join();
   }
   void on_loop(const std::function<void()>& action) {
-    std::promise<void> done;
-    loop.post([&] {
+    // Shared: the loop's thread may still be inside set_value() when the wait is over.
+    const auto done = std::make_shared<std::promise<void>>();
+    auto finished = done->get_future();
+    loop.post([&action, done] {
       action();
-      done.set_value();
+      done->set_value();
     });
-    done.get_future().wait();
+    finished.wait();
   }
   // Whether `condition`, asked on the loop's thread, comes true within `seconds`.
   bool until(const std::function<bool()>& condition, double seconds = 20) {
