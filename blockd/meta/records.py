@@ -1,6 +1,6 @@
 """The metadata service's records in etcd: keys, typed reads, and commits that leave an event.
 
-All under /blockd/v1/ (docs/FORMATS.md, "Metadata in etcd"); values are messages of proto/blockd/v1:
+All under /blockd/v1/; values are messages of proto/blockd/v1 unless the table says otherwise:
 
     cluster                  Cluster           the cluster's id, written once
     meta/NAME                text, leased      gRPC endpoint of an instance that runs
