@@ -2,6 +2,7 @@
 // time.
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <vector>
 
 #include "tests/nbd/connection_harness.h"
@@ -14,8 +15,9 @@ namespace {
 using Script = std::vector<std::uint8_t>;
 
 Script script_of(std::uint8_t bits, const std::string& rest) {
-  Script script{bits, 0};
-  script.insert(script.end(), rest.begin(), rest.end());
+  Script script(2 + rest.size());
+  script[0] = bits;
+  std::copy(rest.begin(), rest.end(), script.begin() + 2);
   return script;
 }
 
