@@ -34,28 +34,36 @@ std::string History::check_sector(std::uint64_t number, const Sector& sector) co
   const auto where = [&] { return "sector " + std::to_string(number) + ": "; };
   std::map<std::uint64_t, Zone> zones;
   std::map<std::uint64_t, const Write*> by_tag;
-  std::uint64_t latest_certain_call = 0;
+  std::vector<const Write*> zeros;
+  std::vector<std::pair<std::uint64_t, std::uint64_t>> certain;  // (answered, called), then the latest call so far
   for (const std::size_t index : sector.writes) {
     const Write& write = writes_[index];
-    if (write.tag != 0) by_tag[write.tag] = &write;
-    if (write.tag == 0 || write.answered == kNever) continue;
-    zones[write.tag] = {write.answered, write.called, write.tag};
+    if (write.answered != kNever) certain.emplace_back(write.answered, write.called);
+    if (write.tag == 0) {
+      zeros.push_back(&write);
+      continue;
+    }
+    by_tag[write.tag] = &write;
+    if (write.answered != kNever) zones[write.tag] = {write.answered, write.called, write.tag};
+  }
+  std::sort(certain.begin(), certain.end());
+  for (std::size_t i = 1; i < certain.size(); ++i) {
+    certain[i].second = std::max(certain[i].second, certain[i - 1].second);
   }
   if (sector.initial != 0) zones[sector.initial] = {0, 0, sector.initial};
   for (const Read& read : sector.reads) {
-    // The direct rule: is there a write that ended before the read was called, called after every
-    // write of this value had ended?
-    latest_certain_call = 0;
-    for (const std::size_t index : sector.writes) {
-      const Write& write = writes_[index];
-      if (write.answered < read.called && write.tag != read.tag) {
-        latest_certain_call = std::max(latest_certain_call, write.called);
-      }
-    }
+    // The direct rule: did every write of this value end before another was called that ended before
+    // the read was called?
+    const auto after = std::lower_bound(certain.begin(), certain.end(), std::pair{read.called, std::uint64_t{0}});
+    const std::uint64_t latest_certain_call = after == certain.begin() ? 0 : std::prev(after)->second;
+    const auto may_be = [&](const Write& write) {
+      return write.called < read.answered && write.answered > latest_certain_call;
+    };
     bool possible = sector.initial == read.tag && latest_certain_call == 0;
-    for (const std::size_t index : sector.writes) {
-      const Write& write = writes_[index];
-      if (write.tag == read.tag && write.called < read.answered && write.answered > latest_certain_call) possible = true;
+    if (read.tag == 0) {
+      possible = possible || std::any_of(zeros.begin(), zeros.end(), [&](const Write* write) { return may_be(*write); });
+    } else if (const auto found = by_tag.find(read.tag); found != by_tag.end()) {
+      possible = possible || may_be(*found->second);
     }
     if (!possible) {
       return where() + "a read called at " + std::to_string(read.called) + ", answered at " +

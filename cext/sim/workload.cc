@@ -131,7 +131,7 @@ void Workload::done(Client& client) {
   }
   // Not from inside done(): a front answers its client, who thinks first.
   if (request.error == Error::EpochFenced || request.error == Error::ShuttingDown) return;
-  cluster_.world().after(cluster_.world().random().below(2000), nullptr, [this, &client] { next(client); });
+  cluster_.world().after(cluster_.world().random().below(think_us), nullptr, [this, &client] { next(client); });
 }
 
 bool Workload::read_all(std::uint32_t host, std::vector<std::uint64_t>& tags, std::uint64_t max_us) {

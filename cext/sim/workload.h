@@ -26,6 +26,8 @@ class Workload {
   bool read_all(std::uint32_t host, std::vector<std::uint64_t>& tags, std::uint64_t max_us = 60'000'000);
   bool flush(std::uint32_t host, std::uint64_t max_us = 60'000'000);
 
+  std::uint64_t think_us = 8'000;  // at most, between an answer and the next request
+
   [[nodiscard]] History& history() { return history_; }
   [[nodiscard]] std::uint64_t answered() const { return answered_; }
   [[nodiscard]] std::uint64_t failed() const { return failed_; }

@@ -65,7 +65,7 @@ std::string calm_story(std::uint64_t seed, ClusterOptions options) {
   if (!serves(cluster, 0)) return "does not open";
   work.start(0, 8);
   cluster.world().run_for(300'000);
-  if (work.answered() < 50) return "hardly anything was answered";
+  if (work.answered() < 100) return "hardly anything was answered";
   if (work.failed() != 0) return "requests failed without a fault";
   return settle(cluster, work, 0);
 }
