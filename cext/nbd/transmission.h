@@ -42,9 +42,8 @@ class Transmission {
   void stop() noexcept;       // take nothing more in; what is in flight is still answered
   void link_lost() noexcept;  // the link must not be used any more, nor does it use our memory
 
-  [[nodiscard]] bool broken() const noexcept {
-    return broken_;
-  }  // the client's stream makes no sense
+  // The client's stream makes no sense any more.
+  [[nodiscard]] bool broken() const noexcept { return broken_; }
   [[nodiscard]] bool stopped() const noexcept { return stage_ == Stage::stopped; }
   [[nodiscard]] bool answered() const noexcept;  // stopped, and all replies have left
   [[nodiscard]] bool idle() const noexcept { return requests_in_flight_ == 0; }

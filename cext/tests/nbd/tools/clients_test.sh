@@ -1,5 +1,7 @@
 #!/bin/bash
-# Real clients against the real server on its real reactor: clients_test.sh PATH_OF_nbd_memory_server.
+# Real clients against the real server on its real reactor:
+#
+#   clients_test.sh PATH_OF_nbd_memory_server
 # nbdinfo, nbdcopy, qemu-img, qemu-io, libnbd and fio with verification must all be content, over a
 # unix socket and TCP, and the server must end cleanly with a client still attached.
 set -euo pipefail

@@ -2,8 +2,8 @@
 //
 //   nbd_memory_server ENDPOINT SIZE_MIB [CPU]      for example unix:/tmp/nbd.sock 1024
 //
-// Offers it as "disk" and, read-only, as "disk-ro"; prints "listening on ENDPOINT"; ends at SIGINT or SIGTERM with
-// what it has counted.
+// Offers it as "disk" and, read-only, as "disk-ro"; prints "listening on ENDPOINT"; ends at SIGINT
+// or SIGTERM with what it has counted.
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
@@ -33,9 +33,12 @@ void pin(std::thread& thread, int cpu) {
 void print(const nbd::NbdStats& stats, const io::UringLoopStats& loop) {
   std::printf("connections %llu requests %llu read %llu written %llu errors %llu\n",
               static_cast<unsigned long long>(stats.connections_accepted),
-              static_cast<unsigned long long>(stats.requests), static_cast<unsigned long long>(stats.bytes_read),
-              static_cast<unsigned long long>(stats.bytes_written), static_cast<unsigned long long>(stats.errors));
-  std::printf("iterations %llu system calls %llu\n", static_cast<unsigned long long>(loop.iterations),
+              static_cast<unsigned long long>(stats.requests),
+              static_cast<unsigned long long>(stats.bytes_read),
+              static_cast<unsigned long long>(stats.bytes_written),
+              static_cast<unsigned long long>(stats.errors));
+  std::printf("iterations %llu system calls %llu\n",
+              static_cast<unsigned long long>(loop.iterations),
               static_cast<unsigned long long>(loop.system_calls));
 }
 
@@ -52,7 +55,8 @@ int serve(const std::string& endpoint, std::uint64_t size_bytes, int cpu) {
   nbd::MemoryBackend backend(loop, size_bytes);
   nbd::NbdServer server(loop, buffers, network);
   if (server.add_export("disk", "a disk in memory", backend) != Error::Ok ||
-      server.add_export("disk-ro", "the same, read-only", backend, {.read_only = true}) != Error::Ok) {
+      server.add_export("disk-ro", "the same, read-only", backend, {.read_only = true}) !=
+          Error::Ok) {
     return 1;
   }
   std::printf("listening on %s\n", server.listen(endpoint).c_str());
@@ -78,7 +82,8 @@ int main(int argc, char** argv) {
     return 2;
   }
   try {
-    return serve(argv[1], std::strtoull(argv[2], nullptr, 10) << 20, argc > 3 ? std::atoi(argv[3]) : -1);
+    return serve(argv[1], std::strtoull(argv[2], nullptr, 10) << 20,
+                 argc > 3 ? std::atoi(argv[3]) : -1);
   } catch (const Fault& fault) {
     std::fprintf(stderr, "%s: %s\n", argv[0], fault.what());
     return 1;
