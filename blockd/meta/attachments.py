@@ -74,9 +74,10 @@ class Attachments:
                 await self._close(hosts.get(attachment.value.host_id), stored.value.id)
             if await self._etcd.get(WORKING + stored.value.id) is not None:
                 raise Busy(f"volume {stored.value.name} is being attached or created right now")
-            taken = await self._take(stored, attachment, target)
-            if taken is not None:
-                return await self._open(stored, taken, target, hosts)
+            async with self._instance.hold(stored.value.id):
+                taken = await self._take(stored, attachment, target)
+                if taken is not None:
+                    return await self._open(stored, taken, target, hosts)
         raise conflict(f"the attachment of {request.name_or_id}")
 
     async def _target(

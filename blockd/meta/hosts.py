@@ -12,8 +12,6 @@ from blockd.meta.etcd import Put, Unchanged
 from blockd.meta.records import (
     ALIVE,
     CONFLICTS_MAX,
-    DROP,
-    ENSURE,
     HOST_NAMES,
     HOSTS,
     ORDERS,
@@ -158,9 +156,8 @@ class Hosts:
                 with contextlib.suppress(NotFound):  # deleted since the scan
                     stored = await self._records.volume(volume_id)
                     response.attached.append(await self._records.whole_volume(stored, hosts))
-        orders = await self._orders(host.id)
-        response.deleted_volume_ids.extend(orders.dropped)
-        response.replicas.extend(await replicas_of(self._records, host.id, None))
+        response.deleted_volume_ids.extend(await self._dropped(host.id))
+        response.replicas.extend(await replicas_of(self._records, host.id))
         return response
 
     async def heartbeat(self, request: HeartbeatRequest) -> HeartbeatResponse:
@@ -186,20 +183,15 @@ class Hosts:
         return await self._instructions(host_id)
 
     async def _instructions(self, host_id: str) -> HeartbeatResponse:
-        orders = await self._orders(host_id)
-        response = HeartbeatResponse(
-            peers=peers(await self._records.hosts(), host_id), deleted_volume_ids=orders.dropped
+        return HeartbeatResponse(
+            peers=peers(await self._records.hosts(), host_id),
+            deleted_volume_ids=await self._dropped(host_id),
         )
-        if orders.ensured:
-            response.replicas.extend(await replicas_of(self._records, host_id, orders.ensured))
-        return response
 
-    async def _orders(self, host_id: str) -> "Orders":
-        entries = await self._records.etcd.scan(f"{ORDERS}{host_id}/")
-        return Orders(
-            dropped=[last_part(entry.key) for entry in entries if entry.value == DROP],
-            ensured={last_part(entry.key) for entry in entries if entry.value == ENSURE},
-        )
+    async def _dropped(self, host_id: str) -> list[str]:
+        """Volumes whose replicas the host has not confirmed to have dropped."""
+        entries = await self._records.etcd.scan(f"{ORDERS}{host_id}/", keys_only=True)
+        return [last_part(entry.key) for entry in entries]
 
     async def all(self) -> list[Host]:
         """By name."""
@@ -215,21 +207,10 @@ class Hosts:
         return present(view)
 
 
-class Orders:
-    """Volume ids whose replicas one host must drop, or has not confirmed to hold."""
-
-    def __init__(self, dropped: list[str], ensured: set[str]) -> None:
-        self.dropped = dropped
-        self.ensured = ensured
-
-
-async def replicas_of(
-    records: Records, host_id: str, volumes: set[str] | None
-) -> list[ReplicaOrder]:
-    """Every replica that a host must hold, of these volumes or (None) of all that exist."""
-    wanted = await records.volumes_in_use() if volumes is None else sorted(volumes)
+async def replicas_of(records: Records, host_id: str) -> list[ReplicaOrder]:
+    """Every replica that a host must hold."""
     found = []
-    for volume_id in wanted:
+    for volume_id in await records.volumes_in_use():
         for segment in await records.volume_segments(volume_id):
             for member in segment.members:
                 if member.host_id == host_id:

@@ -74,6 +74,7 @@ class Membership:
             await self._step_down("the lease has run out")
             await self.join()
         self._renewed_at = asked_at
+        await self._instance.drop_leftover_marks()
         if await self._holds_leadership():
             if self._leading is None or self._leading.done():
                 log.info("this instance leads")

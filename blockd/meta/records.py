@@ -17,7 +17,7 @@ All under /blockd/v1/; values are messages of proto/blockd/v1 unless the table s
     degraded/VOLUME/INDEX    empty             there while the segment has too few in sync
     attachment/VOLUME        Attachment        always there; host_id is empty when attached nowhere
     working/VOLUME           text, leased      the instance that creates the volume right now
-    order/HOST/VOLUME        "ensure", "drop"  replicas the host has not confirmed yet
+    order/HOST/VOLUME        "drop"            the host has not confirmed that its replicas are gone
     event/TIME-TOKEN         Event             the bounded log; revision is the key's
 
 Every change that people see is one commit that also writes an event under a fresh key. The event is
@@ -69,7 +69,6 @@ WORKING = ROOT + "working/"
 ORDERS = ROOT + "order/"
 EVENTS = ROOT + "event/"
 
-ENSURE = b"ensure"
 DROP = b"drop"
 CONFLICTS_MAX = 8  # lost races before the caller is told to come back later
 

@@ -100,15 +100,16 @@ class Volumes:
         if await self._etcd.get(VOLUME_NAMES + volume.name) is not None:
             raise _name_taken(volume.name)
         places = await self._replicas.place(volume, 0, segment_count(volume.size_bytes), set())
-        stored = await self._claim(volume)
-        try:
-            await self._replicas.write_segments(stored, fresh_segments(0, places))
-            await self._replicas.ensure(volume.id, await self._records.segments(volume))
-            return await self._publish(stored)
-        except BlockdError as error:
-            log.warning("creating volume %s failed: %s", volume.name, error)
-            await self.abandon(volume.id, f"creation failed: {error.message}")
-            raise
+        async with self._instance.hold(volume.id):
+            stored = await self._claim(volume)
+            try:
+                await self._replicas.write_segments(stored, fresh_segments(0, places))
+                await self._replicas.ensure(volume.id, await self._records.segments(volume))
+                return await self._publish(stored)
+            except BlockdError as error:
+                log.warning("creating volume %s failed: %s", volume.name, error)
+                await self.abandon(volume.id, f"creation failed: {error.message}")
+                raise
 
     async def _claim(self, volume: Volume) -> Stored[Volume]:
         """The record with its name, in this instance's hands."""

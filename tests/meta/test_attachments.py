@@ -1,14 +1,17 @@
 """Attachments: one holder at a time, a new epoch each time, a well holder protected."""
 
 import asyncio
+import contextlib
 
 import pytest
 
+from blockd.meta.attachments import Attachments
 from blockd.model.errors import (
     Busy,
     EpochFenced,
     InvalidArgument,
     LinkLost,
+    MetadataUnreachable,
     NotAttached,
     NotFound,
     QuorumLost,
@@ -259,3 +262,22 @@ async def test_concurrent_attaches_have_one_winner(rig, volume):
     holder = (await rig.volume()).attachment
     assert rig.hosts[holder.host_name].attached[volume.id].attachment.epoch == holder.epoch
     assert len({winner.epoch for winner in winners}) == len(winners)
+
+
+async def test_a_mark_that_could_not_be_removed_goes_with_the_next_tick(rig, volume, monkeypatch):
+    """The host answers, and then etcd cannot be told: the volume is not locked for ever."""
+
+    async def fails(*_):
+        raise MetadataUnreachable("etcd does not answer")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Attachments, "_settle", fails)
+        with pytest.raises(MetadataUnreachable):
+            await rig.attach(host="paris-1")
+
+    async def attached() -> bool:
+        with contextlib.suppress(Busy):
+            return bool((await rig.attach(host="lyon-1", force=True)).nbd_uris)
+        return False
+
+    await wait_until(attached)
