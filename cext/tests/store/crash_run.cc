@@ -476,11 +476,18 @@ void CrashRun::finish(Flight& flight) {
   --in_flight_;
 }
 
-// Space may lack for chunks that take a new slot: whatever writes, and a tombstone where nothing
-// was.
+// Space may lack for what takes a new slot: never for a hole, a dropped chunk or one that is there.
 bool CrashRun::may_lack_space(const Flight& flight) const {
-  return flight.op.op == StoreOp::Op::write || flight.op.op == StoreOp::Op::zero ||
-         (flight.op.op == StoreOp::Op::replace && flight.op.version != Version{});
+  const StoreOp& op = flight.op;
+  const bool stores =
+      op.op == StoreOp::Op::write || (op.op == StoreOp::Op::replace && op.version != Version{});
+  bool all_there = true;
+  const std::uint32_t last = (op.first_block + op.block_count - 1) / kBlocksPerChunk;
+  for (std::uint32_t chunk = op.first_block / kBlocksPerChunk; chunk <= last; ++chunk) {
+    all_there =
+        all_there && flight.segment->chunks.at(chunk).always_stored(flight.segment->stable_ever);
+  }
+  return stores && !all_there;
 }
 
 void CrashRun::finish_mutation(Flight& flight) {
@@ -529,7 +536,7 @@ void CrashRun::finish_read(Flight& flight) {
 void CrashRun::finish_flush(const Flight& flight) {
   flushed_stamp_ = std::max(flushed_stamp_, flight.stamp_at_submit);
   for (SegmentModel& segment : segments_) {
-    for (auto& [chunk, model] : segment.chunks) model.settle(flushed_stamp_);
+    for (auto& [chunk, model] : segment.chunks) model.settle(flushed_stamp_, segment.stable_ever);
     segment.stable_floor = stable_floor_at(segment, flushed_stamp_);
     std::erase_if(segment.done_mutations,
                   [&](const DoneMutation& m) { return m.stamp <= flushed_stamp_; });

@@ -6,7 +6,8 @@
 // ever written, so that any block tells which write it came from; tag 0 is a hole.
 //
 // Versions are unique within a chunk, so a version names one prefix; only "never written" {0,0} may
-// stand for several, and for a tombstone that the stable mark has passed (S5).
+// stand for several, and for a tombstone that the stable mark has passed (S5). Zeroing where
+// nothing is stored changes nothing: no tombstone remembers it.
 #pragma once
 
 #include <algorithm>
@@ -60,6 +61,7 @@ inline std::string to_text(Version version) {
 
 struct ChunkState {
   Version version;
+  bool may_be_absent = true;  // perhaps nothing is stored at all, whatever the version says
   std::array<Tag, kBlocksPerChunk> tags{};
 
   [[nodiscard]] std::uint16_t mask() const noexcept {
@@ -78,7 +80,7 @@ struct ChunkState {
   }
   // A tombstone at or below the stable mark may have been forgotten (S5).
   [[nodiscard]] bool may_be_forgotten(Version stable) const noexcept {
-    return empty() && version <= stable;
+    return empty() && (may_be_absent || version <= stable);
   }
 };
 
@@ -102,7 +104,9 @@ struct Mutation {
     if (kind == Kind::replace && !(mask >> block & 1u)) return kHole;
     return first_tag + (block - first);
   }
-  void apply(ChunkState& state) const noexcept {
+  void apply(ChunkState& state, Version stable) const noexcept {
+    const bool was_absent = state.may_be_forgotten(stable);
+    state.may_be_absent = version == Version{} || (kind == Kind::zero && was_absent);
     state.version = version;
     for (std::uint32_t b = 0; b < kBlocksPerChunk; ++b) {
       if (covers(b)) state.tags[b] = tag_at(b);
@@ -122,9 +126,19 @@ class ChunkModel {
     history_.erase(history_.begin() + (&mutation - history_.data()));
   }
 
-  [[nodiscard]] ChunkState newest() const noexcept { return state_after(history_.size()); }
+  [[nodiscard]] ChunkState newest(Version stable) const noexcept {
+    return state_after(history_.size(), stable);
+  }
   [[nodiscard]] bool untouched() const noexcept {
     return history_.empty() && base_.version == Version{} && base_.empty();
+  }
+
+  // Whether the chunk has had a slot through everything remembered: writing to it needs no space.
+  [[nodiscard]] bool always_stored(Version stable) const noexcept {
+    for (std::size_t length = 0; length < history_.size(); ++length) {
+      if (state_after(length, stable).may_be_forgotten(stable)) return false;
+    }
+    return true;
   }
 
   // Reads. A read sees at least what was done when it was submitted: its floor.
@@ -151,10 +165,10 @@ class ChunkModel {
   }
 
   // Everything done up to `flushed_stamp` is durable: no crash takes it back.
-  void settle(std::uint64_t flushed_stamp) {
+  void settle(std::uint64_t flushed_stamp, Version stable) {
     if (readers_ > 0) return;  // their floors are in the history
     const std::size_t durable = done_count(flushed_stamp);
-    base_ = state_after(durable);
+    base_ = state_after(durable, stable);
     history_.erase(history_.begin(), history_.begin() + static_cast<std::ptrdiff_t>(durable));
   }
 
@@ -170,8 +184,8 @@ class ChunkModel {
     const std::size_t floor =
         done_count(crash.power_lost ? crash.flushed_stamp : ~std::uint64_t{0});
     for (std::size_t length = history_.size() + 1; length-- > floor;) {
-      if (!is_state(seen, state_after(length), stable)) continue;
-      keep(length, seen.version, crash);
+      if (!is_state(seen, state_after(length, stable), stable)) continue;
+      keep(length, seen.version, stable, crash);
       return {};
     }
     return explain(seen, floor, stable);
@@ -179,8 +193,8 @@ class ChunkModel {
 
   // Nothing is in flight: the state is the newest one. One line when it is not.
   [[nodiscard]] std::string compare(const ChunkState& seen, Version stable) const {
-    return is_state(seen, newest(), stable) ? std::string()
-                                            : explain(seen, history_.size(), stable);
+    return is_state(seen, newest(stable), stable) ? std::string()
+                                                  : explain(seen, history_.size(), stable);
   }
 
  private:
@@ -190,9 +204,9 @@ class ChunkModel {
            (seen.version == Version{} && state.may_be_forgotten(stable));
   }
 
-  [[nodiscard]] ChunkState state_after(std::size_t length) const noexcept {
+  [[nodiscard]] ChunkState state_after(std::size_t length, Version stable) const noexcept {
     ChunkState state = base_;
-    for (std::size_t i = 0; i < length; ++i) history_[i].apply(state);
+    for (std::size_t i = 0; i < length; ++i) history_[i].apply(state, stable);
     return state;
   }
 
@@ -212,11 +226,12 @@ class ChunkModel {
     return *found;
   }
 
-  void keep(std::size_t length, Version version, const CrashFloor& crash) {
+  void keep(std::size_t length, Version version, Version stable, const CrashFloor& crash) {
     history_.resize(length);
     if (crash.power_lost) {  // what is readable after power loss is on the medium
-      base_ = state_after(length);
+      base_ = state_after(length, stable);
       base_.version = version;
+      base_.may_be_absent = version == Version{};
       history_.clear();
       return;
     }
@@ -230,7 +245,7 @@ class ChunkModel {
     std::string text =
         "found version " + to_text(seen.version) + ", stable mark " + to_text(stable);
     for (std::size_t length = 0; length <= history_.size(); ++length) {
-      const ChunkState state = state_after(length);
+      const ChunkState state = state_after(length, stable);
       if (state.version == seen.version) {
         for (std::uint32_t b = 0; b < kBlocksPerChunk; ++b) {
           if (state.tags[b] == seen.tags[b]) continue;
