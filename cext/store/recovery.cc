@@ -4,6 +4,7 @@
 #include <bit>
 #include <cstring>
 #include <string>
+#include <utility>
 
 #include "base/assert.h"
 #include "base/crc32c.h"
@@ -121,7 +122,7 @@ void Recovery::scan() {
   std::uint64_t lsn = record_.tail_lsn;
   std::uint64_t position = record_.tail_offset;
   const std::uint64_t size = superblock_.journal_bytes;
-  std::uint64_t incarnation = 0;
+  std::uint64_t incarnation = record_.incarnation;
   for (;; ++lsn) {
     const BatchHeader* header = header_at(position % size, lsn);
     if (!header && position % size != 0) {
@@ -160,30 +161,74 @@ const BatchHeader& Recovery::header_of(const Found& batch) const {
 }
 
 // A map entry may have outlived the chunk it points to: the chunk was written first, but nothing had
-// flushed either. The chain ends before such a batch.
+// flushed either. The chain ends before the first such batch. Blocks that a later batch of the chain
+// has superseded do not count: a checkpoint may have written over them, or their slot may have been
+// freed and used again; both wait for a flush that covers the batch that superseded them.
 void Recovery::verify_maps() {
   std::uint64_t flushed = record_.tail_lsn - 1;
   for (const Found& batch : chain_) flushed = std::max(flushed, batch.flushed_lsn);
-  for (std::size_t i = 0; i < chain_.size(); ++i) {
-    if (chain_[i].lsn <= flushed || maps_whole(header_of(chain_[i]))) continue;
-    chain_.resize(i);
-    return;
+  for (;;) {
+    const std::size_t whole = whole_length(flushed);
+    if (whole == chain_.size()) return;
+    chain_.resize(whole);  // what the batches that went had superseded counts again
   }
 }
 
-bool Recovery::maps_whole(const BatchHeader& header) {
+// How many batches come before the first one with a map that is not whole.
+std::size_t Recovery::whole_length(std::uint64_t flushed_lsn) {
+  superseded_.assign(metadata_.slot_count(), 0);
+  segment_dropped_.assign(metadata_.segment_limit(), false);
+  std::size_t length = chain_.size();
+  for (std::size_t i = chain_.size(); i-- > 0 && chain_[i].lsn > flushed_lsn;) {
+    std::vector<std::pair<EntryHeader, const std::byte*>> entries;
+    const bool parsed = for_each_entry(header_of(chain_[i]), [&](const EntryHeader& entry, const std::byte* extra) {
+      entries.emplace_back(entry, extra);
+    });
+    bool whole = parsed;
+    for (auto entry = entries.rbegin(); entry != entries.rend(); ++entry) {
+      if (entry->first.kind == EntryKind::map && !map_whole(entry->first, entry->second)) whole = false;
+      supersede(entry->first, entry->second);
+    }
+    if (!whole) length = i;
+  }
+  return length;
+}
+
+bool Recovery::map_whole(const EntryHeader& entry, const std::byte* extra) {
+  if (entry.slot >= metadata_.slot_count() || entry.segment >= metadata_.segment_limit() ||
+      entry.count != kBlocksPerChunk) {
+    return false;
+  }
+  if (superseded_[entry.slot] == 0xffff || segment_dropped_[entry.segment]) return true;
   BufferPool pool(kChunkBytes, 1);
   const BufferRef chunk = pool.get();
-  bool whole = true;
-  const bool parsed = for_each_entry(header, [&](const EntryHeader& entry, const std::byte* extra) {
-    if (entry.kind != EntryKind::map || !whole) return;
-    std::uint32_t crcs[kBlocksPerChunk];
-    std::memcpy(crcs, extra, sizeof crcs);
-    whole = entry.slot < metadata_.slot_count() && entry.count == kBlocksPerChunk &&
-            device_.disk().read_now(metadata_.device_offset(entry.slot), {chunk.data(), kChunkBytes}) == Error::Ok &&
-            crc32c_verify(chunk.data(), crcs) == kBlocksPerChunk;
-  });
-  return parsed && whole;
+  // What cannot be read cannot be told; whoever reads it later gets the device's error.
+  const Error error = device_.disk().read_now(metadata_.device_offset(entry.slot), {chunk.data(), kChunkBytes});
+  if (error != Error::Ok) return true;
+  for (std::uint32_t block = 0; block < kBlocksPerChunk; ++block) {
+    if (superseded_[entry.slot] >> block & 1) continue;
+    std::uint32_t crc;
+    std::memcpy(&crc, extra + block * 4u, 4);
+    if (crc32c(chunk.data() + std::size_t{block} * kBlockBytes, kBlockBytes) != crc) return false;
+  }
+  return true;
+}
+
+// Notes what earlier entries no longer decide, once this one is replayed.
+void Recovery::supersede(const EntryHeader& entry, const std::byte* extra) {
+  if (entry.kind == EntryKind::segment) {
+    format::SegmentRecord record;
+    std::memcpy(static_cast<void*>(&record), extra, sizeof record);
+    if (record.state == format::SegmentState::free && entry.segment < segment_dropped_.size()) {
+      segment_dropped_[entry.segment] = true;
+    }
+    return;
+  }
+  std::uint16_t blocks = 0xffff;  // map, replace and free decide the whole chunk
+  if (entry.kind == EntryKind::zero) blocks = entry.mask;
+  if (entry.kind == EntryKind::write) blocks = static_cast<std::uint16_t>(((1u << entry.count) - 1) << entry.first);
+  if (entry.slot < superseded_.size()) superseded_[entry.slot] |= blocks;
+  if (entry.old_slot < superseded_.size()) superseded_[entry.old_slot] = 0xffff;
 }
 
 void Recovery::refuse_damage() {

@@ -37,7 +37,9 @@ class Recovery {
   [[nodiscard]] const format::BatchHeader* header_at(std::uint64_t offset, std::uint64_t lsn) const;
   [[nodiscard]] bool batch_whole(const format::BatchHeader& header, std::uint64_t offset) const;
   void verify_maps();
-  [[nodiscard]] bool maps_whole(const format::BatchHeader& header);
+  [[nodiscard]] std::size_t whole_length(std::uint64_t flushed_lsn);
+  [[nodiscard]] bool map_whole(const format::EntryHeader& entry, const std::byte* extra);
+  void supersede(const format::EntryHeader& entry, const std::byte* extra);
   void refuse_damage();
   void replay();
   void replay_batch(const Found& batch);
@@ -56,6 +58,8 @@ class Recovery {
   format::CheckpointRecord record_;
   std::vector<Found> chain_;
   std::uint64_t incarnation_seen_ = 0;
+  std::vector<std::uint16_t> superseded_;  // by slot: blocks that later entries decide
+  std::vector<bool> segment_dropped_;      // by handle, likewise
 };
 
 }  // namespace blockd::store
