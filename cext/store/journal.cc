@@ -104,9 +104,8 @@ void Journal::attach(StoreOp& op) noexcept {
 }
 
 void Journal::submit_open() noexcept {
-  if (!open_ || in_flight_ == kBatchesInFlightMax) return;
+  if (!has_open() || in_flight_ == kBatchesInFlightMax) return;
   Batch& batch = *std::exchange(open_, nullptr);
-  BLOCKD_ASSERT(batch.header->entry_count > 0);
   const std::uint64_t bytes = (1 + std::uint64_t{batch.header->payload_blocks}) * kBlockBytes;
   batch.header->flushed_lsn = flushed_lsn_;
   format::seal(*batch.header);

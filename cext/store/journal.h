@@ -53,17 +53,18 @@ class Journal {
   // Sends the open batch if there is one and a place in flight. Called when an iteration ends.
   void submit_open() noexcept;
   [[nodiscard]] StoreOp* abandon_open() noexcept;  // after a failure: the ops of the batch that will never go
-  [[nodiscard]] bool has_open() const noexcept { return open_ != nullptr; }
+  // An open batch without entries does not count: it stays until somebody appends.
+  [[nodiscard]] bool has_open() const noexcept { return open_ && open_->header->entry_count > 0; }
 
   [[nodiscard]] const JournalPosition& completed() const noexcept { return completed_; }
-  [[nodiscard]] std::uint64_t appended_lsn() const noexcept { return open_ ? next_lsn_ : next_lsn_ - 1; }
+  [[nodiscard]] std::uint64_t appended_lsn() const noexcept { return has_open() ? next_lsn_ : next_lsn_ - 1; }
   [[nodiscard]] std::uint64_t flushed_lsn() const noexcept { return flushed_lsn_; }
   void set_flushed(std::uint64_t lsn) noexcept;
   void release(std::uint64_t tail_position) noexcept;  // a durable checkpoint has passed it
   [[nodiscard]] std::uint64_t used_bytes() const noexcept { return head_position_ - tail_position_; }
   [[nodiscard]] std::uint64_t capacity_bytes() const noexcept { return bytes_; }
   [[nodiscard]] std::uint64_t incarnation() const noexcept { return incarnation_; }
-  [[nodiscard]] bool idle() const noexcept { return open_ == nullptr && in_flight_ == 0; }
+  [[nodiscard]] bool idle() const noexcept { return !has_open() && in_flight_ == 0; }
 
  private:
   struct Batch {

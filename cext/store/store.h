@@ -137,7 +137,7 @@ class Store {
   using Done = std::function<void(Error)>;
   virtual void create_segment(SegmentId id, std::uint32_t block_count, Done done) = 0;  // AlreadyExists, NoSpace
   virtual void drop_segment(SegmentHandle segment, Done done) = 0;  // frees its chunks
-  virtual void resize_segment(SegmentHandle segment, std::uint32_t block_count, Done done) = 0;
+  virtual void resize_segment(SegmentHandle segment, std::uint32_t block_count, Done done) = 0;  // never smaller
   // Refuses (EpochFenced) an epoch lower than the promised one; equal is done at once.
   virtual void promise_epoch(SegmentHandle segment, std::uint64_t epoch, Done done) = 0;
 
@@ -150,7 +150,8 @@ class Store {
   virtual void submit(StoreOp& op) noexcept = 0;
 
   // Chunks of the segment with index >= from_chunk and version > above, ascending, as of the mutations
-  // submitted so far (in memory; includes tombstones). Returns how many were written to `out`.
+  // taken up so far: all that are done, perhaps some that are not (in memory; includes tombstones).
+  // Returns how many were written to `out`.
   [[nodiscard]] virtual std::size_t list_chunks(SegmentHandle segment, std::uint32_t from_chunk,
                                                 Version above, std::span<ChunkVersion> out) const noexcept = 0;
   [[nodiscard]] virtual Version chunk_version(SegmentHandle segment, std::uint32_t chunk) const noexcept = 0;

@@ -59,7 +59,7 @@ StoreImpl::StoreImpl(io::Disk& disk, io::Loop& loop, Buffers& buffers, const for
     store->finish(op, op.error);
   };
   reader_.slot_unpinned = [](void* self) noexcept { static_cast<StoreImpl*>(self)->reclaim_slots(); };
-  direct_.written = [](void* self) noexcept { static_cast<StoreImpl*>(self)->pump(); };
+  direct_.written = [](void* self) noexcept { static_cast<StoreImpl*>(self)->wake(); };
 }
 
 StoreImpl::~StoreImpl() = default;
@@ -70,7 +70,7 @@ void StoreImpl::recover() {
   checkpoint_ = std::make_unique<Checkpoint>(device_, journal_, flusher_, metadata_, staged_, superblock_,
                                              recovery.record_generation());
   checkpoint_->owner = this;
-  checkpoint_->finished = [](void* self) noexcept { static_cast<StoreImpl*>(self)->pump(); };
+  checkpoint_->finished = [](void* self) noexcept { static_cast<StoreImpl*>(self)->wake(); };
   checkpoint_->slot_unpinned = [](void* self) noexcept { static_cast<StoreImpl*>(self)->reclaim_slots(); };
 }
 
@@ -93,9 +93,8 @@ void StoreImpl::submit(StoreOp& op) noexcept {
   waiting_tail_ = &op;
 }
 
-// Starts whatever can be started. Idempotent; called whenever something came free.
+// Starts whatever can be started, once an iteration: whoever frees something defers end_task_.
 void StoreImpl::pump() noexcept {
-  loop_.defer(end_task_);
   if (device_.failed() != Error::Ok) return fail_everything();
   bool room = append_maps() && append_meta_ops() && append_reaps();
   while (room && waiting_head_) {
@@ -191,7 +190,7 @@ void StoreImpl::maybe_checkpoint() noexcept {
   const bool half_full = journal_.used_bytes() > std::min(bytes / 2, bytes - 2 * kBatchBytesMax);
   const bool last = closing_ && !closing_checkpointed_ && mutations_in_flight_ == 0 && !waiting_head_ && journal_.idle();
   if (last) closing_checkpointed_ = true;
-  if (last || (half_full && !closing_)) checkpoint_->start();
+  if (last || (half_full && !closing_checkpointed_)) checkpoint_->start();
 }
 
 void StoreImpl::close(Done done) {

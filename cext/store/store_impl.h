@@ -62,6 +62,7 @@ class StoreImpl final : public Store, private JournalListener {
   void batch_done(std::uint64_t lsn, StoreOp* ops, Error error) noexcept override;
 
   // Progress (store_impl.cc)
+  void wake() noexcept { loop_.defer(end_task_); }
   void pump() noexcept;
   void iteration_end() noexcept;
   void finish(StoreOp& op, Error error) noexcept;

@@ -16,7 +16,6 @@ using format::kNoSlot;
 namespace {
 
 constexpr std::uint32_t kOpBlocksMax = kMutationBytesMax / kBlockBytes;
-constexpr std::uint32_t kOpChunksMax = kOpBlocksMax / kBlocksPerChunk + 1;
 static_assert(kOpBlocksMax <= kBatchPayloadBlocksMax);
 
 std::span<const std::byte> crc_bytes(const std::uint32_t* crcs, std::uint32_t count) noexcept {
@@ -87,8 +86,9 @@ StoreImpl::Start StoreImpl::need_slots(std::uint32_t count) noexcept {
 }
 
 StoreImpl::Start StoreImpl::start_write(StoreOp& op) noexcept {
-  std::uint32_t fresh = 0, whole = 0, first_whole = 0, whole_at = 0;
+  std::uint32_t pieces = 0, fresh = 0, whole = 0, first_whole = 0, whole_at = 0;
   for_each_piece(op, [&](std::uint32_t chunk, std::uint32_t, std::uint32_t count, std::uint32_t at) {
+    ++pieces;
     if (!slot_of(op.segment, chunk)) ++fresh;
     if (count != kBlocksPerChunk) return;
     if (whole++ == 0) {
@@ -100,10 +100,17 @@ StoreImpl::Start StoreImpl::start_write(StoreOp& op) noexcept {
   const Start slots = need_slots(fresh);
   if (slots == Start::failed) finish(op, Error::NoSpace);
   if (slots != Start::started) return slots;
-  if (!journal_.reserve(kOpChunksMax, kOpChunksMax * format::kEntryBytesMax, kOpBlocksMax)) return Start::blocked;
-  const std::uint32_t spare = metadata_.free_slots();
-  const bool direct = whole > 0 && spare >= fresh + whole && direct_.start(op, first_whole, whole, whole_at);
-  return journal_blocks(op, direct);
+  // No more than is needed: a batch takes as many operations as fit (group commit).
+  const auto reserve = [&](std::uint32_t count, std::uint32_t blocks) {
+    return count == 0 ||
+           journal_.reserve(count, count * std::uint32_t{sizeof(EntryHeader)} + blocks * 4, blocks);
+  };
+  if (whole > 0 && metadata_.free_slots() >= fresh + whole) {
+    if (!reserve(pieces - whole, op.block_count - whole * kBlocksPerChunk)) return Start::blocked;
+    if (direct_.start(op, first_whole, whole, whole_at)) return journal_blocks(op, /*direct_started=*/true);
+  }
+  if (!reserve(pieces, op.block_count)) return Start::blocked;
+  return journal_blocks(op, /*direct_started=*/false);
 }
 
 StoreImpl::Start StoreImpl::journal_blocks(StoreOp& op, bool direct_started) noexcept {
@@ -246,7 +253,8 @@ StoreImpl::Start StoreImpl::start_replace(StoreOp& op) noexcept {
   const Start slots = drop || old ? Start::started : need_slots(1);
   if (slots == Start::failed) finish(op, Error::NoSpace);
   if (slots != Start::started) return slots;
-  if (!journal_.reserve(1, format::kEntryBytesMax, kBlocksPerChunk)) return Start::blocked;
+  const auto blocks = static_cast<std::uint32_t>(drop ? 0 : std::popcount(op.valid_mask));
+  if (!journal_.reserve(1, sizeof(EntryHeader) + blocks * 4, blocks)) return Start::blocked;
   ++mutations_in_flight_;
   if (drop) {
     append_free(op.segment, chunk, *old);
