@@ -20,21 +20,39 @@ HostPlane::HostPlane(io::Loop& loop, Buffers& buffers, io::Network& network, Dis
       open_disk_(std::move(open_disk)),
       hub_(peer::PeerHub::create(loop, buffers, network, config.hub)),
       nbd_(std::make_unique<nbd::NbdServer>(loop, buffers, network)) {
-  later_task_.owner = this;
-  later_task_.run = [](io::Task& task) noexcept { static_cast<HostPlane*>(task.owner)->run_later(); };
+  later_timer_.owner = this;
+  later_timer_.fire = [](io::Timer& timer) noexcept {
+    static_cast<HostPlane*>(timer.owner)->run_later();
+  };
 }
 
 HostPlane::~HostPlane() {
   BLOCKD_ASSERT(volumes_.empty());
   BLOCKD_ASSERT(closed_ || stores_.empty());
-  BLOCKD_ASSERT(!later_task_.queued);
+  loop_.cancel(later_timer_);
 }
 
 void HostPlane::close(std::function<void()> done) {
   BLOCKD_ASSERT(!closing_);
   closing_ = true;
   when_closed_ = std::move(done);
-  nbd_->close([this] { later([this] { close_volumes(); }); });
+  nbd_->close([this] { later([this] { exports_closed(); }); });
+  for (auto& [id, attached] : volumes_) close_volume(*attached, [](Error) {});
+}
+
+void HostPlane::exports_closed() {
+  exports_closed_ = true;
+  std::vector<Uuid> volumes;
+  for (const auto& [id, attached] : volumes_) volumes.push_back(id);
+  for (const Uuid& id : volumes) exports_gone(id);
+  advance_closing();
+}
+
+// Once the exports and the last volume have gone the peers go, then the stores.
+void HostPlane::advance_closing() {
+  if (!closing_ || !exports_closed_ || !volumes_.empty() || hub_closing_) return;
+  hub_closing_ = true;
+  hub_->close([this] { later([this] { close_stores(); }); });
 }
 
 void HostPlane::close_stores() {
@@ -89,7 +107,7 @@ void HostPlane::close_store_now(OpenStore& open, std::function<void(Error)> done
     later([this, id, error, done] {
       stores_.erase(id);
       done(error);
-      if (closing_ && stores_.empty() && volumes_.empty() && when_closed_) close_stores();
+      if (hub_closing_ && stores_.empty() && when_closed_) close_stores();
     });
   });
 }
@@ -203,9 +221,11 @@ void HostPlane::answer(Token token, std::unique_ptr<Reply> reply) noexcept {
   sink_.answer({.token = token, .error = Error::Ok, .message = {}, .reply = std::move(reply)});
 }
 
+// A timer, not a task: the lower rooms' own deferred tasks, which may still refer to what `action`
+// destroys, have all run before it fires.
 void HostPlane::later(std::function<void()> action) {
   later_.push_back(std::move(action));
-  loop_.defer(later_task_);
+  if (!later_timer_.armed()) loop_.arm(later_timer_, loop_.now_us());
 }
 
 void HostPlane::run_later() noexcept {

@@ -3,8 +3,9 @@
 // All on one loop's thread, the one that also made it; a state machine that is given its loop, network
 // and disks, so that it runs in the simulator too. Each command is answered once, through the sink, by
 // its token, never twice. What must not happen inside a callback of a lower room (closing, destroying)
-// happens in a deferred task. Order of life: a volume's exports go before the volume, volumes before
-// peers, peers before stores; close() keeps it and then calls back.
+// happens in a later iteration of the loop, after every deferred task of this one. Order of life: a volume's exports go before the volume, volumes before
+// peers, peers before stores; close() keeps it and then calls back. A front that does not drain in time
+// (a stalled volume) does not hold up the end: its engine is closed under it and fails its requests.
 #pragma once
 
 #include <cstdint>
@@ -105,10 +106,16 @@ class HostPlane final : public engine::VolumeEvents, public IoJobSink {
     std::unique_ptr<engine::Volume> volume;
     std::unique_ptr<VolumeIo> io;  // goes before the volume
     std::vector<std::string> exports;
+    std::size_t removals = 0;        // exports that are draining
     Token attach_token = 0;  // 0: attach() has been answered
     Error attach_error = Error::Ok;  // the last one heard while opening
-    io::Timer attach_deadline;
+    Token grow_token = 0;            // 0: no grow() waits
+    io::Timer deadline;              // of attach(); then of draining the exports
     bool closing = false;
+    bool unexported = false;         // nothing outside refers to the volume any more
+    bool engine_closing = false;
+    bool engine_closed = false;
+    Error close_error = Error::Ok;
     std::vector<std::function<void(Error)>> when_closed;
   };
 
@@ -130,6 +137,8 @@ class HostPlane final : public engine::VolumeEvents, public IoJobSink {
   void run_later() noexcept;
   OpenStore& open_store_of(const Uuid& store);
   Replica replica_of(const SegmentId& id);
+  void exports_closed();
+  void advance_closing();
   void close_stores();
   void close_store_now(OpenStore& open, std::function<void(Error)> done);
   [[nodiscard]] static StoreReport report(const OpenStore& open);
@@ -137,10 +146,14 @@ class HostPlane final : public engine::VolumeEvents, public IoJobSink {
   // host_volumes.cc
   Attached& attached_of(const Uuid& volume);
   void end_attach(Attached& attached, Error error, std::string message = {}) noexcept;
+  void end_grow(const Uuid& volume, Error error) noexcept;
+  [[nodiscard]] static std::string obstacle(const engine::Volume& volume);
   void close_volume(Attached& attached, std::function<void(Error)> done);
-  void unexport_then(Attached& attached, std::function<void()> done);
-  void engine_closed(const Uuid& volume, Error error);
-  void close_volumes();
+  void unexport(Attached& attached);
+  void remove_export(Attached& attached, const std::string& name, std::function<void(Error)> done);
+  void exports_gone(const Uuid& volume);
+  void close_engine(Attached& attached);
+  void drop_if_closed(const Uuid& volume);
 
   // host_stats.cc
   [[nodiscard]] CounterReport store_counters(const Uuid& id, const OpenStore& open) const;
@@ -153,7 +166,7 @@ class HostPlane final : public engine::VolumeEvents, public IoJobSink {
   PlaneSink& sink_;
   DiskOpener open_disk_;
   std::vector<std::function<void()>> later_;
-  io::Task later_task_;
+  io::Timer later_timer_;
   std::map<Uuid, OpenStore> stores_;  // by store id; nodes stay where they are
   std::unique_ptr<peer::PeerHub> hub_;
   std::map<Uuid, std::unique_ptr<Attached>> volumes_;
@@ -161,6 +174,8 @@ class HostPlane final : public engine::VolumeEvents, public IoJobSink {
   std::unique_ptr<nbd::NbdServer> nbd_;
   std::function<void()> when_closed_;
   bool closing_ = false;
+  bool exports_closed_ = false;
+  bool hub_closing_ = false;
   bool closed_ = false;
 };
 

@@ -10,6 +10,9 @@
 namespace blockd::border {
 namespace {
 
+// How long a front may take to answer its last requests before the engine is closed under it.
+constexpr std::uint64_t kDrainUs = 5'000'000;
+
 [[noreturn]] void refuse(const engine::VolumeConfig& config, const std::string& why) {
   throw Fault(Error::InvalidArgument, "volume " + text(config.id) + ": " + why);
 }
@@ -62,13 +65,13 @@ void HostPlane::attach(Token token, const engine::VolumeConfig& config) noexcept
     attached.volume = engine::Volume::create(loop_, buffers_, *hub_, *this, config);
     attached.io = std::make_unique<VolumeIo>(loop_, buffers_, *attached.volume, *this);
     attached.attach_token = token;
-    attached.attach_deadline.owner = &attached;
-    attached.attach_deadline.fire = [](io::Timer& timer) noexcept {
+    attached.deadline.owner = &attached;
+    attached.deadline.fire = [](io::Timer& timer) noexcept {
       auto& late = *static_cast<Attached*>(timer.owner);
       late.plane->end_attach(late, late.attach_error == Error::Ok ? Error::Timeout : late.attach_error);
     };
     volumes_.emplace(config.id, std::move(fresh));
-    loop_.arm(attached.attach_deadline, loop_.now_us() + config_.attach_timeout_us);
+    loop_.arm(attached.deadline, loop_.now_us() + config_.attach_timeout_us);
     attached.volume->start();
   });
 }
@@ -77,14 +80,29 @@ void HostPlane::attach(Token token, const engine::VolumeConfig& config) noexcept
 void HostPlane::end_attach(Attached& attached, Error error, std::string message) noexcept {
   const Token token = std::exchange(attached.attach_token, 0);
   if (token == 0) return;
-  loop_.cancel(attached.attach_deadline);
+  loop_.cancel(attached.deadline);
   if (error == Error::Ok) return answer(token, Error::Ok);
   if (message.empty()) {
     message = "volume " + text(attached.volume->config().id) + " cannot be attached: " +
-              error_meaning(error);
+              error_meaning(error) + obstacle(*attached.volume);
   }
   answer(token, error, std::move(message));
   close_volume(attached, [](Error) {});
+}
+
+// What an opening volume waits for, for the line that says so.
+std::string HostPlane::obstacle(const engine::Volume& volume) {
+  const std::vector<engine::SegmentStatus> segments = volume.status();
+  const auto waiting = [](const engine::SegmentStatus& segment) {
+    return segment.state != engine::VolumeState::serving;
+  };
+  const auto count = std::ranges::count_if(segments, waiting);
+  if (count == 0) return {};
+  const auto first = std::ranges::find_if(segments, waiting);
+  std::string line = "; " + std::to_string(count) + " of " + std::to_string(segments.size()) +
+                     " segments do not serve, the first is " + std::to_string(first->index);
+  for (const Uuid& host : first->absent) line += ", host " + text(host) + " is missing there";
+  return line;
 }
 
 void HostPlane::detach(Token token, const Uuid& volume) noexcept {
@@ -98,44 +116,73 @@ void HostPlane::close_volume(Attached& attached, std::function<void(Error)> done
   attached.when_closed.push_back(std::move(done));
   if (std::exchange(attached.closing, true)) return;
   end_attach(attached, Error::ShuttingDown, "the volume was detached before it served");
+  attached.deadline.fire = [](io::Timer& timer) noexcept {
+    auto& late = *static_cast<Attached*>(timer.owner);
+    late.plane->close_engine(late);
+  };
+  loop_.arm(attached.deadline, loop_.now_us() + kDrainUs);
+  unexport(attached);
+}
+
+void HostPlane::unexport(Attached& attached) {
+  if (closing_) return;  // the NBD server is closing: exports_closed() follows
   const Uuid id = attached.volume->config().id;
-  unexport_then(attached, [this, id] {
-    Attached& drained = *volumes_.at(id);
-    drained.io->stop(Error::NotAttached);
-    drained.volume->close([this, id](Error error) { later([this, id, error] { engine_closed(id, error); }); });
+  const auto names = attached.exports;
+  if (names.empty() && attached.removals == 0) return later([this, id] { exports_gone(id); });
+  for (const std::string& name : names) remove_export(attached, name, [](Error) {});
+}
+
+// A closing volume goes on once its last export has drained, whoever asked for that.
+void HostPlane::remove_export(Attached& attached, const std::string& name,
+                              std::function<void(Error)> done) {
+  exports_.erase(name);
+  std::erase(attached.exports, name);
+  ++attached.removals;
+  const Uuid id = attached.volume->config().id;
+  nbd_->remove_export(name, [this, id, done = std::move(done)](Error error) {
+    done(error);
+    const auto found = volumes_.find(id);
+    if (found == volumes_.end()) return;
+    BLOCKD_ASSERT(found->second->removals > 0);
+    if (--found->second->removals == 0 && found->second->closing) {
+      later([this, id] { exports_gone(id); });
+    }
   });
 }
 
-void HostPlane::unexport_then(Attached& attached, std::function<void()> done) {
-  if (closing_ || attached.exports.empty()) return later(std::move(done));  // the NBD server is closed
-  const auto left = std::make_shared<std::size_t>(attached.exports.size());
-  for (const std::string& name : std::exchange(attached.exports, {})) {
-    exports_.erase(name);
-    nbd_->remove_export(name, [this, left, done](Error) {
-      if (--*left == 0) later(done);
-    });
-  }
+void HostPlane::exports_gone(const Uuid& volume) {
+  const auto found = volumes_.find(volume);
+  if (found == volumes_.end()) return;
+  found->second->unexported = true;
+  close_engine(*found->second);
+  drop_if_closed(volume);
 }
 
-void HostPlane::engine_closed(const Uuid& volume, Error error) {
+void HostPlane::close_engine(Attached& attached) {
+  if (std::exchange(attached.engine_closing, true)) return;
+  loop_.cancel(attached.deadline);
+  attached.io->stop(Error::NotAttached);
+  const Uuid id = attached.volume->config().id;
+  attached.volume->close([this, id](Error error) {
+    later([this, id, error] {
+      Attached& closed = *volumes_.at(id);
+      closed.engine_closed = true;
+      closed.close_error = error;
+      drop_if_closed(id);
+    });
+  });
+}
+
+void HostPlane::drop_if_closed(const Uuid& volume) {
   const auto found = volumes_.find(volume);
-  BLOCKD_ASSERT(found != volumes_.end());
+  if (found == volumes_.end() || !found->second->unexported || !found->second->engine_closed) return;
   BLOCKD_ASSERT(found->second->io->idle());
+  end_grow(volume, Error::ShuttingDown);
   const std::unique_ptr<Attached> gone = std::move(found->second);
   volumes_.erase(found);
-  for (const auto& done : gone->when_closed) done(error);
-  if (closing_) close_volumes();
-}
-
-// The next step of close(): once the last volume has gone, the peers go, then the stores.
-void HostPlane::close_volumes() {
-  if (volumes_.empty()) {
-    hub_->close([this] { later([this] { close_stores(); }); });
-    return;
-  }
-  for (const auto& [id, attached] : volumes_) {
-    if (!attached->closing) close_volume(*attached, [](Error) {});
-  }
+  std::erase_if(exports_, [&](const auto& exported) { return exported.second == volume; });
+  for (const auto& done : gone->when_closed) done(gone->close_error);
+  advance_closing();
 }
 
 void HostPlane::in_sync_changed(Token token, const Uuid& volume,
@@ -158,18 +205,28 @@ void HostPlane::in_sync_change_failed(Token token, const Uuid& volume, std::uint
 void HostPlane::grow(Token token, const Uuid& volume, std::uint64_t size_bytes,
                      const std::vector<engine::SegmentConfig>& new_segments) noexcept {
   guard(token, [&] {
-    engine::Volume& engine = *attached_of(volume).volume;
+    Attached& attached = attached_of(volume);
+    engine::Volume& engine = *attached.volume;
     if (size_bytes < engine.size_bytes() || size_bytes % 512 != 0) {
       refuse(engine.config(), "cannot grow from " + std::to_string(engine.size_bytes()) + " to " +
                                   std::to_string(size_bytes) + " bytes");
     }
-    engine.grow(size_bytes, new_segments, [this, token, volume](Error error) {
-      if (const auto found = volumes_.find(volume); error == Error::Ok && found != volumes_.end()) {
-        for (const std::string& name : found->second->exports) (void)nbd_->resize(name);
-      }
-      answer(token, error);
-    });
+    if (attached.grow_token != 0) throw Fault(Error::Busy, "the volume is growing already");
+    attached.grow_token = token;
+    engine.grow(size_bytes, new_segments, [this, volume](Error error) { end_grow(volume, error); });
   });
+}
+
+// Answers the grow() that still waits, if one does: the engine's answer, or its end.
+void HostPlane::end_grow(const Uuid& volume, Error error) noexcept {
+  const auto found = volumes_.find(volume);
+  if (found == volumes_.end()) return;
+  const Token token = std::exchange(found->second->grow_token, 0);
+  if (token == 0) return;
+  if (error == Error::Ok && !closing_) {
+    for (const std::string& name : found->second->exports) (void)nbd_->resize(name);
+  }
+  answer(token, error);
 }
 
 void HostPlane::volume_status(Token token, const Uuid& volume) noexcept {
@@ -214,9 +271,8 @@ void HostPlane::nbd_unexport(Token token, const std::string& name) noexcept {
   guard(token, [&] {
     const auto found = exports_.find(name);
     if (found == exports_.end()) throw Fault(Error::NotFound, "no export named \"" + name + "\"");
-    std::erase(volumes_.at(found->second)->exports, name);
-    exports_.erase(found);
-    nbd_->remove_export(name, [this, token](Error error) { answer(token, error); });
+    Attached& attached = *volumes_.at(found->second);
+    remove_export(attached, name, [this, token](Error error) { answer(token, error); });
   });
 }
 
