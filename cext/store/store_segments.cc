@@ -205,7 +205,7 @@ bool StoreImpl::append_reaps() noexcept {
       append_free(handle, chunk, slot);
     }
     if (segment.stable_unsaved) {
-      if (!journal_.has_open() && !closing_) return true;  // with the next batch
+      if (!journal_.has_open() && !waiting_head_ && !closing_) return true;  // with the next batch
       if (!append_segment(handle)) return false;
     }
     reaping_.pop_back();
