@@ -76,6 +76,23 @@ void write_empty_pages(io::Disk& disk, const Uuid& store_id, format::PageKind ki
   }
 }
 
+// The regions follow one another, in this order and in whole blocks, and end within the device.
+bool is_sane(const format::Superblock& s) {
+  if (s.version != format::kStoreVersion || s.block_bytes != kBlockBytes || s.chunk_bytes != kChunkBytes) return false;
+  std::uint64_t end = offset_of(format::FixedBlock::journal);
+  const auto follows = [&](std::uint64_t offset, std::uint64_t bytes) {
+    const bool fits = offset % kBlockBytes == 0 && bytes % kBlockBytes == 0 && offset >= end &&
+                      offset <= s.device_bytes && bytes <= s.device_bytes - offset;
+    end = offset + bytes;
+    return fits;
+  };
+  return follows(s.journal_offset, s.journal_bytes) && s.journal_bytes >= kJournalBytesMin &&
+         follows(s.segment_pages_offset, 2ull * s.segment_page_count * kBlockBytes) &&
+         follows(s.slot_pages_offset, 2ull * s.slot_page_count * kBlockBytes) &&
+         follows(s.data_offset, std::uint64_t{s.slot_count} * kChunkBytes) && s.slot_count >= kSlotsMin &&
+         s.segment_page_count > 0 && std::uint64_t{s.slot_page_count} * format::kRecordsPerPage >= s.slot_count;
+}
+
 }  // namespace
 
 format::Superblock plan_layout(std::uint64_t device_bytes, const FormatOptions& options) {
@@ -159,11 +176,7 @@ void check_compatible(const format::Superblock& s, const Uuid& cluster_id, std::
     throw Fault(Error::StoreForeign, "the store belongs to cluster " + uuid_text(s.cluster_id) + ", not to " +
                                          uuid_text(cluster_id) + ": it is left untouched");
   }
-  const std::uint64_t data_end = s.data_offset + std::uint64_t{s.slot_count} * kChunkBytes;
-  const bool sane = s.version == format::kStoreVersion && s.block_bytes == kBlockBytes && s.chunk_bytes == kChunkBytes &&
-                    s.journal_bytes >= kJournalBytesMin && s.journal_bytes % kBlockBytes == 0 &&
-                    s.slot_count >= kSlotsMin && data_end <= s.device_bytes;
-  if (!sane) throw Fault(Error::StoreDamaged, "the superblock contradicts itself");
+  if (!is_sane(s)) throw Fault(Error::StoreDamaged, "the superblock contradicts itself: rebuild this store from its peers");
   if (s.device_bytes > device_bytes) {
     throw Fault(Error::StoreDamaged, "the device has " + std::to_string(device_bytes) + " bytes, fewer than the " +
                                          std::to_string(s.device_bytes) + " it was formatted with");
