@@ -118,12 +118,17 @@ class ChunkModel {
  public:
   void submit(const Mutation& mutation) { history_.push_back(mutation); }
 
-  void done(std::uint64_t op_id, std::uint64_t stamp) { find(op_id).done_stamp = stamp; }
+  // One that is durable here already may still have had another chunk to wait for.
+  void done(std::uint64_t op_id, std::uint64_t stamp) {
+    const auto found = find(op_id);
+    if (found != history_.end()) found->done_stamp = stamp;
+  }
 
   // The operation failed with NoSpace: it has had no effect.
   void cancel(std::uint64_t op_id) {
-    const Mutation& mutation = find(op_id);
-    history_.erase(history_.begin() + (&mutation - history_.data()));
+    const auto found = find(op_id);
+    BLOCKD_ASSERT(found != history_.end());
+    history_.erase(found);
   }
 
   [[nodiscard]] ChunkState newest(Version stable) const noexcept {
@@ -219,11 +224,9 @@ class ChunkModel {
     return count;
   }
 
-  Mutation& find(std::uint64_t op_id) noexcept {
-    const auto found = std::find_if(history_.begin(), history_.end(),
-                                    [op_id](const Mutation& m) { return m.op_id == op_id; });
-    BLOCKD_ASSERT(found != history_.end());
-    return *found;
+  std::vector<Mutation>::iterator find(std::uint64_t op_id) noexcept {
+    return std::find_if(history_.begin(), history_.end(),
+                        [op_id](const Mutation& m) { return m.op_id == op_id; });
   }
 
   void keep(std::size_t length, Version version, Version stable, const CrashFloor& crash) {
