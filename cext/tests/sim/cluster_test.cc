@@ -171,9 +171,7 @@ TEST_CASE("three of five hosts, and five replicas, keep their promises in a stor
 }
 
 // All hosts lose power at once, again and again: what was flushed is there.
-TEST_CASE("flushed writes survive the power loss of every host") {
-  for_seeds(60, [](std::uint64_t seed) {
-    ClusterOptions options;
+std::string power_losses(std::uint64_t seed, ClusterOptions options) {
     options.seed = seed;
     SimCluster cluster(options);
     Random& random = cluster.world().random();
@@ -206,7 +204,30 @@ TEST_CASE("flushed writes survive the power loss of every host") {
     std::string wrong = work.history().restart(tags);
     if (!wrong.empty()) return wrong;
     return settle(cluster, work, holder);
-  });
+}
+
+TEST_CASE("flushed writes survive the power loss of every host") {
+  for_seeds(60, [](std::uint64_t seed) { return power_losses(seed, {}); });
+}
+
+ClusterOptions on_disks() {
+  ClusterOptions options;
+  options.make_medium = [](io::SimWorld& world, Uuid store_id, Uuid cluster_id) -> std::unique_ptr<Medium> {
+    return std::make_unique<DiskMedium>(world, store_id, cluster_id, 96u << 20, 8u << 20);
+  };
+  return options;
+}
+
+TEST_CASE("on the store itself: a calm cluster serves and its replicas agree") {
+  for_seeds(3, [](std::uint64_t seed) { return calm_story(seed, on_disks()); });
+}
+
+TEST_CASE("on the store itself: three replicas keep their promises in a storm") {
+  for_seeds(40, [](std::uint64_t seed) { return storm(seed, on_disks()); });
+}
+
+TEST_CASE("on the store itself: flushed writes survive the power loss of every host") {
+  for_seeds(20, [](std::uint64_t seed) { return power_losses(seed, on_disks()); });
 }
 
 }  // namespace
