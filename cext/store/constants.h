@@ -25,6 +25,8 @@ inline constexpr std::uint32_t kDirectWritesMax = 256;    // device writes of wh
 inline constexpr std::uint32_t kHomeWritesMax = 32;       // checkpoint writes in flight
 inline constexpr std::uint32_t kPagesPerRound = 64;       // metadata pages staged and written at a time
 
+inline constexpr std::uint64_t kIdleCheckpointUs = 5'000'000;  // a quiet journal goes home after this long
+
 // Mapped but unflushed data that recovery may have to read back and verify; beyond it we flush.
 inline constexpr std::uint64_t kUnflushedMapBytesMax = 256ull << 20;
 

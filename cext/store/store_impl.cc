@@ -48,6 +48,8 @@ StoreImpl::StoreImpl(io::Disk& disk, io::Loop& loop, Buffers& buffers, const for
       direct_(device_, metadata_, buffers) {
   end_task_.owner = this;
   end_task_.run = [](io::Task& task) noexcept { static_cast<StoreImpl*>(task.owner)->iteration_end(); };
+  idle_timer_.owner = this;
+  idle_timer_.fire = [](io::Timer& timer) noexcept { static_cast<StoreImpl*>(timer.owner)->idle_timer_fired(); };
   flusher_.owner = reader_.owner = direct_.owner = this;
   flusher_.flushed = [](void* self, StoreOp* ops, Error error) noexcept {
     static_cast<StoreImpl*>(self)->flushed(ops, error);
@@ -62,7 +64,7 @@ StoreImpl::StoreImpl(io::Disk& disk, io::Loop& loop, Buffers& buffers, const for
   direct_.written = [](void* self) noexcept { static_cast<StoreImpl*>(self)->wake(); };
 }
 
-StoreImpl::~StoreImpl() = default;
+StoreImpl::~StoreImpl() { loop_.cancel(idle_timer_); }
 
 void StoreImpl::recover() {
   Recovery recovery(device_, superblock_, journal_, metadata_, staged_);
@@ -80,13 +82,12 @@ void StoreImpl::submit(StoreOp& op) noexcept {
   op.scratch = nullptr;
   op.scratch_count = 0;
   loop_.defer(end_task_);
+  if (stopping_) return finish(op, Error::ShuttingDown);
   if (op.op == StoreOp::Op::flush) {
     if (device_.failed() != Error::Ok) return finish(op, device_.failed());
     return flusher_.add(op);
   }
-  Error error = validate(op);
-  if (error == Error::Ok && closing_) error = Error::ShuttingDown;
-  if (error != Error::Ok) return finish(op, error);
+  if (const Error error = validate(op); error != Error::Ok) return finish(op, error);
   if (op.op == StoreOp::Op::read) return reader_.start(op);
   if (device_.failed() != Error::Ok) return finish(op, device_.failed());
   (waiting_tail_ ? waiting_tail_->next : waiting_head_) = &op;
@@ -190,11 +191,23 @@ void StoreImpl::maybe_checkpoint() noexcept {
   const bool half_full = journal_.used_bytes() > std::min(bytes / 2, bytes - 2 * kBatchBytesMax);
   const bool last = closing_ && !closing_checkpointed_ && mutations_in_flight_ == 0 && !waiting_head_ && journal_.idle();
   if (last) closing_checkpointed_ = true;
-  if (last || (half_full && !closing_checkpointed_)) checkpoint_->start();
+  if (last || (half_full && !closing_checkpointed_)) return checkpoint_->start();
+  if (stopping_ || idle_timer_.armed() || journal_.used_bytes() == 0) return;
+  idle_lsn_ = journal_.appended_lsn();
+  loop_.arm(idle_timer_, loop_.now_us() + kIdleCheckpointUs);
+}
+
+// Nothing was appended for a while: what is in the journal goes home, so that a restart replays nothing.
+void StoreImpl::idle_timer_fired() noexcept {
+  loop_.defer(end_task_);
+  const bool quiet = journal_.idle() && journal_.appended_lsn() == idle_lsn_;
+  if (quiet && !checkpoint_->running() && device_.failed() == Error::Ok) checkpoint_->start();
 }
 
 void StoreImpl::close(Done done) {
-  BLOCKD_ASSERT(!closing_);
+  BLOCKD_ASSERT(!stopping_);
+  stopping_ = true;
+  loop_.cancel(idle_timer_);
   closing_ = std::move(done);
   loop_.defer(end_task_);
 }

@@ -71,6 +71,7 @@ class StoreImpl final : public Store, private JournalListener {
   void flushed(StoreOp* ops, Error error) noexcept;
   void reclaim_slots() noexcept;
   void maybe_checkpoint() noexcept;
+  void idle_timer_fired() noexcept;
   void maybe_closed() noexcept;
   [[nodiscard]] const std::uint32_t* slot_of(SegmentHandle segment, std::uint32_t chunk) const noexcept;
 
@@ -113,6 +114,8 @@ class StoreImpl final : public Store, private JournalListener {
   DirectWriter direct_;
   std::unique_ptr<Checkpoint> checkpoint_;  // after recovery
   io::Task end_task_;
+  io::Timer idle_timer_;
+  std::uint64_t idle_lsn_ = 0;  // the newest when the timer was armed
 
   StoreOp* waiting_head_ = nullptr;  // mutations not started, in order
   StoreOp* waiting_tail_ = nullptr;
@@ -125,6 +128,7 @@ class StoreImpl final : public Store, private JournalListener {
   std::vector<SegmentHandle> reaping_;  // segments whose stable mark has moved
   std::uint64_t unflushed_map_bytes_ = 0;
   std::uint64_t mutations_in_flight_ = 0;
+  bool stopping_ = false;  // close() was called
   Done closing_;
   bool closing_checkpointed_ = false;
 };

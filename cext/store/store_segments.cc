@@ -15,7 +15,7 @@ void StoreImpl::queue_meta(std::function<Start(MetaOp&)> append, Done done) {
   MetaOp op;
   op.append = std::move(append);
   op.done = std::move(done);
-  if (closing_) op.error = Error::ShuttingDown;
+  if (stopping_) op.error = Error::ShuttingDown;
   if (device_.failed() != Error::Ok) op.error = device_.failed();
   meta_waiting_.push_back(std::move(op));
   loop_.defer(end_task_);
