@@ -7,11 +7,12 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 seconds=$1
 
+sources=(cext/fuzz/*/*_fuzz.cc)
+mapfile -t targets < <(basename -s .cc "${sources[@]}")
 cmake --preset fuzz >/dev/null
-cmake --build --preset fuzz
+cmake --build --preset fuzz --target "${targets[@]}"
 mkdir -p build/fuzz/crashes
-for source in cext/fuzz/*/*_fuzz.cc; do
-  [[ -e $source ]] || continue
+for source in "${sources[@]}"; do
   name=$(basename "$source" .cc)
   found=build/fuzz/corpus/$name
   mkdir -p "$found"
