@@ -45,6 +45,7 @@ class Engine {
   std::uint32_t min_in_sync = 1;
   bool fenced = false;
   bool closed = false;
+  bool full = false;  // a member's store is nearly full
   std::uint64_t ops_under_way = 0;  // with channels: the volume must outlive them
   std::uint32_t joins = 0;
   std::uint64_t resync_free_at_us = 0;  // the bandwidth limit

@@ -19,6 +19,7 @@ struct MemberHost {
   std::uint64_t lease_until_us = 0;  // on the engine's clock, margin taken off
   std::uint64_t beat_sent_us = 0;
   bool beat_under_way = false;
+  bool full = false;
   peer::ReplicaOp beat;
   peer::ChannelWatcher watcher;
 };

@@ -42,7 +42,7 @@ void Segment::run() noexcept {
 void Segment::submit(Mutation& mutation) noexcept {
   mutation.segment = this;
   mutation.started_us = engine_.loop.now_us();
-  mutation.quorum_acked = mutation.requeue = false;
+  mutation.quorum_acked = mutation.requeue = mutation.no_space = false;
   mutation.acked = mutation.outstanding = mutation.lagging = 0;
   mutation.read_error = Error::Ok;
   const bool begun = mutation.stage == Mutation::Stage::prepare ? try_prepare(mutation) : try_admit(mutation);
@@ -116,6 +116,7 @@ void Segment::part_done(ReplicaOp& op) noexcept {
   op.hold.reset();
   self.uncount_lag(mutation, index);
   // Still counted as outstanding: losing the member must not let go of the mutation under our hands.
+  if (op.error == Error::NoSpace) mutation.no_space = true;
   if (op.error != Error::Ok) self.member_error(index, op.session, op.error);
   mutation.outstanding &= static_cast<MemberMask>(~member_bit(index));
   if (op.error == Error::Ok && op.session == self.members_[index].session) mutation.acked |= member_bit(index);
@@ -132,7 +133,8 @@ void Segment::evaluate(Mutation& mutation) noexcept {
     answer = std::exchange(mutation.parent, nullptr);
     count_lag(mutation);
   }
-  if (!waiting_reads_.empty() || !held_reads_.empty() || !copies_.empty() || phase_ != Phase::formed) poke();
+  const bool awaited = !waiting_reads_.empty() || !held_reads_.empty() || !copies_.empty();
+  if (awaited || phase_ != Phase::formed || (asked_ == 0 && ready_ != agreed_)) poke();
   if (mutation.outstanding == 0) {
     if (mutation.quorum_acked) {
       retire(mutation);
@@ -194,12 +196,8 @@ void Segment::requeue(Mutation& mutation) noexcept {
   in_flight_.erase(mutation);
   filter_add(mutation.first_block, mutation.block_count, -1);
   mutation.requeue = false;
-  if (mutation.parent == nullptr) {  // its client was told that the outcome is unknown: leave it so
-    mutation.hold.reset();
-    engine_.mutations.put(mutation);
-    engine_.room();
-    return;
-  }
+  // Its client was told that the outcome is unknown: leave it so. Or it is what filled the stores.
+  if (mutation.parent == nullptr || mutation.no_space) return finish(mutation, Error::NoSpace);
   mutation.stage = Mutation::Stage::admit;
   waiting_.push_back(mutation);
   poke();

@@ -162,6 +162,7 @@ class Segment {
   [[nodiscard]] ChunkCopy* start_copy(ChunkCopy::Why why, std::uint32_t chunk, std::uint32_t source,
                                       MemberMask targets) noexcept;
   void pump_copies() noexcept;
+  void let_go_of_copies(std::uint32_t source) noexcept;
   [[nodiscard]] bool try_copy(ChunkCopy& copy) noexcept;
   static void copy_read_done(peer::ReplicaOp& op) noexcept;
   void send_replaces(ChunkCopy& copy) noexcept;
@@ -205,6 +206,7 @@ class Segment {
   peer::List<Flush> flushes_;
   peer::List<RangeLock> locks_;
   peer::List<ChunkCopy> copies_;         // waiting to begin
+  peer::List<ChunkCopy> active_copies_;  // reading, replacing
   std::uint32_t copies_under_way_ = 0;
   std::array<std::uint16_t, 256> filter_{};  // mutations in flight by chunk, hashed
   std::uint32_t wide_ = 0;                   // those too long to count by chunk

@@ -204,6 +204,7 @@ void Segment::member_failed(std::uint32_t index, Error error) noexcept {
   member.state = Member::State::absent;
   ready_ &= static_cast<MemberMask>(~member_bit(index));
   member.lag_bytes = member.lag_ops = 0;
+  let_go_of_copies(index);
   if (member.join) --engine_.joins;
   member.join.reset();
   member.backoff_us = std::clamp(member.backoff_us * 2, kRetryMinUs, kRetryMaxUs);
@@ -398,6 +399,17 @@ void Segment::check_hung_operations() noexcept {
       if (here) member_failed(i, Error::Timeout);
     }
     if (phase_ != Phase::formed) return;  // reopened: the list is not what it was
+  }
+  for (ChunkCopy* copy = active_copies_.front(); copy != nullptr; copy = peer::List<ChunkCopy>::next(*copy)) {
+    if (now <= copy->started_us + hung_us) continue;
+    if (copy->stage == ChunkCopy::Stage::reading && copy->source_session == members_[copy->source].session) {
+      member_failed(copy->source, Error::Timeout);
+    }
+    for (std::uint32_t i = 0; i < kMembersMax; ++i) {
+      const bool here = (copy->outstanding & member_bit(i)) && copy->target_sessions[i] == members_[i].session;
+      if (here) member_failed(i, Error::Timeout);
+    }
+    if (phase_ != Phase::formed) return;
   }
   for (Flush* flush = flushes_.front(); flush != nullptr; flush = peer::List<Flush>::next(*flush)) {
     if (now > flush->started_us + kStallTimeoutUs) {

@@ -60,7 +60,7 @@ bool Segment::try_read(Read& read) noexcept {
   op.owner = &read;
   op.tag = index;
   op.session = member.session;
-  if (index != 0 && member.distance != 0) ++engine_.stats.remote_reads;
+  if (member.distance != 0) ++engine_.stats.remote_reads;
   engine_.submit(*member.host, op);
   return true;
 }

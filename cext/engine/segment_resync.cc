@@ -284,6 +284,13 @@ void Segment::pump_copies() noexcept {
   }
 }
 
+// The source is lost: its answer will be ignored, so clients need not wait for it.
+void Segment::let_go_of_copies(std::uint32_t source) noexcept {
+  for (ChunkCopy* copy = active_copies_.front(); copy != nullptr; copy = peer::List<ChunkCopy>::next(*copy)) {
+    if (copy->source == source && copy->stage == ChunkCopy::Stage::reading) unlock(copy->lock);
+  }
+}
+
 // Locks the chunk against new mutations; reads it once the source has every one there is. False: wait.
 bool Segment::try_copy(ChunkCopy& copy) noexcept {
   if (copy.source_session != members_[copy.source].session) {
@@ -308,6 +315,8 @@ bool Segment::try_copy(ChunkCopy& copy) noexcept {
     return false;
   }
   copy.stage = ChunkCopy::Stage::reading;
+  copy.started_us = engine_.loop.now_us();
+  active_copies_.push_back(copy);
   ReplicaOp& op = copy.read;
   op.kind = ReplicaOp::Kind::read_chunk;
   op.handle = members_[copy.source].handle;
@@ -388,7 +397,8 @@ void Segment::replace_done(ReplicaOp& op) noexcept {
 }
 
 void Segment::finish(ChunkCopy& copy) noexcept {
-  BLOCKD_ASSERT(copy.outstanding == 0 && !copy.link.linked && copies_under_way_ > 0);
+  BLOCKD_ASSERT(copy.outstanding == 0 && copies_under_way_ > 0);
+  if (copy.link.linked) active_copies_.erase(copy);
   unlock(copy.lock);
   copy.buffer.reset();
   --copies_under_way_;

@@ -63,6 +63,7 @@ class VolumeImpl final : public Volume, private Engine {
   void tick() noexcept;
   void beat(MemberHost& member_host) noexcept;
   static void beat_done(ReplicaOp& op) noexcept;
+  void update_full() noexcept;
   void add_segment(const SegmentConfig& segment, std::uint64_t volume_bytes);
   void update_state() noexcept;
   void emit(std::function<void()> event);
@@ -152,6 +153,7 @@ Error VolumeImpl::check(const BlockRequest& request) const noexcept {
   if (Engine::fenced) return Error::EpochFenced;
   if (closing_ != Closing::no) return Error::ShuttingDown;
   if (request.op == BlockRequest::Op::flush) return Error::Ok;
+  if (request.op == BlockRequest::Op::write && Engine::full) return Error::NoSpace;
   const bool read = request.op == BlockRequest::Op::read;
   const bool payload = read || request.op == BlockRequest::Op::write;
   if (payload && request.length_bytes > kMutationBytesMax) return Error::RequestTooLarge;
@@ -358,7 +360,7 @@ void VolumeImpl::run() noexcept {
     segment->poked = false;
     segment->run();
   }
-  if (!running_.empty() || recheck_) update_state();
+  if (recheck_ || state_ != VolumeState::serving) update_state();  // a stall is noticed by tick()
   running_.clear();
   recheck_ = false;
   answer_ended();
@@ -399,7 +401,7 @@ void VolumeImpl::update_state() noexcept {
     config_.size_bytes = grow_to_bytes_;
     emit([done = std::exchange(grown_, nullptr)] { done(Error::Ok); });
   }
-  if (closing_ != Closing::no) worst = closing_ == Closing::leaving && closed ? VolumeState::closed : VolumeState::closing;
+  if (closing_ != Closing::no) worst = closing_ == Closing::leaving ? VolumeState::closed : VolumeState::closing;
   if (worst == VolumeState::serving && !ever_served_) {
     ever_served_ = true;
     Engine::stats.open_duration_us = Engine::loop.now_us() - started_us_;
@@ -468,9 +470,19 @@ void VolumeImpl::beat_done(ReplicaOp& op) noexcept {
   // From when it was sent: the member counts from later, on its own clock.
   const std::uint64_t until = member_host.beat_sent_us + op.lease_us * kLeaseUsePercent / 100;
   member_host.lease_until_us = std::max(member_host.lease_until_us, until);
+  member_host.full = op.full;
+  self.update_full();
   for (auto& segment : self.segments_) segment->lease_renewed();
   self.recheck_ = true;
   self.schedule();
+}
+
+// While any member's store is nearly full, writes are refused before they have a version; reads and
+// trims go on. A store that refused a mutation would have to leave the in-sync set instead.
+void VolumeImpl::update_full() noexcept {
+  Engine::full = std::any_of(hosts_.begin(), hosts_.end(), [](const auto& member_host) {
+    return member_host->full && member_host->channel->connected();
+  });
 }
 
 // A newer attachment exists. Terminal.
@@ -598,7 +610,6 @@ void VolumeImpl::advance_closing() noexcept {
   }
   if (closing_ == Closing::releasing && (Engine::ops_under_way == 0 || late)) {
     closing_ = Closing::leaving;
-    Engine::closed = true;
     if (late) {
       for (auto& member_host : hosts_) member_host->channel->fail();
     }
@@ -613,6 +624,7 @@ void VolumeImpl::advance_closing() noexcept {
 void VolumeImpl::close_flushed() noexcept {
   closing_ = Closing::releasing;
   for (auto& segment : segments_) segment->announce_stable();
+  Engine::closed = true;  // nothing new is begun: resyncs stop where they are
   if (!Engine::fenced) release_leases();
 }
 

@@ -38,7 +38,7 @@ struct ReplicaOp {
     replace,     // handle, version, first_block = the chunk's first, valid_mask, data, crcs
     flush,       // handle: every mutation submitted before is durable
     stable,      // handle, stable
-    heartbeat,   // segment.volume, version.epoch -> lease_us
+    heartbeat,   // segment.volume, version.epoch -> lease_us, full
     release      // segment.volume, version.epoch: the lease is given back
   };
   Kind kind = Kind::read;
@@ -59,6 +59,7 @@ struct ReplicaOp {
   BufferRef hold;
   std::uint64_t wait_us = 0;   // open refused with LeaseHeld: how long at most
   std::uint64_t lease_us = 0;  // heartbeat: what was granted, from its receipt
+  bool full = false;           // heartbeat: a store there is nearly full, writes should stop
   void (*done)(ReplicaOp&) noexcept = nullptr;
   void* owner = nullptr;
   std::uint32_t tag = 0;      // the owner's: which member

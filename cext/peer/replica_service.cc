@@ -155,12 +155,24 @@ ReplicaService::Grant& ReplicaService::grant_of(const Uuid& volume) {
   return it->second;
 }
 
+namespace {
+
+// What is left must take everything that engines may have under way when they hear of it.
+bool nearly_full(const store::Store& store) noexcept {
+  const store::StoreInfo info = store.info();
+  const std::uint64_t reserve = std::clamp<std::uint64_t>(info.capacity_bytes / 32, 2u << 20, 256u << 20);
+  return info.allocated_bytes + reserve > info.capacity_bytes;
+}
+
+}  // namespace
+
 void ReplicaService::heartbeat(ReplicaOp& op) noexcept {
   Grant& grant = grant_of(op.segment.volume);
   if (op.version.epoch < grant.fence) return completions_.push(op, Error::EpochFenced);
   grant.epoch = op.version.epoch;
   grant.until_us = loop_.now_us() + lease_us_;
   op.lease_us = lease_us_;
+  op.full = std::any_of(stores_.begin(), stores_.end(), [](const auto& held) { return nearly_full(*held.second); });
   completions_.push(op, Error::Ok);
 }
 

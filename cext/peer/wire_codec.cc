@@ -162,6 +162,7 @@ void encode_reply(ReplicaOp& op) noexcept {
       break;
     case Kind::heartbeat:
       header.mark_seq = op.lease_us;
+      header.block_count = op.full ? 1 : 0;
       break;
     case Kind::list:
       if (ok) header.block_count = op.block_count;
@@ -202,6 +203,7 @@ bool decode_reply(const format::FrameHeader& header, ReplicaOp& op, PayloadShape
       break;
     case Kind::heartbeat:
       op.lease_us = header.mark_seq;
+      op.full = header.block_count != 0;
       break;
     case Kind::list:
       if (!ok) break;
