@@ -166,6 +166,22 @@ bool SimCluster::detach(std::uint32_t index, std::uint64_t max_us) {
   return in_time;
 }
 
+bool SimCluster::grow(std::uint32_t index, std::uint64_t size_bytes) {
+  BLOCKD_ASSERT(size_bytes <= kSegmentBytes && size_bytes > options_.volume_bytes);
+  std::uint32_t left = options_.replicas;
+  for (std::uint32_t i = 0; i < options_.replicas; ++i) {
+    store::Store& store = *hosts_[i].process->store;
+    const auto handle = store.find_segment({volume_id_, 0});
+    BLOCKD_ASSERT(handle);
+    store.resize_segment(*handle, static_cast<std::uint32_t>(size_bytes / kBlockBytes), [&left](Error) { --left; });
+  }
+  bool grown = false;
+  if (!world_.run_until([&] { return left == 0; }, 60'000'000)) return false;
+  volume(index)->grow(size_bytes, {}, [&grown](Error error) { grown = error == Error::Ok; });
+  options_.volume_bytes = size_bytes;
+  return world_.run_until([&] { return grown; }, 60'000'000);
+}
+
 engine::Volume* SimCluster::volume_of(std::uint32_t host, std::uint64_t epoch) {
   Process* process = hosts_[host].process.get();
   return process && process->volume && process->epoch == epoch ? process->volume.get() : nullptr;

@@ -63,6 +63,9 @@ class SimCluster {
   // Ends the host's volume in good order. False: not within max_us.
   bool detach(std::uint32_t host, std::uint64_t max_us = 60'000'000);
 
+  // Within the first segment. False: not within a minute.
+  bool grow(std::uint32_t host, std::uint64_t size_bytes);
+
   [[nodiscard]] bool alive(std::uint32_t host) const { return hosts_[host].process != nullptr; }
   [[nodiscard]] engine::Volume* volume(std::uint32_t host) {
     return hosts_[host].process ? hosts_[host].process->volume.get() : nullptr;

@@ -74,7 +74,7 @@ std::string History::check_sector(std::uint64_t number, const Sector& sector) co
     if (read.tag == 0) continue;
     auto [it, fresh] = zones.try_emplace(read.tag);
     Zone& zone = it->second;
-    if (fresh) zone = {kNever, by_tag.at(read.tag)->called, read.tag};
+    if (fresh) zone = {kNever, by_tag.at(read.tag)->called, read.tag};  // written, never answered
     zone.first_answer = std::min(zone.first_answer, read.answered);
     zone.last_call = std::max(zone.last_call, read.called);
   }

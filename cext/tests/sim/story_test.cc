@@ -1,0 +1,378 @@
+// Single stories of a cluster, each about one promise of docs/REPLICATION.md.
+#include <doctest/doctest.h>
+
+#include <cstdlib>
+#include <cstring>
+#include <string>
+
+#include "base/crc32c.h"
+#include "sim/cluster.h"
+#include "sim/workload.h"
+
+namespace blockd::sim {
+namespace {
+
+using engine::BlockRequest;
+using engine::VolumeState;
+
+constexpr std::uint64_t kPatienceUs = 40'000'000;
+
+// One request with memory of its own; waits for the answer.
+struct Io {
+  SimCluster& cluster;
+  std::uint32_t host;
+  std::byte* memory = static_cast<std::byte*>(std::aligned_alloc(kBlockBytes, kMutationBytesMax));
+  BlockRequest request{};
+  bool over = false;
+
+  Io(SimCluster& in, std::uint32_t at) : cluster(in), host(at) {}
+  ~Io() { std::free(memory); }
+  Io(const Io&) = delete;
+  Io& operator=(const Io&) = delete;
+
+  void begin(BlockRequest::Op op, std::uint64_t offset, std::uint32_t length, bool fua = false) {
+    request = BlockRequest{};
+    request.op = op;
+    request.offset_bytes = offset;
+    request.length_bytes = length;
+    request.fua = fua;
+    request.data = memory;
+    request.owner = this;
+    request.done = [](BlockRequest& r) noexcept { static_cast<Io*>(r.owner)->over = true; };
+    over = false;
+    cluster.volume(host)->submit(request);
+  }
+  Error wait(std::uint64_t max_us = kPatienceUs) {
+    return cluster.world().run_until([&] { return over; }, max_us) ? request.error : Error::Timeout;
+  }
+  Error write(std::uint64_t offset, std::uint32_t length, int byte, bool fua = false) {
+    std::memset(memory, byte, length);
+    begin(BlockRequest::Op::write, offset, length, fua);
+    return wait();
+  }
+  Error read(std::uint64_t offset, std::uint32_t length) {
+    std::memset(memory, 0xee, length);
+    begin(BlockRequest::Op::read, offset, length);
+    return wait();
+  }
+  Error trim(std::uint64_t offset, std::uint32_t length) {
+    begin(BlockRequest::Op::trim, offset, length);
+    return wait();
+  }
+  Error flush() {
+    begin(BlockRequest::Op::flush, 0, 0);
+    return wait();
+  }
+  [[nodiscard]] bool all(int byte, std::size_t from, std::size_t length) const {
+    for (std::size_t i = from; i < from + length; ++i) {
+      if (memory[i] != static_cast<std::byte>(byte)) return false;
+    }
+    return true;
+  }
+};
+
+bool until_state(SimCluster& cluster, std::uint32_t host, VolumeState state, std::uint64_t max_us = kPatienceUs) {
+  return cluster.world().run_until([&] { return cluster.volume(host)->state() == state; }, max_us);
+}
+
+bool until_in_sync(SimCluster& cluster, std::uint32_t count, std::uint64_t max_us = kPatienceUs) {
+  return cluster.world().run_until([&] { return cluster.in_sync_count(0) == count; }, max_us);
+}
+
+FakeStoreMedium& fake(SimCluster& cluster, std::uint32_t host) {
+  return static_cast<FakeStoreMedium&>(cluster.medium(host));
+}
+
+struct Fixture {
+  explicit Fixture(ClusterOptions options = {}, std::uint32_t at = 0) : cluster(options), io(cluster, at) {
+    cluster.attach(at);
+    REQUIRE(until_state(cluster, at, VolumeState::serving));
+  }
+  SimCluster cluster;
+  Io io;
+};
+
+TEST_CASE("unaligned writes and trims change their bytes and no others") {
+  Fixture f;
+  REQUIRE(f.io.write(0, 32768, 1) == Error::Ok);
+  REQUIRE(f.io.write(1000, 10001, 2) == Error::Ok);
+  REQUIRE(f.io.trim(20000, 5000) == Error::Ok);
+  REQUIRE(f.io.write(30000, 7, 3) == Error::Ok);
+  REQUIRE(f.io.read(0, 32768) == Error::Ok);
+  CHECK(f.io.all(1, 0, 1000));
+  CHECK(f.io.all(2, 1000, 10001));
+  CHECK(f.io.all(1, 11001, 8999));
+  CHECK(f.io.all(0, 20000, 5000));
+  CHECK(f.io.all(1, 25000, 5000));
+  CHECK(f.io.all(3, 30000, 7));
+  CHECK(f.io.all(1, 30007, 32768 - 30007));
+}
+
+TEST_CASE("the largest unaligned write is taken whole") {
+  Fixture f;
+  REQUIRE(f.io.write(512, kMutationBytesMax, 7) == Error::Ok);
+  REQUIRE(f.io.read(0, kMutationBytesMax) == Error::Ok);
+  CHECK(f.io.all(0, 0, 512));
+  CHECK(f.io.all(7, 512, kMutationBytesMax - 512));
+}
+
+TEST_CASE("requests across a segment's border and a long trim are one request to the client") {
+  ClusterOptions options;
+  options.volume_bytes = kSegmentBytes + (1u << 20);
+  Fixture f(options);
+  REQUIRE(f.io.write(kSegmentBytes - 100'000, 200'000, 5, true) == Error::Ok);
+  REQUIRE(f.io.read(kSegmentBytes - 65'536, 131'072) == Error::Ok);
+  CHECK(f.io.all(5, 0, 131'072));
+  REQUIRE(f.io.trim(4096, static_cast<std::uint32_t>(kSegmentBytes)) == Error::Ok);
+  REQUIRE(f.io.read(kSegmentBytes - 65'536, 131'072) == Error::Ok);
+  CHECK(f.io.all(0, 0, 65'536 + 4096));
+  CHECK(f.io.all(5, 65'536 + 4096, 61'440));
+}
+
+TEST_CASE("bad requests are refused with the right error") {
+  Fixture f;
+  f.io.begin(BlockRequest::Op::read, 100, 4096);
+  CHECK(f.io.wait() == Error::InvalidArgument);
+  f.io.begin(BlockRequest::Op::read, 2u << 20, 4096);
+  CHECK(f.io.wait() == Error::ExtentOutOfRange);
+  f.io.begin(BlockRequest::Op::write, (2u << 20) - 100, 200);
+  CHECK(f.io.wait() == Error::ExtentOutOfRange);
+  f.io.begin(BlockRequest::Op::write, 0, kMutationBytesMax + 1);
+  CHECK(f.io.wait() == Error::RequestTooLarge);
+  f.io.begin(BlockRequest::Op::trim, ~std::uint64_t{0} - 10, 4096);
+  CHECK(f.io.wait() == Error::ExtentOutOfRange);
+}
+
+TEST_CASE("losing one of three stalls no write for longer than noticing it, also without metadata") {
+  Fixture f;
+  f.cluster.meta_reachable = false;
+  REQUIRE(f.io.write(0, 4096, 1) == Error::Ok);
+  f.cluster.kill(2, false);
+  const std::uint64_t before = f.cluster.world().now_us();
+  for (int i = 0; i < 20; ++i) REQUIRE(f.io.write(0, 4096, i) == Error::Ok);
+  REQUIRE(f.io.flush() == Error::Ok);
+  CHECK(f.cluster.world().now_us() - before < 200'000);
+}
+
+TEST_CASE("losing one of two goes on once the smaller set is agreed") {
+  ClusterOptions options;
+  options.replicas = 2;
+  options.min_in_sync = 1;
+  Fixture f(options);
+  f.cluster.kill(1, false);
+  REQUIRE(f.io.write(0, 4096, 9) == Error::Ok);
+  CHECK(f.cluster.in_sync_count(0) == 1);
+}
+
+TEST_CASE("below min_in_sync writes wait, and fail after the stall timeout") {
+  ClusterOptions options;
+  options.replicas = 2;
+  options.min_in_sync = 2;
+  Fixture f(options);
+  f.cluster.kill(1, false);
+  f.io.begin(BlockRequest::Op::write, 0, 4096);
+  CHECK(f.io.wait(20'000'000) == Error::Timeout);
+  const Error error = f.io.wait(20'000'000);
+  const bool told = error == Error::QuorumLost || error == Error::WriteUnresolved;
+  CHECK(told);
+  f.cluster.restart(1);
+  REQUIRE(until_state(f.cluster, 0, VolumeState::serving));
+  CHECK(f.io.write(0, 4096, 4) == Error::Ok);
+  CHECK(f.cluster.in_sync_count(0) == 2);
+}
+
+TEST_CASE("a returning member is sent only what it missed") {
+  Fixture f;
+  for (std::uint64_t at = 0; at < 1u << 20; at += kMutationBytesMax) REQUIRE(f.io.write(at, kMutationBytesMax, 1) == Error::Ok);
+  REQUIRE(f.io.flush() == Error::Ok);
+  f.cluster.kill(1, false);
+  REQUIRE(until_in_sync(f.cluster, 2));
+  REQUIRE(f.io.write(0, 4096, 2) == Error::Ok);
+  REQUIRE(f.io.write(300'000, 4096, 3) == Error::Ok);
+  f.cluster.restart(1);
+  REQUIRE(until_in_sync(f.cluster, 3));
+  CHECK(f.cluster.volume(0)->stats().resync_bytes >= 2 * kChunkBytes);
+  CHECK(f.cluster.volume(0)->stats().resync_bytes <= 3 * kChunkBytes);  // one it may have had in flight
+  CHECK(f.cluster.compare_replicas().empty());
+}
+
+TEST_CASE("a replica that vanished is built anew, and never while it counts as in sync") {
+  Fixture f;
+  REQUIRE(f.io.write(0, kMutationBytesMax, 1) == Error::Ok);
+  f.cluster.kill(2, false);
+  fake(f.cluster, 2).medium().base.clear();
+  fake(f.cluster, 2).medium().live.clear();
+  fake(f.cluster, 2).medium().log.clear();
+  fake(f.cluster, 2).medium().done_count = 0;
+  f.cluster.meta_reachable = false;
+  f.cluster.restart(2);
+  f.cluster.world().run_for(5'000'000);
+  CHECK(fake(f.cluster, 2).medium().live.empty());  // still agreed in sync: not created
+  f.cluster.meta_reachable = true;
+  REQUIRE(until_in_sync(f.cluster, 2));
+  REQUIRE(until_in_sync(f.cluster, 3));
+  CHECK(f.cluster.compare_replicas().empty());
+}
+
+TEST_CASE("a damaged block is read elsewhere, repaired and reported") {
+  Fixture f;
+  REQUIRE(f.io.write(0, 65536, 6) == Error::Ok);
+  f.cluster.world().run_for(100'000);
+  FakeMedium& medium = fake(f.cluster, 0).medium();
+  medium.fold(medium.done_count);
+  for (auto* image : {&medium.base, &medium.live}) image->begin()->second.chunks.at(0).data[5000] ^= std::byte{1};
+  REQUIRE(f.io.read(0, 65536) == Error::Ok);
+  CHECK(f.io.all(6, 0, 65536));
+  CHECK(f.cluster.world().run_until([&] { return f.cluster.notices("block-repaired") == 1; }, kPatienceUs));
+  CHECK(f.cluster.compare_replicas().empty());
+  CHECK(medium.live.begin()->second.chunks.at(0).data[5000] == std::byte{6});
+  CHECK(f.cluster.volume(0)->stats().remote_reads > 0);
+}
+
+TEST_CASE("a block damaged on every replica is an error, never wrong bytes") {
+  Fixture f;
+  REQUIRE(f.io.write(0, 4096, 6) == Error::Ok);
+  f.cluster.world().run_for(100'000);
+  for (std::uint32_t host = 0; host < 3; ++host) {
+    fake(f.cluster, host).medium().live.begin()->second.chunks.at(0).data[50] ^= std::byte{1};
+  }
+  CHECK(f.io.read(0, 4096) == Error::ChecksumMismatch);
+  CHECK(f.io.write(0, 4096, 8) == Error::Ok);
+  CHECK(f.io.read(0, 4096) == Error::Ok);
+  CHECK(f.io.all(8, 0, 4096));
+}
+
+TEST_CASE("a store that fails writes costs its member, not the volume; the local one too") {
+  for (const std::uint32_t failing : {0u, 2u}) {
+    Fixture f;
+    fake(f.cluster, failing).store().fail_mutations = Error::DiskError;
+    REQUIRE(f.io.write(0, 4096, 1) == Error::Ok);
+    REQUIRE(until_in_sync(f.cluster, 2));
+    REQUIRE(f.io.write(0, 4096, 2) == Error::Ok);
+    fake(f.cluster, failing).store().fail_mutations = Error::Ok;
+    REQUIRE(until_in_sync(f.cluster, 3));
+    CHECK(f.io.read(0, 4096) == Error::Ok);
+    CHECK(f.io.all(2, 0, 4096));
+    CHECK(f.cluster.compare_replicas().empty());
+  }
+}
+
+TEST_CASE("a member whose disk hangs is taken out; a slow one sets nobody's latency") {
+  Fixture f;
+  fake(f.cluster, 1).store().slowness = 500;
+  const std::uint64_t before = f.cluster.world().now_us();
+  for (int i = 0; i < 20; ++i) REQUIRE(f.io.write(0, 4096, i) == Error::Ok);
+  CHECK(f.cluster.world().now_us() - before < 200'000);
+  fake(f.cluster, 1).store().slowness = 1;
+  fake(f.cluster, 2).store().stuck = true;
+  REQUIRE(f.io.write(8192, 4096, 1) == Error::Ok);
+  REQUIRE(until_in_sync(f.cluster, 2));
+  REQUIRE(f.io.write(8192, 4096, 2) == Error::Ok);
+}
+
+TEST_CASE("a detach gives the leases back: the next attach does not wait for them") {
+  Fixture f;
+  REQUIRE(f.io.write(0, 4096, 1) == Error::Ok);
+  f.cluster.world().run_for(f.cluster.options().lease_us);  // the hosts are past their own start
+  REQUIRE(f.cluster.detach(0));
+  const std::uint64_t before = f.cluster.world().now_us();
+  f.cluster.attach(1);
+  REQUIRE(until_state(f.cluster, 1, VolumeState::serving));
+  CHECK(f.cluster.world().now_us() - before < 100'000);
+  Io other(f.cluster, 1);
+  REQUIRE(other.read(0, 4096) == Error::Ok);
+  CHECK(other.all(1, 0, 4096));
+}
+
+TEST_CASE("an attach elsewhere fences a living engine within a lease or so") {
+  Fixture f;
+  REQUIRE(f.io.write(0, 4096, 1) == Error::Ok);
+  f.cluster.attach(2);
+  REQUIRE(until_state(f.cluster, 2, VolumeState::serving, 3'000'000));
+  REQUIRE(until_state(f.cluster, 0, VolumeState::fenced, 1'000'000));
+  CHECK(f.io.write(0, 4096, 2) == Error::EpochFenced);
+  CHECK(f.io.read(0, 4096) == Error::EpochFenced);
+  CHECK(f.cluster.detach(0));
+  Io other(f.cluster, 2);
+  REQUIRE(other.read(0, 4096) == Error::Ok);
+  CHECK(other.all(1, 0, 4096));
+}
+
+TEST_CASE("a holder cut off from everybody serves no read once another may write") {
+  Fixture f;
+  REQUIRE(f.io.write(0, 4096, 1) == Error::Ok);
+  f.cluster.partition(0, 1, true);
+  f.cluster.partition(0, 2, true);
+  f.cluster.attach(1);
+  Io other(f.cluster, 1);
+  REQUIRE(until_state(f.cluster, 1, VolumeState::serving));
+  REQUIRE(other.write(0, 4096, 2) == Error::Ok);
+  f.io.begin(BlockRequest::Op::read, 0, 4096);
+  CHECK(f.io.wait(5'000'000) == Error::Timeout);  // it waits; the old value it has is not given out
+  f.cluster.heal();
+  CHECK(f.io.wait() == Error::EpochFenced);
+}
+
+TEST_CASE("with every member's metadata gone an attached volume goes on serving") {
+  Fixture f;
+  f.cluster.meta_reachable = false;
+  for (int i = 0; i < 30; ++i) {
+    REQUIRE(f.io.write(0, 4096, i) == Error::Ok);
+    if (i == 10) f.cluster.reset_links(0, 1);
+    if (i == 20) f.cluster.reset_links(0, 2);
+    f.cluster.world().run_for(300'000);
+  }
+  CHECK(f.cluster.volume(0)->state() == VolumeState::serving);
+}
+
+TEST_CASE("a volume grows while it serves") {
+  Fixture f;
+  REQUIRE(f.io.write(0, 4096, 1) == Error::Ok);
+  REQUIRE(f.cluster.grow(0, 4u << 20));
+  REQUIRE(f.io.write(3u << 20, 4096, 2) == Error::Ok);
+  REQUIRE(f.io.read(3u << 20, 4096) == Error::Ok);
+  CHECK(f.io.all(2, 0, 4096));
+}
+
+TEST_CASE("the same seed gives the same run") {
+  const auto run = [] {
+    ClusterOptions options;
+    options.seed = 77;
+    SimCluster cluster(options);
+    Workload work(cluster, 256 * 1024);
+    cluster.attach(0);
+    work.start(0, 8);
+    cluster.world().run_for(400'000);
+    cluster.kill(1, false);
+    cluster.world().run_for(400'000);
+    return cluster.world().digest();
+  };
+  CHECK(run() == run());
+}
+
+TEST_CASE("the checker finds what it is there to find") {
+  History stale(1);
+  const std::size_t first = stale.write_called(0, 1, 1);
+  stale.write_answered(first);
+  const std::size_t second = stale.write_called(0, 1, 2);
+  stale.write_answered(second);
+  stale.read_answered(stale.read_called(), 0, {1});
+  CHECK_FALSE(stale.check().empty());
+
+  History vanished(1);  // an unacknowledged write seen, then not seen
+  vanished.write_answered(vanished.write_called(0, 1, 1));
+  (void)vanished.write_called(0, 1, 2);
+  vanished.read_answered(vanished.read_called(), 0, {2});
+  CHECK(vanished.check().empty());
+  vanished.read_answered(vanished.read_called(), 0, {1});
+  CHECK_FALSE(vanished.check().empty());
+
+  History unwritten(1);
+  unwritten.read_answered(unwritten.read_called(), 0, {0});
+  CHECK(unwritten.check().empty());
+  unwritten.read_answered(unwritten.read_called(), 0, {5});
+  CHECK_FALSE(unwritten.check().empty());
+}
+
+}  // namespace
+}  // namespace blockd::sim
