@@ -107,6 +107,9 @@ class Agent:
                 except BlockdError as error:
                     self.registered.clear()
                     complaint.failed(error)
+                except Exception:  # a bug here must not end the volumes that are served
+                    log.exception("the agent failed; it registers again")
+                    self.registered.clear()
                 await asyncio.sleep(HEARTBEAT_S)
         finally:
             for task in self._renewals.values():
@@ -210,6 +213,8 @@ class Agent:
                 epoch = latest
             except BlockdError as error:
                 complaint.failed(error)
+            except Exception:
+                log.exception("taking %s up again failed; it is tried again", name)
             await asyncio.sleep(RETRY_S[min(attempt, len(RETRY_S) - 1)])
             attempt += 1
 

@@ -11,6 +11,7 @@ the attachments stays, so that a restarted daemon takes them up again without wa
 import asyncio
 import contextlib
 import logging
+import os
 import signal
 from collections.abc import AsyncIterator
 from uuid import UUID
@@ -28,7 +29,7 @@ from blockd.host.service import HostService
 from blockd.host.stores import open_stores
 from blockd.host.topology import Topology
 from blockd.host.volume_io import VolumeIO
-from blockd.model.errors import AddressInUse, BlockdError, InvalidArgument, StoreForeign
+from blockd.model.errors import AddressInUse, BlockdError, InvalidArgument, StoreForeign, Timeout
 from blockd.model.ids import parse_id
 from blockd.native import core as native
 from blockd.rpc.gen import host_pb2_grpc, volume_io_pb2_grpc
@@ -40,6 +41,7 @@ SERVICES = ("blockd.v1.HostService", "blockd.v1.VolumeIO")
 RETRY_S = 0.5
 STOP_GRACE_S = 1.0
 DRAIN_S = 20
+CLOSE_S = 10
 
 
 async def run(settings: HostSettings) -> None:
@@ -64,10 +66,21 @@ async def run(settings: HostSettings) -> None:
             try:
                 await serve(settings, data_dir, cluster_id, core, metadata, stop)
             finally:
-                await core.close()
+                await end(core)
         finally:
             await metadata.close()
     log.info("stopped")
+
+
+async def end(core: native.Core) -> None:
+    """Close the core. One that a stuck device holds up is left behind: what it acknowledged is on
+    its devices, and an operator who stops a daemon must not have to wait for a broken disk."""
+    try:
+        await asyncio.wait_for(core.close(), CLOSE_S)
+    except TimeoutError:
+        log.error("the data plane does not end within %d s; leaving it behind", CLOSE_S)
+        logging.shutdown()
+        os._exit(Timeout.exit_code)
 
 
 async def cluster_of(

@@ -51,7 +51,10 @@ class EventPump:
         """Handle events until the core is closed."""
         try:
             async for event in self._core.events():
-                self._handle(event)
+                try:
+                    self._handle(event)
+                except Exception:  # a bug in one event must not stop those that follow
+                    log.exception("event %r", event)
         finally:
             for task in self._tasks:
                 task.cancel()
@@ -140,6 +143,8 @@ class EventPump:
                 await work
             except BlockdError as error:
                 log.warning("%s", error)
+            except Exception:
+                log.exception("acting on an event failed")
 
         task = asyncio.create_task(guarded())
         self._tasks.add(task)

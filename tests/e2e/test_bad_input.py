@@ -60,7 +60,7 @@ def test_a_store_of_another_cluster(cluster: DevCluster, tmp_path: Path) -> None
 def test_a_device_without_a_store(cluster: DevCluster, tmp_path: Path) -> None:
     store = tmp_path / "store"
     store.write_bytes(b"precious" * (1 << 20))
-    says(host(cluster, tmp_path, store), CONFIG, str(store), "superblock")
+    says(host(cluster, tmp_path, store), CONFIG, str(store), "no blockd store")
     # --format is for empty devices only.
     says(host(cluster, tmp_path, store, "--format"), CONFIG, str(store))
     assert store.read_bytes() == b"precious" * (1 << 20)

@@ -1,6 +1,8 @@
 """The host that holds the attachment fails: another takes over, and the first can never write
 again."""
 
+import os
+import signal
 import time
 from pathlib import Path
 
@@ -32,8 +34,8 @@ def test_every_acknowledged_write_survives_the_holder(
     old_uri = cluster.attach(name, "paris-1").nbd_uris[0]
     recording = record(old_uri, tmp_path / "log", BLOCKS, seconds=60)
     wait_until(lambda: recording.acknowledged() > 2000, 30, "writes are acknowledged")
-    cluster.kill("paris-1")
     began = time.monotonic()
+    cluster.kill("paris-1")
     attachment = cluster.attach(name, "lyon-1")
     took = time.monotonic() - began
     assert recording.finish() == 3
@@ -105,8 +107,10 @@ def test_a_restarted_holder_takes_its_volume_up_again(
     assert recording.finish() == 0
     history = History.read(tmp_path / "log")
     epoch = cluster.volume(name).attachment.epoch
-    for _ in range(2):
-        cluster.kill("marseille-1")
+    for end in (signal.SIGKILL, signal.SIGTERM):
+        pid = cluster.status()["marseille-1"]["pid"]
+        os.kill(pid, end)
+        wait_until(lambda: cluster.status()["marseille-1"]["state"] == "dead", 30, "it has ended")
         cluster.start("marseille-1")
 
         def serves(above: int = epoch) -> bool:
@@ -116,5 +120,6 @@ def test_a_restarted_holder_takes_its_volume_up_again(
         wait_until(serves, 30, "the volume is served again")
         epoch = cluster.volume(name).attachment.epoch
         history.check(read_back(uri, BLOCKS))
+    assert "stopping: 1 volumes to drain" in cluster.log("marseille-1")
     cluster.detach(name)
     cluster.delete(name)
