@@ -81,6 +81,7 @@ class StoreImpl final : public Store, private JournalListener {
   [[nodiscard]] Start start_write(StoreOp& op) noexcept;
   [[nodiscard]] Start start_zero(StoreOp& op) noexcept;
   [[nodiscard]] Start start_replace(StoreOp& op) noexcept;
+  [[nodiscard]] Start end_with(StoreOp& op, std::uint64_t lsn) noexcept;
   [[nodiscard]] Start journal_blocks(StoreOp& op, bool direct_started) noexcept;
   [[nodiscard]] bool append_maps() noexcept;
   void append_map(const StoreOp& op, std::uint32_t chunk, std::uint32_t slot, const std::uint32_t* crcs) noexcept;

@@ -204,19 +204,25 @@ StoreImpl::Start StoreImpl::start_zero(StoreOp& op) noexcept {
     const std::uint32_t block = op.first_block + op.scratch_count;
     const std::uint32_t first = block % kBlocksPerChunk;
     const std::uint32_t count = std::min(kBlocksPerChunk - first, op.block_count - op.scratch_count);
-    if (const std::uint32_t* slot = slot_of(op.segment, block / kBlocksPerChunk)) {
+    const std::uint32_t* slot = slot_of(op.segment, block / kBlocksPerChunk);
+    if (slot) {
       if (!journal_.reserve(1, sizeof(EntryHeader), 0)) return Start::blocked;
       append_zero(op, block / kBlocksPerChunk, *slot, mask_of(first, count));
-      op.scratch = reinterpret_cast<void*>(static_cast<std::uintptr_t>(journal_.open_lsn()));
     }
+    // A hole may be one by an entry that is still on its way.
+    op.scratch = reinterpret_cast<void*>(static_cast<std::uintptr_t>(journal_.appended_lsn()));
     op.scratch_count += count;
   }
-  const std::uint64_t lsn = reinterpret_cast<std::uintptr_t>(op.scratch);
-  if (lsn <= journal_.completed().lsn) {  // nothing but holes, or long since written
+  return end_with(op, reinterpret_cast<std::uintptr_t>(op.scratch));
+}
+
+// The op ends when the batch with this LSN has.
+StoreImpl::Start StoreImpl::end_with(StoreOp& op, std::uint64_t lsn) noexcept {
+  if (lsn <= journal_.completed().lsn) {
     finish(op, Error::Ok);
     return Start::started;
   }
-  // The last entry may have left with its batch: the op then ends with an entry that changes nothing.
+  // That batch may have left already: the op then ends with an entry that changes nothing.
   const bool still_open = journal_.has_open() && journal_.open_lsn() == lsn;
   if (!still_open && !append_segment(op.segment)) return Start::blocked;
   ++mutations_in_flight_;
@@ -246,10 +252,7 @@ StoreImpl::Start StoreImpl::start_replace(StoreOp& op) noexcept {
   const std::uint32_t chunk = op.first_block / kBlocksPerChunk;
   const std::uint32_t* old = slot_of(op.segment, chunk);
   const bool drop = op.version == Version{};
-  if (drop && !old) {
-    finish(op, Error::Ok);
-    return Start::failed;
-  }
+  if (drop && !old) return end_with(op, journal_.appended_lsn());
   const Start slots = drop || old ? Start::started : need_slots(1);
   if (slots == Start::failed) finish(op, Error::NoSpace);
   if (slots != Start::started) return slots;

@@ -469,8 +469,9 @@ void CrashRun::finish(Flight& flight) {
   if (flight.op.op == StoreOp::Op::read) finish_read(flight);
   if (flight.op.op == StoreOp::Op::flush) finish_flush(flight);
   if (flight.segment) --flight.segment->in_flight;
-  if (!flight.op.hold)
-    std::memset(flight.memory.data(), 0xdd, flight.memory.span().size());  // it is ours again
+  if (mutates && flight.op.data && !flight.op.hold) {  // its memory is ours again
+    std::memset(flight.op.data, 0xdd, std::size_t{flight.op.block_count} * kBlockBytes);
+  }
   flight.op.hold.reset();
   flight.busy = false;
   --in_flight_;

@@ -210,6 +210,22 @@ TEST_CASE("a done write survives the death of its process") {
   CHECK(s.client->read_one(70) == 200);
 }
 
+TEST_CASE("zeroing what an earlier operation is still dropping waits for it") {
+  for (std::uint64_t seed = 0; seed < 20; ++seed) {
+    CAPTURE(seed);
+    OpenStore s(seed);
+    CHECK(s.client->write(0, 16, 100) == Error::Ok);
+    CHECK(s.client->flush() == Error::Ok);
+    const CallRef drop = s.client->start_replace(0, 0, 0, {});
+    s.rig.world.run_for(1);  // its entry is on its way
+    const CallRef zero =
+        seed % 2 ? s.client->start_zero(0, 4) : s.client->start_replace(0, 0, 0, {});
+    CHECK(s.client->finish(*zero) == Error::Ok);
+    s.reopen_after([](Rig& rig) { rig.kill(); });
+    CHECK(s.client->read(0, 16) == tags_from(kHole, 16));
+  }
+}
+
 // Cost.
 
 TEST_CASE("small writes of one iteration share one device write") {
