@@ -178,10 +178,11 @@ void HostPlane::drop_if_closed(const Uuid& volume) {
   if (found == volumes_.end() || !found->second->unexported || !found->second->engine_closed) return;
   BLOCKD_ASSERT(found->second->io->idle());
   end_grow(volume, Error::ShuttingDown);
-  const std::unique_ptr<Attached> gone = std::move(found->second);
-  volumes_.erase(found);
+  const auto answers = std::move(found->second->when_closed);
+  const Error error = found->second->close_error;
   std::erase_if(exports_, [&](const auto& exported) { return exported.second == volume; });
-  for (const auto& done : gone->when_closed) done(gone->close_error);
+  volumes_.erase(found);  // gone before its peers may close: it watches their links
+  for (const auto& done : answers) done(error);
   advance_closing();
 }
 
