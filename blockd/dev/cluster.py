@@ -230,6 +230,8 @@ def wait_killed(cluster: Cluster, chosen: Sequence[Process]) -> None:
 def start_named(directory: Path, names: Sequence[str]) -> list[Process]:
     """Start processes that are not running, with the arguments they had, until they serve.
 
+    A meta that is started while most others are down is left waiting for them.
+
     Raises NotFound, AlreadyExists (it runs), InvalidArgument (etcd is started by its meta).
     """
     with locked(directory):
@@ -244,8 +246,17 @@ def start_named(directory: Path, names: Sequence[str]) -> list[Process]:
                 raise AlreadyExists(f"{process.name} is running (pid {process.pid})")
         launch(cluster, chosen)
         try:
-            asyncio.run(wait_serving(chosen, START_S))
+            asyncio.run(wait_serving(expected_to_serve(cluster, chosen), START_S))
         finally:
             cluster.find_etcd()
             cluster.save()
     return chosen
+
+
+def expected_to_serve(cluster: Cluster, chosen: Sequence[Process]) -> list[Process]:
+    """Those of the chosen that can serve now: a meta waits until a majority of them runs."""
+    metas = [process for process in cluster.processes if process.role == "meta"]
+    running = sum(process.state() != "dead" for process in metas)
+    if running > len(metas) // 2:
+        return list(chosen)
+    return [process for process in chosen if process.role != "meta"]

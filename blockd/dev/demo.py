@@ -1,6 +1,9 @@
 """`blockd dev demo`: the cluster, a volume `demo` on it, and a text that says what to try."""
 
 import asyncio
+import contextlib
+import shutil
+import sys
 from pathlib import Path
 
 from rich.console import Console
@@ -24,17 +27,19 @@ TEXT = """
   qemu-img info '{unix}'
   nbdcopy --progress image.raw '{tcp}'
   qemu-img compare -f raw -F raw image.raw '{tcp}'
-  qemu-system-x86_64 -m 512 -nographic -drive 'driver=nbd,server.type=unix,\
-server.path={socket},export={volume},if=virtio' ...
-  blockctl --dir {dir} volume show {volume}
-  blockctl --dir {dir} events --follow
+  qemu-system-x86_64 -m 1G -nographic -drive 'driver=nbd,server.type=unix,\
+server.path={socket},export={volume},if=virtio' -kernel ... -initrd ...
+  {blockctl} --dir {dir} volume show {volume}
+  {blockctl} --dir {dir} events --follow
 
 [bold]Break it, while something writes[/]
-  blockd dev kill {victim} --dir {dir}      one replica is gone, writes go on
-  blockd dev start {victim} --dir {dir}     it catches up on what it missed
-  blockctl --dir {dir} volume verify {volume} --read
-  blockd dev kill {host} --dir {dir}        the attachment's host is gone; then
-  blockctl --dir {dir} volume attach {volume} --host {victim}
+  # one replica is gone, writes go on; started again it copies only what it missed
+  {blockd} dev kill {victim} --dir {dir}
+  {blockd} dev start {victim} --dir {dir}
+  {blockctl} --dir {dir} volume verify {volume} --read
+  # the host that serves the volume is gone; another takes over with every acknowledged write
+  {blockd} dev kill {host} --dir {dir}
+  {blockctl} --dir {dir} volume attach {volume} --host {victim}
 """
 
 
@@ -95,7 +100,19 @@ def explain(cluster: Cluster, uris: list[str], shown: Path, console: Console) ->
             tcp=tcp,
             socket=socket,
             dir=shown,
+            blockd=command("blockd"),
+            blockctl=command("blockctl"),
         ),
         soft_wrap=True,
         highlight=False,
     )
+
+
+def command(name: str) -> str:
+    """How the user can call one of our programs: by name, or where this Python has it."""
+    beside = Path(sys.executable).parent / name
+    if shutil.which(name) is not None or not beside.exists():
+        return name
+    with contextlib.suppress(ValueError):
+        return str(beside.relative_to(Path.cwd()))
+    return str(beside)
