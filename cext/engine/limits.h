@@ -21,6 +21,7 @@ inline constexpr std::uint32_t kCopiesMax = 64;
 inline constexpr std::uint64_t kLagBytesMax = 16u << 20;
 inline constexpr std::uint32_t kLagOpsMax = kMutationsMax / 2;
 
+inline constexpr std::uint32_t kOpenPageEntries = 128;       // of a list while opening: all segments do at once
 inline constexpr std::uint32_t kCopiesPerSegment = 4;         // of a resync: yields to clients
 inline constexpr std::uint32_t kReconcileCopies = 8;
 inline constexpr std::uint32_t kJoinsPerVolume = 8;           // segments resynced at a time

@@ -26,7 +26,7 @@ using MemberMask = std::uint8_t;
 
 struct Parent {
   BlockRequest* request = nullptr;
-  std::uint64_t cursor_bytes = 0;  // where the next piece begins, in the volume
+  std::uint64_t cursor_bytes = 0;  // where the next piece begins, in the volume; of a flush: which segment
   std::uint64_t end_bytes = 0;
   std::uint32_t pieces = 0;        // not finished, plus one while being cut
   Error error = Error::Ok;         // the first

@@ -110,6 +110,7 @@ class Segment {
   [[nodiscard]] bool meets_every_quorum(MemberMask mask) const noexcept;
   [[nodiscard]] MemberMask leased(std::uint64_t now_us) const noexcept;
   void start_open(std::uint32_t index) noexcept;
+  void count_join(Member& member, bool joining) noexcept;
   static void open_done(peer::ReplicaOp& op) noexcept;
   void opened(Member& member) noexcept;
   void open_members() noexcept;

@@ -205,7 +205,7 @@ void Segment::member_failed(std::uint32_t index, Error error) noexcept {
   ready_ &= static_cast<MemberMask>(~member_bit(index));
   member.lag_bytes = member.lag_ops = 0;
   let_go_of_copies(index);
-  if (member.join) --engine_.joins;
+  count_join(member, false);
   member.join.reset();
   member.backoff_us = std::clamp(member.backoff_us * 2, kRetryMinUs, kRetryMaxUs);
   member.retry_at_us = engine_.loop.now_us() + member.backoff_us;
@@ -296,10 +296,18 @@ void Segment::open_members() noexcept {
   }
 }
 
+// The volume has only so many resyncs at a time, from the opening of the member on.
+void Segment::count_join(Member& member, bool joining) noexcept {
+  if (member.joining == joining) return;
+  member.joining = joining;
+  engine_.joins = joining ? engine_.joins + 1 : engine_.joins - 1;
+}
+
 void Segment::start_open(std::uint32_t index) noexcept {
   Member& member = members_[index];
   member.state = Member::State::opening;
   member.lease_wait = false;
+  if (phase_ == Phase::formed) count_join(member, true);
   ReplicaOp& op = member.control;
   op.kind = ReplicaOp::Kind::open;
   op.segment = {engine_.id, index_};

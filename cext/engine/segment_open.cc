@@ -58,7 +58,7 @@ void Segment::start_listing() noexcept {
 
 void Segment::list_page(std::uint32_t index) noexcept {
   Member& member = members_[index];
-  member.page.resize(format::kListEntriesMax * sizeof(format::ChunkEntry));
+  member.page.resize(kOpenPageEntries * sizeof(format::ChunkEntry));
   ReplicaOp& op = member.control;
   op.kind = ReplicaOp::Kind::list;
   op.handle = member.handle;
@@ -80,10 +80,11 @@ void Segment::list_done(ReplicaOp& op) noexcept {
     std::memcpy(static_cast<void*>(&entry), op.data + std::size_t{i} * sizeof entry, sizeof entry);
     if (entry.chunk < self.chunk_count()) self.reports_[entry.chunk][index] = {entry.epoch, entry.seq};
   }
-  if (op.block_count == format::kListEntriesMax) {
+  if (op.block_count == kOpenPageEntries) {
     op.first_block = entry.chunk + 1;
     return self.list_page(index);
   }
+  self.members_[index].page = {};
   self.base_pending_ &= static_cast<MemberMask>(~member_bit(index));
   if (self.base_pending_ == 0) self.start_reconcile();
 }

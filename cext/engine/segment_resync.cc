@@ -33,7 +33,7 @@ void Segment::begin_join(std::uint32_t index) {
   Member& member = members_[index];
   BLOCKD_ASSERT(member.state == Member::State::opened && !member.join);
   member.state = Member::State::syncing;
-  ++engine_.joins;
+  count_join(member, true);
   member.join = std::make_unique<Join>();
   Join& join = *member.join;
   const std::uint32_t words = (chunk_count() + 63) / 64;
@@ -133,6 +133,7 @@ void Segment::compare(std::uint32_t index) noexcept {
   }
   join.versions = {};
   join.source_versions = {};
+  member.page = {};
   join.phase = Join::Phase::copy;
   resync_done_bytes_ = 0;
   resync_total_bytes_ = std::uint64_t{join.pending_count} * kChunkBytes;
@@ -233,7 +234,7 @@ void Segment::join_flush_done(ReplicaOp& op) noexcept {
   if (op.error != Error::Ok) return self.member_error(op.tag, op.session, op.error);
   BLOCKD_ASSERT(member.state == Member::State::syncing && member.join->pending_count == 0);
   member.join.reset();
-  --self.engine_.joins;
+  self.count_join(member, false);
   self.become_ready(op.tag, op.version.seq);
   self.engine_.notice(self.index_, member.host_id, "resync-finished", self.resync_done_bytes_);
   self.evaluate_all();

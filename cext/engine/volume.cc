@@ -51,7 +51,7 @@ class VolumeImpl final : public Volume, private Engine {
   [[nodiscard]] Error check(const BlockRequest& request) const noexcept;
   void admit(BlockRequest& request) noexcept;
   [[nodiscard]] BlockRequest* next_unadmitted() noexcept;
-  void submit_flush(Parent& parent) noexcept;
+  [[nodiscard]] bool cut_flush(Parent& parent) noexcept;
   [[nodiscard]] bool cut(Parent& parent) noexcept;
   void advance(Parent& parent) noexcept;
   [[nodiscard]] bool cut_read(Parent& parent, Segment& segment, std::uint64_t inside, std::uint64_t end) noexcept;
@@ -195,28 +195,10 @@ void VolumeImpl::admit(BlockRequest& request) noexcept {
   parent->end_bytes = request.offset_bytes + request.length_bytes;
   parent->pieces = 1;
   if (request.op == BlockRequest::Op::flush) {
-    submit_flush(*parent);
-  } else {
-    advance(*parent);
+    parent->cursor_bytes = 0;
+    parent->end_bytes = segments_.size();
   }
-}
-
-void VolumeImpl::submit_flush(Parent& parent) noexcept {
-  parent.cursor_bytes = 0;
-  parent.end_bytes = 0;
-  for (auto& segment : segments_) {
-    if (!segment->dirty()) continue;
-    Flush* flush = Engine::flushes.get();
-    if (flush == nullptr) {  // as many flushes are under way as there may be
-      parent.error = Error::Busy;
-      break;
-    }
-    ++parent.pieces;
-    flush->parent = &parent;
-    flush->background = false;
-    segment->submit(*flush);
-  }
-  if (--parent.pieces == 0) finish(parent);
+  advance(*parent);
 }
 
 // Cuts pieces until the request is cut whole, or a pool is empty (room() comes back to it).
@@ -231,6 +213,7 @@ void VolumeImpl::advance(Parent& parent) noexcept {
 }
 
 bool VolumeImpl::cut(Parent& parent) noexcept {
+  if (parent.request->op == BlockRequest::Op::flush) return cut_flush(parent);
   const std::uint64_t index = parent.cursor_bytes / kSegmentBytes;
   const std::uint64_t begin = index * kSegmentBytes;
   Segment& segment = *segments_[index];
@@ -238,6 +221,21 @@ bool VolumeImpl::cut(Parent& parent) noexcept {
   const std::uint64_t end = std::min(parent.end_bytes - begin, kSegmentBytes);
   if (parent.request->op == BlockRequest::Op::read) return cut_read(parent, segment, inside, end);
   return cut_mutation(parent, segment, inside, end);
+}
+
+// A flush counts segments, not bytes; those without an acknowledged mutation since their last are skipped.
+bool VolumeImpl::cut_flush(Parent& parent) noexcept {
+  Segment& segment = *segments_[parent.cursor_bytes];
+  if (segment.dirty()) {
+    Flush* flush = Engine::flushes.get();
+    if (flush == nullptr) return false;
+    ++parent.pieces;
+    flush->parent = &parent;
+    flush->background = false;
+    segment.submit(*flush);
+  }
+  ++parent.cursor_bytes;
+  return true;
 }
 
 bool VolumeImpl::cut_read(Parent& parent, Segment& segment, std::uint64_t inside, std::uint64_t end) noexcept {
@@ -598,7 +596,9 @@ void VolumeImpl::advance_closing() noexcept {
       parent.pieces = 0;
       finish(parent);
     } else {
-      submit_flush(parent);
+      parent.cursor_bytes = 0;
+      parent.end_bytes = segments_.size();
+      advance(parent);
     }
   }
   if (closing_ == Closing::flushing) {

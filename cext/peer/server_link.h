@@ -33,7 +33,7 @@ class ServerLink final : public io::LinkHandler, private FrameSink {
   void close() noexcept;
 
  private:
-  static constexpr std::uint32_t kOps = 512;
+  static constexpr std::uint32_t kOps = 2048;
   struct ServerOp {
     ReplicaOp op;
     ServerLink* link = nullptr;

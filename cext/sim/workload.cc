@@ -73,7 +73,7 @@ void Workload::fill(Client& client) {
   const bool read = dice < 45;
   const std::uint64_t unit = read || random.chance(2) ? kBlockBytes : kSectorBytes;
   const std::uint64_t units_max = std::min<std::uint64_t>(span_bytes, kMutationBytesMax) / unit;
-  const std::uint64_t units = random.chance(6) ? random.between(1, units_max) : random.between(1, std::min<std::uint64_t>(units_max, 9));
+  const std::uint64_t units = random.chance(16) ? random.between(1, units_max) : random.between(1, std::min<std::uint64_t>(units_max, 9));
   request.length_bytes = static_cast<std::uint32_t>(units * unit);
   request.offset_bytes = random.below(span_bytes / unit - units + 1) * unit;
   const std::uint64_t first = request.offset_bytes / kSectorBytes;
