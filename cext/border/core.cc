@@ -32,8 +32,8 @@ Error caught(std::string& message, Work work) noexcept {
   }
 }
 
-// True: a new file was made. A file that is there is replaced only by force, and only when nobody has
-// it open as a store.
+// True: a new file was made. A file that is there is replaced only by force, and only when nobody
+// has it open as a store.
 bool make_file(io::UringLoop& loop, const std::string& path, std::uint64_t bytes, bool force) {
   struct stat found {};
   if (::stat(path.c_str(), &found) == 0) {
@@ -96,9 +96,15 @@ Error Core::start(std::string& message) noexcept {
   });
 }
 
-void Core::close(Token token) noexcept { reactor_->close(token); }
-void Core::join() noexcept { reactor_->join(); }
-int Core::event_fd() const noexcept { return outbox_->event_fd(); }
+void Core::close(Token token) noexcept {
+  reactor_->close(token);
+}
+void Core::join() noexcept {
+  reactor_->join();
+}
+int Core::event_fd() const noexcept {
+  return outbox_->event_fd();
+}
 
 void Core::reap(std::vector<Completion>& completions, std::vector<Event>& events) noexcept {
   outbox_->take(completions, events);
@@ -118,9 +124,8 @@ void Core::store_infos(Token token) noexcept {
 
 void Core::create_replica(Token token, const Uuid& store, const SegmentId& segment,
                           std::uint32_t block_count) noexcept {
-  reactor_->give(token, [=](HostPlane& plane) {
-    plane.create_replica(token, store, segment, block_count);
-  });
+  reactor_->give(
+      token, [=](HostPlane& plane) { plane.create_replica(token, store, segment, block_count); });
 }
 
 void Core::drop_replica(Token token, const SegmentId& segment) noexcept {
@@ -162,16 +167,14 @@ void Core::in_sync_changed(Token token, const Uuid& volume,
 
 void Core::in_sync_change_failed(Token token, const Uuid& volume, std::uint32_t segment,
                                  Error error) noexcept {
-  reactor_->give(token, [=](HostPlane& plane) {
-    plane.in_sync_change_failed(token, volume, segment, error);
-  });
+  reactor_->give(
+      token, [=](HostPlane& plane) { plane.in_sync_change_failed(token, volume, segment, error); });
 }
 
 void Core::grow(Token token, const Uuid& volume, std::uint64_t size_bytes,
                 const std::vector<engine::SegmentConfig>& new_segments) noexcept {
-  reactor_->give(token, [=](HostPlane& plane) {
-    plane.grow(token, volume, size_bytes, new_segments);
-  });
+  reactor_->give(token,
+                 [=](HostPlane& plane) { plane.grow(token, volume, size_bytes, new_segments); });
 }
 
 void Core::volume_status(Token token, const Uuid& volume) noexcept {
@@ -224,8 +227,8 @@ void Core::trim(Token token, const Uuid& volume, std::uint64_t offset, std::uint
   give_io(volume, fresh);
 }
 
-void Core::write_zeroes(Token token, const Uuid& volume, std::uint64_t offset,
-                        std::uint64_t length, bool fua) noexcept {
+void Core::write_zeroes(Token token, const Uuid& volume, std::uint64_t offset, std::uint64_t length,
+                        bool fua) noexcept {
   IoJob fresh = job(token, IoJob::Op::write_zeroes, offset, length);
   fresh.fua = fua;
   give_io(volume, fresh);
@@ -239,9 +242,8 @@ void Core::give_io(const Uuid& volume, const IoJob& fresh) noexcept {
 
 void Core::stats(Token token) noexcept {
   const Reactor& reactor = *reactor_;
-  reactor_->give(token, [token, &reactor](HostPlane& plane) {
-    plane.stats(token, reactor.counters());
-  });
+  reactor_->give(token,
+                 [token, &reactor](HostPlane& plane) { plane.stats(token, reactor.counters()); });
 }
 
 }  // namespace blockd::border

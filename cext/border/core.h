@@ -1,10 +1,11 @@
 // One host's data plane as Python sees it: commands in, completions and events out.
 //
 // Core owns one reactor thread and everything on it (reactor.h). Any thread may give commands; each
-// carries a token and is answered by exactly one Completion with that token, in any order. Completions
-// and events wait in the outbox until reap() takes the batch; event_fd() is readable while there are
-// any. Memory lent to read() and write() is used until the completion has been reaped. Nothing here
-// throws once the constructor has returned: a Fault ends in this room and becomes code and message.
+// carries a token and is answered by exactly one Completion with that token, in any order.
+// Completions and events wait in the outbox until reap() takes the batch; event_fd() is readable
+// while there are any. Memory lent to read() and write() is used until the completion has been
+// reaped. Nothing here throws once the constructor has returned: a Fault ends in this room and
+// becomes code and message.
 #pragma once
 
 #include <cstddef>
@@ -83,19 +84,19 @@ struct Event {
   Kind kind = Kind::notice;
   Uuid volume;
   std::uint32_t segment = 0;
-  std::uint64_t generation = 0;     // in_sync_change_wanted
-  std::vector<Uuid> in_sync;        // in_sync_change_wanted
+  std::uint64_t generation = 0;                              // in_sync_change_wanted
+  std::vector<Uuid> in_sync;                                 // in_sync_change_wanted
   engine::VolumeState state = engine::VolumeState::opening;  // state_changed
-  Error error = Error::Ok;          // state_changed
-  Uuid host;                        // notice
-  std::uint64_t value = 0;          // notice
-  std::string text;                 // the reason wanted for, or the notice's kind
+  Error error = Error::Ok;                                   // state_changed
+  Uuid host;                                                 // notice
+  std::uint64_t value = 0;                                   // notice
+  std::string text;  // the reason wanted for, or the notice's kind
 };
 
 [[nodiscard]] const char* state_name(engine::VolumeState state) noexcept;  // "serving"
 
-// Creates `path` as a file of `size_bytes` when that is not 0, then formats a store on it. Blocks; for
-// any thread. On failure `message` is the line for the user.
+// Creates `path` as a file of `size_bytes` when that is not 0, then formats a store on it. Blocks;
+// for any thread. On failure `message` is the line for the user.
 Error format_store(const std::string& path, const store::FormatOptions& options,
                    std::uint64_t size_bytes, std::string& message) noexcept;
 
@@ -137,7 +138,8 @@ class Core {
 
   void attach(Token token, const engine::VolumeConfig& config) noexcept;
   void detach(Token token, const Uuid& volume) noexcept;
-  void in_sync_changed(Token token, const Uuid& volume, const engine::SegmentConfig& segment) noexcept;
+  void in_sync_changed(Token token, const Uuid& volume,
+                       const engine::SegmentConfig& segment) noexcept;
   void in_sync_change_failed(Token token, const Uuid& volume, std::uint32_t segment,
                              Error error) noexcept;
   void grow(Token token, const Uuid& volume, std::uint64_t size_bytes,
@@ -166,7 +168,7 @@ class Core {
   void give_io(const Uuid& volume, const IoJob& fresh) noexcept;
 
   CoreConfig config_;
-  std::unique_ptr<Outbox> outbox_;  // outlives the reactor, which fills it
+  std::unique_ptr<Outbox> outbox_;    // outlives the reactor, which fills it
   std::unique_ptr<Reactor> reactor_;  // null: start() failed, or was not given
 };
 

@@ -114,8 +114,8 @@ void DigestScan::complete(Read& read) noexcept {
 
 // What was read against what was listed; the version tells whether somebody wrote in between.
 void DigestScan::check(const Read& read) noexcept {
-  const std::size_t bad = crc32c_verify(
-      read.op.data, std::span(read.crcs).first(read.op.block_count));
+  const std::size_t bad =
+      crc32c_verify(read.op.data, std::span(read.crcs).first(read.op.block_count));
   if (bad != read.op.block_count) {
     return fail(Error::ChecksumMismatch, read.op.first_block + static_cast<std::uint32_t>(bad));
   }
@@ -126,7 +126,8 @@ void DigestScan::check(const Read& read) noexcept {
     return fail(Error::ChecksumMismatch, read.op.first_block);
   }
   store::ChunkDigest now;
-  if (store_.list_digests(segment_, listed.chunk, std::span(&now, 1)) == 1 && now.chunk == listed.chunk) {
+  if (store_.list_digests(segment_, listed.chunk, std::span(&now, 1)) == 1 &&
+      now.chunk == listed.chunk) {
     listed = now;
   }
 }

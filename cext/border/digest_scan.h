@@ -1,8 +1,8 @@
 // Reads every block that a replica holds, so that the store checks each against its CRC-32C.
 //
 // On the loop's thread, a few chunks at a time through pool buffers, behind the digests that were
-// listed before. A chunk that changed meanwhile, or went, was written or trimmed by somebody: its new
-// digest is taken instead. The scan owns itself until it has called back.
+// listed before. A chunk that changed meanwhile, or went, was written or trimmed by somebody: its
+// new digest is taken instead. The scan owns itself until it has called back.
 #pragma once
 
 #include <array>
@@ -29,7 +29,8 @@ class DigestScan {
   // `done` comes from the loop, never from inside this call. `store` must stay open until then (its
   // close() waits for operations in flight, and ends the scan with their error).
   static void start(io::Loop& loop, Buffers& buffers, store::Store& store,
-                    store::SegmentHandle segment, std::vector<store::ChunkDigest> digests, Done done);
+                    store::SegmentHandle segment, std::vector<store::ChunkDigest> digests,
+                    Done done);
   DigestScan(const DigestScan&) = delete;
   DigestScan& operator=(const DigestScan&) = delete;
 

@@ -70,21 +70,23 @@ void HostPlane::close_stores() {
 void HostPlane::open_store(Token token, const std::string& path) noexcept {
   guard(token, [&] {
     for (const auto& [id, open] : stores_) {
-      if (open.path == path) throw Fault(Error::StoreInUse, path + ": this store is open here already");
+      if (open.path == path)
+        throw Fault(Error::StoreInUse, path + ": this store is open here already");
     }
     OpenStore open;
     open.path = path;
     open.disk = open_disk_(path);
     try {
-      open.store = store::Store::open(*open.disk, loop_, buffers_, {.cluster_id = config_.hub.cluster_id});
+      open.store =
+          store::Store::open(*open.disk, loop_, buffers_, {.cluster_id = config_.hub.cluster_id});
     } catch (const Fault& fault) {
       throw Fault(fault.code(), path + ": " + fault.what());
     }
     const Uuid id = open.store->info().store_id;
     const auto [place, fresh] = stores_.try_emplace(id, std::move(open));
     if (!fresh) {
-      throw Fault(Error::AlreadyExists, path + ": a store with the id " + text(id) + " is open at " +
-                                            place->second.path);
+      throw Fault(Error::AlreadyExists,
+                  path + ": a store with the id " + text(id) + " is open at " + place->second.path);
     }
     hub_->add_store(*place->second.store);
     auto reply = std::make_unique<Reply>();
@@ -174,13 +176,14 @@ void HostPlane::list_digests(Token token, const SegmentId& id, bool read) noexce
       answer(token, std::move(reply));
     };
     if (!read) return reply_with(std::move(digests));
-    DigestScan::start(loop_, buffers_, *replica.open->store, replica.segment, std::move(digests),
-                      [this, token, id, reply_with](Error error, std::uint32_t block,
-                                                    std::vector<store::ChunkDigest> listed) {
-                        if (error == Error::Ok) return reply_with(std::move(listed));
-                        answer(token, error, text(id) + ", block " + std::to_string(block) + ": " +
-                                                 error_meaning(error));
-                      });
+    DigestScan::start(
+        loop_, buffers_, *replica.open->store, replica.segment, std::move(digests),
+        [this, token, id, reply_with](Error error, std::uint32_t block,
+                                      std::vector<store::ChunkDigest> listed) {
+          if (error == Error::Ok) return reply_with(std::move(listed));
+          answer(token, error,
+                 text(id) + ", block " + std::to_string(block) + ": " + error_meaning(error));
+        });
   });
 }
 
@@ -248,6 +251,8 @@ HostPlane::Replica HostPlane::replica_of(const SegmentId& id) {
   throw Fault(Error::NotFound, "this host holds no replica of " + text(id));
 }
 
-StoreReport HostPlane::report(const OpenStore& open) { return {open.store->info(), open.path}; }
+StoreReport HostPlane::report(const OpenStore& open) {
+  return {open.store->info(), open.path};
+}
 
 }  // namespace blockd::border

@@ -1,11 +1,12 @@
 // Everything that one host holds on its reactor: stores, peers, attached volumes, NBD exports.
 //
-// All on one loop's thread, the one that also made it; a state machine that is given its loop, network
-// and disks, so that it runs in the simulator too. Each command is answered once, through the sink, by
-// its token, never twice. What must not happen inside a callback of a lower room (closing, destroying)
-// happens in a later iteration of the loop, after every deferred task of this one. Order of life: a volume's exports go before the volume, volumes before
-// peers, peers before stores; close() keeps it and then calls back. A front that does not drain in time
-// (a stalled volume) does not hold up the end: its engine is closed under it and fails its requests.
+// All on one loop's thread, the one that also made it; a state machine that is given its loop,
+// network and disks, so that it runs in the simulator too. Each command is answered once, through
+// the sink, by its token, never twice. What must not happen inside a callback of a lower room
+// (closing, destroying) happens in a later iteration of the loop, after every deferred task of this
+// one. Order of life: a volume's exports go before the volume, volumes before peers, peers before
+// stores; close() keeps it and then calls back. A front that does not drain in time (a stalled
+// volume) does not hold up the end: its engine is closed under it and fails its requests.
 #pragma once
 
 #include <cstdint>
@@ -72,7 +73,8 @@ class HostPlane final : public engine::VolumeEvents, public IoJobSink {
 
   void attach(Token token, const engine::VolumeConfig& config) noexcept;
   void detach(Token token, const Uuid& volume) noexcept;
-  void in_sync_changed(Token token, const Uuid& volume, const engine::SegmentConfig& segment) noexcept;
+  void in_sync_changed(Token token, const Uuid& volume,
+                       const engine::SegmentConfig& segment) noexcept;
   void in_sync_change_failed(Token token, const Uuid& volume, std::uint32_t segment,
                              Error error) noexcept;
   void grow(Token token, const Uuid& volume, std::uint64_t size_bytes,
@@ -107,12 +109,12 @@ class HostPlane final : public engine::VolumeEvents, public IoJobSink {
     std::unique_ptr<VolumeIo> io;  // goes before the volume
     std::vector<std::string> exports;
     std::size_t removals = 0;        // exports that are draining
-    Token attach_token = 0;  // 0: attach() has been answered
+    Token attach_token = 0;          // 0: attach() has been answered
     Error attach_error = Error::Ok;  // the last one heard while opening
     Token grow_token = 0;            // 0: no grow() waits
     io::Timer deadline;              // of attach(); then of draining the exports
     bool closing = false;
-    bool unexported = false;         // nothing outside refers to the volume any more
+    bool unexported = false;  // nothing outside refers to the volume any more
     bool engine_closing = false;
     bool engine_closed = false;
     Error close_error = Error::Ok;
@@ -121,7 +123,8 @@ class HostPlane final : public engine::VolumeEvents, public IoJobSink {
 
   // engine::VolumeEvents
   void in_sync_change_wanted(const Uuid& volume, std::uint32_t segment, std::uint64_t generation,
-                             const std::vector<Uuid>& in_sync, const char* reason) noexcept override;
+                             const std::vector<Uuid>& in_sync,
+                             const char* reason) noexcept override;
   void state_changed(const Uuid& volume, engine::VolumeState state, Error error) noexcept override;
   void notice(const Uuid& volume, std::uint32_t segment, const Uuid& host, const char* kind,
               std::uint64_t value) noexcept override;

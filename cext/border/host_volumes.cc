@@ -42,12 +42,18 @@ void check(const engine::VolumeConfig& config) {
 
 const char* state_name(engine::VolumeState state) noexcept {
   switch (state) {
-    case engine::VolumeState::opening: return "opening";
-    case engine::VolumeState::serving: return "serving";
-    case engine::VolumeState::stalled: return "stalled";
-    case engine::VolumeState::fenced: return "fenced";
-    case engine::VolumeState::closing: return "closing";
-    case engine::VolumeState::closed: return "closed";
+    case engine::VolumeState::opening:
+      return "opening";
+    case engine::VolumeState::serving:
+      return "serving";
+    case engine::VolumeState::stalled:
+      return "stalled";
+    case engine::VolumeState::fenced:
+      return "fenced";
+    case engine::VolumeState::closing:
+      return "closing";
+    case engine::VolumeState::closed:
+      return "closed";
   }
   return "unknown";
 }
@@ -68,7 +74,8 @@ void HostPlane::attach(Token token, const engine::VolumeConfig& config) noexcept
     attached.deadline.owner = &attached;
     attached.deadline.fire = [](io::Timer& timer) noexcept {
       auto& late = *static_cast<Attached*>(timer.owner);
-      late.plane->end_attach(late, late.attach_error == Error::Ok ? Error::Timeout : late.attach_error);
+      late.plane->end_attach(late,
+                             late.attach_error == Error::Ok ? Error::Timeout : late.attach_error);
     };
     volumes_.emplace(config.id, std::move(fresh));
     loop_.arm(attached.deadline, loop_.now_us() + config_.attach_timeout_us);
@@ -83,8 +90,8 @@ void HostPlane::end_attach(Attached& attached, Error error, std::string message)
   loop_.cancel(attached.deadline);
   if (error == Error::Ok) return answer(token, Error::Ok);
   if (message.empty()) {
-    message = "volume " + text(attached.volume->config().id) + " cannot be attached: " +
-              error_meaning(error) + obstacle(*attached.volume);
+    message = "volume " + text(attached.volume->config().id) +
+              " cannot be attached: " + error_meaning(error) + obstacle(*attached.volume);
   }
   answer(token, error, std::move(message));
   close_volume(attached, [](Error) {});
@@ -175,7 +182,8 @@ void HostPlane::close_engine(Attached& attached) {
 
 void HostPlane::drop_if_closed(const Uuid& volume) {
   const auto found = volumes_.find(volume);
-  if (found == volumes_.end() || !found->second->unexported || !found->second->engine_closed) return;
+  if (found == volumes_.end() || !found->second->unexported || !found->second->engine_closed)
+    return;
   BLOCKD_ASSERT(found->second->io->idle());
   end_grow(volume, Error::ShuttingDown);
   const auto answers = std::move(found->second->when_closed);
@@ -258,13 +266,15 @@ void HostPlane::nbd_export(Token token, const Uuid& volume, const std::string& n
   guard(token, [&] {
     Attached& attached = attached_of(volume);
     if (attached.closing) throw Fault(Error::ShuttingDown, "the volume is being detached");
-    const Error error = nbd_->add_export(name, description, *attached.volume, {.read_only = read_only});
+    const Error error =
+        nbd_->add_export(name, description, *attached.volume, {.read_only = read_only});
     if (error == Error::Ok) {
       attached.exports.push_back(name);
       exports_.emplace(name, volume);
     }
-    answer(token, error,
-           error == Error::AlreadyExists ? "an export named \"" + name + "\" is there already" : "");
+    answer(
+        token, error,
+        error == Error::AlreadyExists ? "an export named \"" + name + "\" is there already" : "");
   });
 }
 
@@ -286,7 +296,9 @@ void HostPlane::submit_io(const Uuid& volume, std::unique_ptr<IoJob> job) noexce
   found->second->io->submit(std::move(job));
 }
 
-void HostPlane::finished(std::unique_ptr<IoJob> job) noexcept { answer(job->token, job->error); }
+void HostPlane::finished(std::unique_ptr<IoJob> job) noexcept {
+  answer(job->token, job->error);
+}
 
 HostPlane::Attached& HostPlane::attached_of(const Uuid& volume) {
   const auto found = volumes_.find(volume);
@@ -331,8 +343,8 @@ void HostPlane::state_changed(const Uuid& volume, engine::VolumeState state, Err
   });
 }
 
-void HostPlane::notice(const Uuid& volume, std::uint32_t segment, const Uuid& host, const char* kind,
-                       std::uint64_t value) noexcept {
+void HostPlane::notice(const Uuid& volume, std::uint32_t segment, const Uuid& host,
+                       const char* kind, std::uint64_t value) noexcept {
   Event event;
   event.kind = Event::Kind::notice;
   event.volume = volume;

@@ -1,8 +1,8 @@
 // Where the reactor leaves completions and events for asyncio.
 //
-// The reactor's thread puts, any one thread takes. The eventfd is written when the box goes from empty
-// to filled, and read under the same lock that empties it: so a wake-up is never lost, and a busy
-// reactor makes one system call a batch.
+// The reactor's thread puts, any one thread takes. The eventfd is written when the box goes from
+// empty to filled, and read under the same lock that empties it: so a wake-up is never lost, and a
+// busy reactor makes one system call a batch.
 #pragma once
 
 #include <mutex>

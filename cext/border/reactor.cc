@@ -21,8 +21,8 @@ constexpr std::uint64_t kBufferBytesMax = 64ull << 30;
 
 std::uint64_t checked(std::uint64_t buffer_bytes) {
   if (buffer_bytes < kBufferBytesMin || buffer_bytes > kBufferBytesMax) {
-    throw Fault(Error::InvalidArgument,
-                "buffer_bytes must be between 16 MiB and 64 GiB, not " + std::to_string(buffer_bytes));
+    throw Fault(Error::InvalidArgument, "buffer_bytes must be between 16 MiB and 64 GiB, not " +
+                                            std::to_string(buffer_bytes));
   }
   return buffer_bytes;
 }
@@ -94,7 +94,9 @@ Reactor::Reactor(const CoreConfig& config, Outbox& outbox)
       plane_config(config), *this);
 }
 
-Reactor::~Reactor() { BLOCKD_ASSERT(!thread_.joinable()); }
+Reactor::~Reactor() {
+  BLOCKD_ASSERT(!thread_.joinable());
+}
 
 void Reactor::start() {
   const SignalsBlocked blocked;
@@ -147,9 +149,13 @@ void Reactor::join() noexcept {
   if (thread_.joinable()) thread_.join();
 }
 
-void Reactor::answer(Completion completion) noexcept { outbox_.put(std::move(completion)); }
+void Reactor::answer(Completion completion) noexcept {
+  outbox_.put(std::move(completion));
+}
 
-void Reactor::happened(Event event) noexcept { outbox_.put(std::move(event)); }
+void Reactor::happened(Event event) noexcept {
+  outbox_.put(std::move(event));
+}
 
 CounterReport Reactor::counters() const {
   const io::UringLoopStats& stats = loop_.stats();

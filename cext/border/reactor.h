@@ -1,9 +1,9 @@
 // The thread that a host's data plane runs on, and the door to it.
 //
-// Commands come from any thread and run on the reactor's in the order given; each is answered through
-// the outbox, also those that come too late: the door is shut (under its lock) before the last action
-// is posted, and that action stops the loop. Made and destroyed outside the thread, which has ended by
-// then. Signals are blocked on the thread: they are Python's.
+// Commands come from any thread and run on the reactor's in the order given; each is answered
+// through the outbox, also those that come too late: the door is shut (under its lock) before the
+// last action is posted, and that action stops the loop. Made and destroyed outside the thread,
+// which has ended by then. Signals are blocked on the thread: they are Python's.
 #pragma once
 
 #include <cstdint>

@@ -10,7 +10,9 @@ using Op = IoJob::Op;
 
 constexpr std::uint64_t kWholeBlock = ~std::uint64_t{kBlockBytes - 1};
 
-bool carries_payload(Op op) noexcept { return op == Op::read || op == Op::write; }
+bool carries_payload(Op op) noexcept {
+  return op == Op::read || op == Op::write;
+}
 
 bool within(std::uint64_t offset, std::uint64_t length, std::uint64_t size) noexcept {
   return length <= size && offset <= size - length;
@@ -100,7 +102,8 @@ void VolumeIo::dequeue() noexcept {
 bool VolumeIo::hand_out(IoJob& job) noexcept {
   const std::uint64_t offset = job.offset_bytes + job.handed_out_bytes;
   const std::uint32_t length =
-      job.op == Op::flush ? 0 : piece_bytes(job.op, offset, job.length_bytes - job.handed_out_bytes);
+      job.op == Op::flush ? 0
+                          : piece_bytes(job.op, offset, job.length_bytes - job.handed_out_bytes);
   const auto skip = static_cast<std::uint32_t>(carries_payload(job.op) ? offset % kBlockBytes : 0);
   BufferRef buffer;
   if (carries_payload(job.op)) {

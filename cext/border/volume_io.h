@@ -1,10 +1,11 @@
 // Reads and writes of any length and alignment, cut into the requests that a block backend takes.
 //
-// One for each attached volume, on the reactor's thread. A job is one call from Python; its pieces end
-// at multiples of kMutationBytesMax of the volume, so that none crosses a segment and a rounded read
-// still fits a buffer. At most kSlots pieces are in flight; jobs wait their turn in order. Payloads are
-// copied between the caller's memory and pool buffers: slow members may hold a buffer for longer than
-// the caller can be asked to. An empty pool pauses the queue until a buffer comes back.
+// One for each attached volume, on the reactor's thread. A job is one call from Python; its pieces
+// end at multiples of kMutationBytesMax of the volume, so that none crosses a segment and a rounded
+// read still fits a buffer. At most kSlots pieces are in flight; jobs wait their turn in order.
+// Payloads are copied between the caller's memory and pool buffers: slow members may hold a buffer
+// for longer than the caller can be asked to. An empty pool pauses the queue until a buffer comes
+// back.
 #pragma once
 
 #include <array>
@@ -30,7 +31,7 @@ struct IoJob {
   std::uint64_t length_bytes = 0;
   std::byte* memory = nullptr;  // of a read or write: the caller's, until finished
 
-  Error error = Error::Ok;            // the first of its pieces'
+  Error error = Error::Ok;             // the first of its pieces'
   std::uint64_t handed_out_bytes = 0;  // in pieces, from the start
   std::uint32_t in_flight = 0;         // pieces
   bool queued = false;                 // has pieces to hand out: cannot end yet
@@ -38,8 +39,8 @@ struct IoJob {
   IoJob* next = nullptr;
 };
 
-// Told on the reactor's thread when a job has ended; takes it over. Called from inside VolumeIo's calls,
-// so it must not destroy the VolumeIo nor call it.
+// Told on the reactor's thread when a job has ended; takes it over. Called from inside VolumeIo's
+// calls, so it must not destroy the VolumeIo nor call it.
 class IoJobSink {
  public:
   virtual ~IoJobSink() = default;
@@ -48,7 +49,8 @@ class IoJobSink {
 
 class VolumeIo {
  public:
-  VolumeIo(io::Loop& loop, Buffers& buffers, engine::BlockBackend& backend, IoJobSink& sink) noexcept;
+  VolumeIo(io::Loop& loop, Buffers& buffers, engine::BlockBackend& backend,
+           IoJobSink& sink) noexcept;
   ~VolumeIo();  // REQUIRES: idle()
   VolumeIo(const VolumeIo&) = delete;
   VolumeIo& operator=(const VolumeIo&) = delete;

@@ -16,16 +16,18 @@ namespace blockd::engine {
 
 class Engine {
  public:
-  Engine(io::Loop& loop_in, Buffers& buffers_in, peer::PeerHub& hub_in) : loop(loop_in), buffers(buffers_in), hub(hub_in) {}
+  Engine(io::Loop& loop_in, Buffers& buffers_in, peer::PeerHub& hub_in)
+      : loop(loop_in), buffers(buffers_in), hub(hub_in) {}
   virtual ~Engine() = default;
 
   virtual void poke(Segment& segment) noexcept = 0;
   virtual void piece_done(Parent& parent, Error error) noexcept = 0;
   virtual void fence() noexcept = 0;
   virtual MemberHost& host(const Uuid& id) = 0;
-  virtual void want_in_sync(std::uint32_t segment, std::uint64_t generation, std::vector<Uuid> in_sync,
-                            const char* reason) = 0;
-  virtual void notice(std::uint32_t segment, const Uuid& host, const char* kind, std::uint64_t value) = 0;
+  virtual void want_in_sync(std::uint32_t segment, std::uint64_t generation,
+                            std::vector<Uuid> in_sync, const char* reason) = 0;
+  virtual void notice(std::uint32_t segment, const Uuid& host, const char* kind,
+                      std::uint64_t value) = 0;
   virtual void room() noexcept = 0;  // something went back to a pool
 
   void submit(MemberHost& host, peer::ReplicaOp& op) noexcept {
@@ -45,7 +47,7 @@ class Engine {
   std::uint32_t min_in_sync = 1;
   bool fenced = false;
   bool closed = false;
-  bool full = false;  // a member's store is nearly full
+  bool full = false;                // a member's store is nearly full
   std::uint64_t ops_under_way = 0;  // with channels: the volume must outlive them
   std::uint32_t joins = 0;
   std::uint64_t resync_free_at_us = 0;  // the bandwidth limit

@@ -21,20 +21,21 @@ inline constexpr std::uint32_t kCopiesMax = 64;
 inline constexpr std::uint64_t kLagBytesMax = 16u << 20;
 inline constexpr std::uint32_t kLagOpsMax = kMutationsMax / 2;
 
-inline constexpr std::uint32_t kOpenPageEntries = 128;       // of a list while opening: all segments do at once
-inline constexpr std::uint32_t kCopiesPerSegment = 4;         // of a resync: yields to clients
+inline constexpr std::uint32_t kOpenPageEntries =
+    128;  // of a list while opening: all segments do at once
+inline constexpr std::uint32_t kCopiesPerSegment = 4;  // of a resync: yields to clients
 inline constexpr std::uint32_t kReconcileCopies = 8;
-inline constexpr std::uint32_t kJoinsPerVolume = 8;           // segments resynced at a time
+inline constexpr std::uint32_t kJoinsPerVolume = 8;                 // segments resynced at a time
 inline constexpr std::uint64_t kResyncBytesPerSecond = 400u << 20;  // for each volume
 
 inline constexpr std::uint64_t kStallTimeoutUs = 30'000'000;  // then QuorumLost
-inline constexpr std::uint64_t kOpenGraceUs = 300'000;        // for the members that have not answered
+inline constexpr std::uint64_t kOpenGraceUs = 300'000;  // for the members that have not answered
 inline constexpr std::uint64_t kBackgroundFlushUs = 1'000'000;
 inline constexpr std::uint64_t kAskAgainUs = 1'000'000;
-inline constexpr std::uint64_t kRetryMinUs = 50'000;          // of opening a member
+inline constexpr std::uint64_t kRetryMinUs = 50'000;  // of opening a member
 inline constexpr std::uint64_t kRetryMaxUs = 5'000'000;
-inline constexpr std::uint64_t kShortageRetryUs = 1'000;      // no buffer: look again
-inline constexpr std::uint64_t kCloseTimeoutUs = 5'000'000;   // then requests still waiting fail
+inline constexpr std::uint64_t kShortageRetryUs = 1'000;     // no buffer: look again
+inline constexpr std::uint64_t kCloseTimeoutUs = 5'000'000;  // then requests still waiting fail
 // An operation that a member has for so many member timeouts has hung.
 inline constexpr std::uint64_t kOpTimeouts = 5;
 // Of a grant the engine uses this much: the clocks' rates may differ by less than the rest.

@@ -35,8 +35,8 @@ struct Join {
   std::map<std::uint32_t, MemberMask> unreadable;  // sources that failed for a chunk
   std::uint32_t pending_count = 0;
   std::uint32_t cursor = 0;
-  std::uint32_t copies = 0;            // under way
-  std::uint32_t source = 0;            // of the list
+  std::uint32_t copies = 0;  // under way
+  std::uint32_t source = 0;  // of the list
   std::uint32_t source_session = 0;
   std::vector<std::uint64_t> copying;  // a bit a chunk: a copy of it is under way
 };
@@ -65,13 +65,13 @@ struct Member {
   std::uint32_t lag_ops = 0;
   std::uint64_t retry_at_us = 0;
   std::uint64_t backoff_us = 0;
-  bool lease_wait = false;        // alive, but an earlier engine's lease is not over
-  bool gave_answer = false;       // has failed to open since the segment began to gather
+  bool lease_wait = false;   // alive, but an earlier engine's lease is not over
+  bool gave_answer = false;  // has failed to open since the segment began to gather
   std::unique_ptr<Join> join;
-  peer::ReplicaOp control;        // opening, listing, flushing: one at a time
+  peer::ReplicaOp control;  // opening, listing, flushing: one at a time
   bool control_busy = false;
-  bool joining = false;           // counted in the volume's joins
-  std::vector<std::byte> page;    // of a list
+  bool joining = false;         // counted in the volume's joins
+  std::vector<std::byte> page;  // of a list
   peer::ReplicaOp stable_op;
   bool stable_busy = false;
 };

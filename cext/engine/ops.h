@@ -1,8 +1,8 @@
 // What is under way in an engine: the records of requests, mutations, reads, flushes and copies.
 //
-// A Parent is one request of a front; it is cut into pieces, each a Mutation or a Read of one segment
-// (a flush: one Flush for each segment). A piece outlives its parent's answer until every member has
-// given its operation back.
+// A Parent is one request of a front; it is cut into pieces, each a Mutation or a Read of one
+// segment (a flush: one Flush for each segment). A piece outlives its parent's answer until every
+// member has given its operation back.
 #pragma once
 
 #include <array>
@@ -26,11 +26,12 @@ using MemberMask = std::uint8_t;
 
 struct Parent {
   BlockRequest* request = nullptr;
-  std::uint64_t cursor_bytes = 0;  // where the next piece begins, in the volume; of a flush: which segment
+  std::uint64_t cursor_bytes =
+      0;  // where the next piece begins, in the volume; of a flush: which segment
   std::uint64_t end_bytes = 0;
-  std::uint32_t pieces = 0;        // not finished, plus one while being cut
-  Error error = Error::Ok;         // the first
-  peer::ListLink<Parent> link;     // waiting for room in a pool, or for its answer to be given
+  std::uint32_t pieces = 0;     // not finished, plus one while being cut
+  Error error = Error::Ok;      // the first
+  peer::ListLink<Parent> link;  // waiting for room in a pool, or for its answer to be given
 };
 
 // Blocks that no new mutation may touch: a read-modify-write or a chunk copy is at them.
@@ -56,7 +57,7 @@ struct Mutation {
   bool zero = false;
   bool fua = false;
   bool quorum_acked = false;
-  bool requeue = false;  // to be sequenced anew once no member has it
+  bool requeue = false;   // to be sequenced anew once no member has it
   bool no_space = false;  // some member had no room for it
   std::uint32_t first_block = 0;
   std::uint32_t block_count = 0;
@@ -90,7 +91,7 @@ struct Read {
   std::uint64_t started_us = 0;
   std::uint64_t start_seq = 0;  // the segment's last sequence when it was sent
   MemberMask tried = 0;
-  MemberMask damaged = 0;       // answered with a bad block
+  MemberMask damaged = 0;  // answered with a bad block
   Error last_error = Error::Ok;
   std::byte* data = nullptr;
   peer::ReplicaOp part;

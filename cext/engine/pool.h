@@ -29,7 +29,9 @@ class Pool {
     free_.push_back(&object);
   }
 
-  [[nodiscard]] std::uint32_t used() const noexcept { return made_ - static_cast<std::uint32_t>(free_.size()); }
+  [[nodiscard]] std::uint32_t used() const noexcept {
+    return made_ - static_cast<std::uint32_t>(free_.size());
+  }
 
  private:
   static constexpr std::uint32_t kSlab = 16;

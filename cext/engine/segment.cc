@@ -11,15 +11,22 @@ namespace blockd::engine {
 using peer::ReplicaOp;
 
 Segment::Segment(Engine& engine, const SegmentConfig& config, std::uint32_t block_count)
-    : engine_(engine), index_(config.index), block_count_(block_count), generation_(config.generation) {
+    : engine_(engine),
+      index_(config.index),
+      block_count_(block_count),
+      generation_(config.generation) {
   place_members(config);
   timer_.owner = this;
   timer_.fire = [](io::Timer& timer) noexcept { static_cast<Segment*>(timer.owner)->poke(); };
 }
 
-Segment::~Segment() { engine_.loop.cancel(timer_); }
+Segment::~Segment() {
+  engine_.loop.cancel(timer_);
+}
 
-void Segment::poke() noexcept { engine_.poke(*this); }
+void Segment::poke() noexcept {
+  engine_.poke(*this);
+}
 
 void Segment::wake_at(std::uint64_t at_us) noexcept {
   if (!timer_.armed() || at_us < timer_.deadline_us) engine_.loop.arm(timer_, at_us);
@@ -45,7 +52,8 @@ void Segment::submit(Mutation& mutation) noexcept {
   mutation.quorum_acked = mutation.requeue = mutation.no_space = false;
   mutation.acked = mutation.outstanding = mutation.lagging = 0;
   mutation.read_error = Error::Ok;
-  const bool begun = mutation.stage == Mutation::Stage::prepare ? try_prepare(mutation) : try_admit(mutation);
+  const bool begun =
+      mutation.stage == Mutation::Stage::prepare ? try_prepare(mutation) : try_admit(mutation);
   if (!begun) waiting_.push_back(mutation);
 }
 
@@ -115,11 +123,13 @@ void Segment::part_done(ReplicaOp& op) noexcept {
   self.engine_.op_back();
   op.hold.reset();
   self.uncount_lag(mutation, index);
-  // Still counted as outstanding: losing the member must not let go of the mutation under our hands.
+  // Still counted as outstanding: losing the member must not let go of the mutation under our
+  // hands.
   if (op.error == Error::NoSpace) mutation.no_space = true;
   if (op.error != Error::Ok) self.member_error(index, op.session, op.error);
   mutation.outstanding &= static_cast<MemberMask>(~member_bit(index));
-  if (op.error == Error::Ok && op.session == self.members_[index].session) mutation.acked |= member_bit(index);
+  if (op.error == Error::Ok && op.session == self.members_[index].session)
+    mutation.acked |= member_bit(index);
   self.evaluate(mutation);
 }
 
@@ -177,7 +187,8 @@ void Segment::uncount_lag(Mutation& mutation, std::uint32_t index) noexcept {
   if (!(mutation.lagging & bit)) return;
   mutation.lagging &= static_cast<MemberMask>(~bit);
   Member& member = members_[index];
-  if (mutation.parts[index].session != member.session) return;  // member_failed() has cleared the count
+  if (mutation.parts[index].session != member.session)
+    return;  // member_failed() has cleared the count
   member.lag_bytes -= mutation.zero ? 0 : std::uint64_t{mutation.block_count} * kBlockBytes;
   --member.lag_ops;
 }
@@ -191,7 +202,8 @@ void Segment::retire(Mutation& mutation) noexcept {
   engine_.room();
 }
 
-// Every member was lost before a quorum had it: whatever the survivors agree on, it is applied anew.
+// Every member was lost before a quorum had it: whatever the survivors agree on, it is applied
+// anew.
 void Segment::requeue(Mutation& mutation) noexcept {
   in_flight_.erase(mutation);
   filter_add(mutation.first_block, mutation.block_count, -1);
@@ -218,7 +230,8 @@ void Segment::finish(Mutation& mutation, Error error) noexcept {
 // --- ranges --------------------------------------------------------------------------------------
 
 bool Segment::locked(std::uint32_t first, std::uint32_t end, const RangeLock* own) const noexcept {
-  for (const RangeLock* held = locks_.front(); held != nullptr; held = peer::List<RangeLock>::next(*held)) {
+  for (const RangeLock* held = locks_.front(); held != nullptr;
+       held = peer::List<RangeLock>::next(*held)) {
     if (held != own && held->first_block < end && first < held->end_block) return true;
   }
   return false;
@@ -227,7 +240,8 @@ bool Segment::locked(std::uint32_t first, std::uint32_t end, const RangeLock* ow
 // A copy waits for no read-modify-write: that one may be waiting for the copy's outcome.
 bool Segment::being_copied(std::uint32_t chunk) const noexcept {
   const std::uint32_t first = chunk * kBlocksPerChunk;
-  for (const RangeLock* held = locks_.front(); held != nullptr; held = peer::List<RangeLock>::next(*held)) {
+  for (const RangeLock* held = locks_.front(); held != nullptr;
+       held = peer::List<RangeLock>::next(*held)) {
     if (held->copy && held->first_block == first) return true;
   }
   return false;
@@ -274,7 +288,8 @@ void Segment::pump() noexcept {
   if (serving()) {
     for (std::size_t count = waiting_.size(); count > 0; --count) {
       Mutation& mutation = *waiting_.pop_front();
-      const bool begun = mutation.stage == Mutation::Stage::prepare ? try_prepare(mutation) : try_admit(mutation);
+      const bool begun =
+          mutation.stage == Mutation::Stage::prepare ? try_prepare(mutation) : try_admit(mutation);
       if (!begun) waiting_.push_back(mutation);
     }
   }
@@ -288,9 +303,12 @@ void Segment::pump() noexcept {
 }
 
 void Segment::fail_requests(Error error) noexcept {
-  for (std::size_t count = waiting_.size(); count > 0; --count) finish(*waiting_.pop_front(), error);
-  for (std::size_t count = waiting_reads_.size(); count > 0; --count) finish(*waiting_reads_.pop_front(), error);
-  for (std::size_t count = held_reads_.size(); count > 0; --count) finish(*held_reads_.pop_front(), error);
+  for (std::size_t count = waiting_.size(); count > 0; --count)
+    finish(*waiting_.pop_front(), error);
+  for (std::size_t count = waiting_reads_.size(); count > 0; --count)
+    finish(*waiting_reads_.pop_front(), error);
+  for (std::size_t count = held_reads_.size(); count > 0; --count)
+    finish(*held_reads_.pop_front(), error);
   for (Mutation* m = in_flight_.front(); m != nullptr; m = peer::List<Mutation>::next(*m)) {
     if (Parent* parent = std::exchange(m->parent, nullptr)) engine_.piece_done(*parent, error);
   }

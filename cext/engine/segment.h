@@ -1,11 +1,12 @@
 // The coordinator of one segment: versions, quorum, reads, leases, membership.
 //
 // The rules and why they hold: docs/REPLICATION.md; numbers in comments (I1, Q2, ...) are its.
-// segment.cc     mutations: admission, fan-out, quorum        segment_read.cc    reads, read-modify-write
-// segment_open.cc  gathering, reconciling                     segment_flush.cc   flushes, the stable mark
-// segment_member.cc  members, leases, the in-sync set         segment_resync.cc  joins, copies, repairs
-// All on the loop's thread. What is decided late (membership, waiting requests) is decided in run(),
-// which poke() has the engine call at the end of the loop's iteration.
+// segment.cc     mutations: admission, fan-out, quorum        segment_read.cc    reads,
+// read-modify-write segment_open.cc  gathering, reconciling                     segment_flush.cc
+// flushes, the stable mark segment_member.cc  members, leases, the in-sync set segment_resync.cc
+// joins, copies, repairs All on the loop's thread. What is decided late (membership, waiting
+// requests) is decided in run(), which poke() has the engine call at the end of the loop's
+// iteration.
 #pragma once
 
 #include <array>
@@ -72,7 +73,8 @@ class Segment {
   void retire(Mutation& mutation) noexcept;
   void requeue(Mutation& mutation) noexcept;
   void finish(Mutation& mutation, Error error) noexcept;
-  [[nodiscard]] bool locked(std::uint32_t first, std::uint32_t end, const RangeLock* own) const noexcept;
+  [[nodiscard]] bool locked(std::uint32_t first, std::uint32_t end,
+                            const RangeLock* own) const noexcept;
   [[nodiscard]] bool being_copied(std::uint32_t chunk) const noexcept;
   void lock(RangeLock& lock, std::uint32_t first, std::uint32_t end) noexcept;
   void unlock(RangeLock& lock) noexcept;
@@ -127,7 +129,8 @@ class Segment {
   [[nodiscard]] std::vector<Uuid> hosts_of(MemberMask mask) const;
   [[nodiscard]] MemberMask members_in(Member::State state) const noexcept;
   [[nodiscard]] std::uint32_t nearest(MemberMask mask) const noexcept;
-  void control(std::uint32_t owner, std::uint32_t at, void (*done)(peer::ReplicaOp&) noexcept) noexcept;
+  void control(std::uint32_t owner, std::uint32_t at,
+               void (*done)(peer::ReplicaOp&) noexcept) noexcept;
   bool control_back(peer::ReplicaOp& op) noexcept;
 
   // segment_open.cc
@@ -192,10 +195,10 @@ class Segment {
   Version stable_;
   Version base_stable_;
   Reports reports_;
-  std::vector<std::uint32_t> plan_;  // chunks still to be reconciled
+  std::vector<std::uint32_t> plan_;                 // chunks still to be reconciled
   std::map<std::uint32_t, MemberMask> unreadable_;  // sources that failed for a chunk of the plan
-  MemberMask base_pending_ = 0;                      // base members still listing, or flushing
-  std::vector<std::uint32_t> repairing_;             // chunk * 8 + member
+  MemberMask base_pending_ = 0;                     // base members still listing, or flushing
+  std::vector<std::uint32_t> repairing_;            // chunk * 8 + member
   std::uint64_t background_at_us_ = 0;
   bool background_under_way_ = false;
   std::uint64_t resync_done_bytes_ = 0;

@@ -9,7 +9,8 @@ namespace blockd::engine {
 
 using peer::ReplicaOp;
 
-// --- quorums (Q1..Q3) ------------------------------------------------------------------------------
+// --- quorums (Q1..Q3)
+// ------------------------------------------------------------------------------
 
 std::uint32_t Segment::write_quorum(std::uint32_t members) const noexcept {
   const std::uint32_t all_but_one = members >= 3 ? members - 1 : members;
@@ -18,11 +19,13 @@ std::uint32_t Segment::write_quorum(std::uint32_t members) const noexcept {
 
 bool Segment::counted(MemberMask mask, MemberMask config) const noexcept {
   const auto members = static_cast<std::uint32_t>(std::popcount(config));
-  const auto have = static_cast<std::uint32_t>(std::popcount(static_cast<MemberMask>(mask & config)));
+  const auto have =
+      static_cast<std::uint32_t>(std::popcount(static_cast<MemberMask>(mask & config)));
   return members > 0 && have >= write_quorum(members);
 }
 
-// Under the agreed set and, while a change is asked for, under that one too: either may be the truth.
+// Under the agreed set and, while a change is asked for, under that one too: either may be the
+// truth.
 bool Segment::quorum(MemberMask mask) const noexcept {
   const auto have = static_cast<MemberMask>(mask & ready_);
   return counted(have, agreed_) && (asked_ == 0 || counted(have, asked_));
@@ -32,7 +35,8 @@ bool Segment::quorum(MemberMask mask) const noexcept {
 bool Segment::meets_every_quorum(MemberMask mask) const noexcept {
   const auto meets = [&](MemberMask config) {
     const auto members = static_cast<std::uint32_t>(std::popcount(config));
-    const auto have = static_cast<std::uint32_t>(std::popcount(static_cast<MemberMask>(mask & config)));
+    const auto have =
+        static_cast<std::uint32_t>(std::popcount(static_cast<MemberMask>(mask & config)));
     const std::uint32_t quorum_size = std::min(write_quorum(members), members);
     return members > 0 && have + quorum_size > members;
   };
@@ -42,7 +46,8 @@ bool Segment::meets_every_quorum(MemberMask mask) const noexcept {
 MemberMask Segment::leased(std::uint64_t now_us) const noexcept {
   MemberMask mask = 0;
   for (std::uint32_t i = 0; i < kMembersMax; ++i) {
-    if ((ready_ & member_bit(i)) && members_[i].host->lease_until_us > now_us) mask |= member_bit(i);
+    if ((ready_ & member_bit(i)) && members_[i].host->lease_until_us > now_us)
+      mask |= member_bit(i);
   }
   return mask;
 }
@@ -69,7 +74,9 @@ std::uint32_t Segment::nearest(MemberMask mask) const noexcept {
   BLOCKD_ASSERT(mask != 0);
   std::uint32_t best = kMembersMax;
   for (std::uint32_t i = 0; i < kMembersMax; ++i) {
-    if ((mask & member_bit(i)) && (best == kMembersMax || members_[i].distance < members_[best].distance)) best = i;
+    if ((mask & member_bit(i)) &&
+        (best == kMembersMax || members_[i].distance < members_[best].distance))
+      best = i;
   }
   return best;
 }
@@ -92,7 +99,8 @@ void Segment::place_members(const SegmentConfig& config) {
     std::uint32_t place = kMembersMax;
     for (std::uint32_t i = 0; i < kMembersMax; ++i) {
       const Member& member = members_[i];
-      if (member.present && member.host_id == wanted.host && member.store == wanted.store) place = i;
+      if (member.present && member.host_id == wanted.host && member.store == wanted.store)
+        place = i;
     }
     for (std::uint32_t i = 0; i < kMembersMax && place == kMembersMax; ++i) {
       const Member& member = members_[i];
@@ -139,12 +147,14 @@ SegmentConfig Segment::config() const {
   for (std::uint32_t i = 0; i < kMembersMax; ++i) {
     const Member& member = members_[i];
     if (!member.present) continue;
-    config.members.push_back({member.host_id, member.store, member.distance, (agreed_ & member_bit(i)) != 0});
+    config.members.push_back(
+        {member.host_id, member.store, member.distance, (agreed_ & member_bit(i)) != 0});
   }
   return config;
 }
 
-// --- asking for another in-sync set ----------------------------------------------------------------
+// --- asking for another in-sync set
+// ----------------------------------------------------------------
 
 // Wanted: exactly the members that hold everything. Asked for once; until the generation moves the
 // answer may be yes, so nothing else is asked and both sets bind (Q2).
@@ -178,10 +188,12 @@ void Segment::emit_ask(const char* reason) noexcept {
   engine_.want_in_sync(index_, generation_, hosts_of(asked_), reason);
 }
 
-void Segment::ask_failed() noexcept { asked_at_us_ = engine_.loop.now_us(); }
+void Segment::ask_failed() noexcept {
+  asked_at_us_ = engine_.loop.now_us();
+}
 
-// Serving begins when every agreed member is in the common state: then no absent one can hold an older
-// engine's mutation that could come back later (O3).
+// Serving begins when every agreed member is in the common state: then no absent one can hold an
+// older engine's mutation that could come back later (O3).
 void Segment::maybe_serve() noexcept {
   if (serve_started_ || phase_ != Phase::formed || agreed_ == 0 || (agreed_ & ~ready_) != 0) return;
   serve_started_ = ever_served_ = true;
@@ -230,7 +242,8 @@ void Segment::host_lost(const MemberHost& host) noexcept {
 void Segment::host_back(const MemberHost& host) noexcept {
   for (std::uint32_t i = 0; i < kMembersMax; ++i) {
     Member& member = members_[i];
-    if (member.present && member.host == &host && member.state == Member::State::absent) member.retry_at_us = 0;
+    if (member.present && member.host == &host && member.state == Member::State::absent)
+      member.retry_at_us = 0;
   }
   poke();
 }
@@ -277,7 +290,8 @@ void Segment::become_ready(std::uint32_t index, std::uint64_t durable_seq) noexc
   }
 }
 
-// --- opening a member ------------------------------------------------------------------------------
+// --- opening a member
+// ------------------------------------------------------------------------------
 
 void Segment::open_members() noexcept {
   const std::uint64_t now = engine_.loop.now_us();
@@ -285,8 +299,9 @@ void Segment::open_members() noexcept {
     Member& member = members_[i];
     if (!member.present || member.state != Member::State::absent || member.control_busy) continue;
     if (!member.host->channel->connected()) continue;
-    const bool wanted = phase_ == Phase::formed ? engine_.joins < kJoinsPerVolume
-                                                : phase_ == Phase::gather && ((agreed_ | asked_) & member_bit(i));
+    const bool wanted = phase_ == Phase::formed
+                            ? engine_.joins < kJoinsPerVolume
+                            : phase_ == Phase::gather && ((agreed_ | asked_) & member_bit(i));
     if (!wanted) continue;
     if (now < member.retry_at_us) {
       wake_at(member.retry_at_us);
@@ -321,7 +336,8 @@ void Segment::start_open(std::uint32_t index) noexcept {
 }
 
 // Submits the control operation of member `owner` to the host of member `at`.
-void Segment::control(std::uint32_t owner, std::uint32_t at, void (*done)(ReplicaOp&) noexcept) noexcept {
+void Segment::control(std::uint32_t owner, std::uint32_t at,
+                      void (*done)(ReplicaOp&) noexcept) noexcept {
   Member& member = members_[owner];
   BLOCKD_ASSERT(!member.control_busy);
   member.control_busy = true;
@@ -389,8 +405,8 @@ void Segment::tick() noexcept {
     if (last_seq_ > stable_.seq || stable_.epoch != engine_.epoch) background_flush();
     announce_stable();
   }
-  const bool calm = phase_ == Phase::formed && serve_started_ && ready_ == agreed_ && waiting_.empty() &&
-                    waiting_reads_.empty() && copies_.empty();
+  const bool calm = phase_ == Phase::formed && serve_started_ && ready_ == agreed_ &&
+                    waiting_.empty() && waiting_reads_.empty() && copies_.empty();
   if (!calm) poke();
 }
 
@@ -399,33 +415,40 @@ void Segment::check_hung_operations() noexcept {
   const std::uint64_t hung_us = kOpTimeouts * engine_.hub.config().member_timeout_us;
   for (Mutation* m = in_flight_.front(); m != nullptr; m = peer::List<Mutation>::next(*m)) {
     if (now > m->started_us + kStallTimeoutUs && !m->quorum_acked) {
-      if (Parent* parent = std::exchange(m->parent, nullptr)) engine_.piece_done(*parent, Error::WriteUnresolved);
+      if (Parent* parent = std::exchange(m->parent, nullptr))
+        engine_.piece_done(*parent, Error::WriteUnresolved);
     }
     if (now <= m->sent_us + hung_us) continue;
     for (std::uint32_t i = 0; i < kMembersMax; ++i) {
-      const bool here = (m->outstanding & member_bit(i)) && m->parts[i].session == members_[i].session;
+      const bool here =
+          (m->outstanding & member_bit(i)) && m->parts[i].session == members_[i].session;
       if (here) member_failed(i, Error::Timeout);
     }
     if (phase_ != Phase::formed) return;  // reopened: the list is not what it was
   }
-  for (ChunkCopy* copy = active_copies_.front(); copy != nullptr; copy = peer::List<ChunkCopy>::next(*copy)) {
+  for (ChunkCopy* copy = active_copies_.front(); copy != nullptr;
+       copy = peer::List<ChunkCopy>::next(*copy)) {
     if (now <= copy->started_us + hung_us) continue;
-    if (copy->stage == ChunkCopy::Stage::reading && copy->source_session == members_[copy->source].session) {
+    if (copy->stage == ChunkCopy::Stage::reading &&
+        copy->source_session == members_[copy->source].session) {
       member_failed(copy->source, Error::Timeout);
     }
     for (std::uint32_t i = 0; i < kMembersMax; ++i) {
-      const bool here = (copy->outstanding & member_bit(i)) && copy->target_sessions[i] == members_[i].session;
+      const bool here =
+          (copy->outstanding & member_bit(i)) && copy->target_sessions[i] == members_[i].session;
       if (here) member_failed(i, Error::Timeout);
     }
     if (phase_ != Phase::formed) return;
   }
   for (Flush* flush = flushes_.front(); flush != nullptr; flush = peer::List<Flush>::next(*flush)) {
     if (now > flush->started_us + kStallTimeoutUs) {
-      if (Parent* parent = std::exchange(flush->parent, nullptr)) engine_.piece_done(*parent, Error::QuorumLost);
+      if (Parent* parent = std::exchange(flush->parent, nullptr))
+        engine_.piece_done(*parent, Error::QuorumLost);
     }
     if (now <= flush->started_us + hung_us) continue;
     for (std::uint32_t i = 0; i < kMembersMax; ++i) {
-      const bool here = (flush->outstanding & member_bit(i)) && flush->parts[i].session == members_[i].session;
+      const bool here =
+          (flush->outstanding & member_bit(i)) && flush->parts[i].session == members_[i].session;
       if (here) member_failed(i, Error::Timeout);
     }
     if (phase_ != Phase::formed) return;
@@ -456,9 +479,11 @@ SegmentStatus Segment::status() const {
   status.generation = generation_;
   status.state = state();
   status.in_sync = hosts_of(agreed_);
-  const auto joining = static_cast<MemberMask>(members_in(Member::State::syncing) | (ready_ & ~agreed_));
+  const auto joining =
+      static_cast<MemberMask>(members_in(Member::State::syncing) | (ready_ & ~agreed_));
   MemberMask present = 0;
-  for (std::uint32_t i = 0; i < kMembersMax; ++i) present |= members_[i].present ? member_bit(i) : MemberMask{0};
+  for (std::uint32_t i = 0; i < kMembersMax; ++i)
+    present |= members_[i].present ? member_bit(i) : MemberMask{0};
   status.joining = hosts_of(joining);
   status.absent = hosts_of(static_cast<MemberMask>(present & ~agreed_ & ~joining));
   status.resync_bytes_done = resync_done_bytes_;

@@ -1,6 +1,8 @@
-// Opening: fence the members, hear what each holds above the stable mark, bring them to one state (O1..O4).
+// Opening: fence the members, hear what each holds above the stable mark, bring them to one state
+// (O1..O4).
 //
-// gather -> list -> reconcile -> flush -> formed. A base member that is lost on the way begins it anew.
+// gather -> list -> reconcile -> flush -> formed. A base member that is lost on the way begins it
+// anew.
 #include <algorithm>
 #include <cstring>
 
@@ -24,11 +26,13 @@ void Segment::advance_gather() noexcept {
   for (std::uint32_t i = 0; i < kMembersMax; ++i) {
     if (!((agreed_ | asked_) & ~answered & member_bit(i))) continue;
     wait = wait || may_still_answer(members_[i]);
-    wait_for_lease = wait_for_lease || (members_[i].lease_wait && members_[i].host->channel->connected());
+    wait_for_lease =
+        wait_for_lease || (members_[i].lease_wait && members_[i].host->channel->connected());
   }
   const std::uint64_t now = engine_.loop.now_us();
   if (grace_until_us_ == 0) grace_until_us_ = now + kOpenGraceUs;
-  if (wait_for_lease || (wait && now < grace_until_us_)) return wake_at(std::max(grace_until_us_, now + 1000));
+  if (wait_for_lease || (wait && now < grace_until_us_))
+    return wake_at(std::max(grace_until_us_, now + 1000));
   start_listing();
 }
 
@@ -78,7 +82,8 @@ void Segment::list_done(ReplicaOp& op) noexcept {
   format::ChunkEntry entry;
   for (std::uint32_t i = 0; i < op.block_count; ++i) {
     std::memcpy(static_cast<void*>(&entry), op.data + std::size_t{i} * sizeof entry, sizeof entry);
-    if (entry.chunk < self.chunk_count()) self.reports_[entry.chunk][index] = {entry.epoch, entry.seq};
+    if (entry.chunk < self.chunk_count())
+      self.reports_[entry.chunk][index] = {entry.epoch, entry.seq};
   }
   if (op.block_count == kOpenPageEntries) {
     op.first_block = entry.chunk + 1;
@@ -97,7 +102,8 @@ void Segment::start_reconcile() {
   for (const auto& [chunk, versions] : reports_) {
     const Version& first = versions[nearest(base)];
     bool differs = false;
-    for (std::uint32_t i = 0; i < kMembersMax; ++i) differs = differs || ((base & member_bit(i)) && versions[i] != first);
+    for (std::uint32_t i = 0; i < kMembersMax; ++i)
+      differs = differs || ((base & member_bit(i)) && versions[i] != first);
     if (differs) plan_.push_back(chunk);
   }
   poke();
@@ -135,7 +141,8 @@ void Segment::reconciled(ChunkCopy& copy) noexcept {
   if (phase_ != Phase::reconcile || copy.error == Error::Ok) return;
   plan_.push_back(copy.chunk);
   const bool medium = copy.error == Error::ChecksumMismatch || copy.error == Error::DiskError;
-  if (medium && copy.stage == ChunkCopy::Stage::reading) unreadable_[copy.chunk] |= member_bit(copy.source);
+  if (medium && copy.stage == ChunkCopy::Stage::reading)
+    unreadable_[copy.chunk] |= member_bit(copy.source);
 }
 
 // What serving will rest on must survive a power loss. Nothing reported: it all did already.

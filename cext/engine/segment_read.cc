@@ -1,8 +1,8 @@
 // Reads, and the read-modify-write of the blocks that a mutation touches in part.
 //
-// A read is sent to a ready member that has acknowledged every overlapping mutation in flight, and only
-// when a quorum has each of them; its answer is held while a mutation that began meanwhile and overlaps
-// is not settled, for the data may show it (R1, R2).
+// A read is sent to a ready member that has acknowledged every overlapping mutation in flight, and
+// only when a quorum has each of them; its answer is held while a mutation that began meanwhile and
+// overlaps is not settled, for the data may show it (R1, R2).
 #include <algorithm>
 #include <cstring>
 
@@ -17,10 +17,13 @@ using peer::ReplicaOp;
 namespace {
 
 bool overlaps(const Mutation& mutation, std::uint32_t first, std::uint32_t count) noexcept {
-  return mutation.first_block < first + count && first < mutation.first_block + mutation.block_count;
+  return mutation.first_block < first + count &&
+         first < mutation.first_block + mutation.block_count;
 }
 
-bool medium_error(Error error) noexcept { return error == Error::ChecksumMismatch || error == Error::DiskError; }
+bool medium_error(Error error) noexcept {
+  return error == Error::ChecksumMismatch || error == Error::DiskError;
+}
 
 }  // namespace
 
@@ -86,10 +89,12 @@ void Segment::read_part_done(ReplicaOp& op) noexcept {
   Segment& self = *read.segment;
   self.engine_.op_back();
   if (self.engine_.fenced) return self.finish(read, Error::EpochFenced);
-  if (op.error == Error::Ok && op.session == self.members_[op.tag].session) return self.read_answered(read);
+  if (op.error == Error::Ok && op.session == self.members_[op.tag].session)
+    return self.read_answered(read);
   if (medium_error(op.error)) {
     read.tried |= member_bit(op.tag);
-    read.damaged |= op.session == self.members_[op.tag].session ? member_bit(op.tag) : MemberMask{0};
+    read.damaged |=
+        op.session == self.members_[op.tag].session ? member_bit(op.tag) : MemberMask{0};
     read.last_error = op.error;
   } else if (op.error != Error::Ok) {
     self.member_error(op.tag, op.session, op.error);

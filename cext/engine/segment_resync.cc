@@ -1,9 +1,10 @@
 // Resync: bring a member that missed something to hold everything, while clients go on (J1..J3).
 //
-// Every chunk of the joiner begins as pending: mutations of it are not sent there. Chunks whose version
-// is the source's, and that missed nothing since, stop pending at once; the others are copied one by
-// one under a lock of the chunk, and get new mutations from the moment the copy is queued to the joiner.
-// The copy of a chunk also repairs a damaged block and reconciles while opening.
+// Every chunk of the joiner begins as pending: mutations of it are not sent there. Chunks whose
+// version is the source's, and that missed nothing since, stop pending at once; the others are
+// copied one by one under a lock of the chunk, and get new mutations from the moment the copy is
+// queued to the joiner. The copy of a chunk also repairs a damaged block and reconciles while
+// opening.
 #include <algorithm>
 #include <bit>
 #include <cstring>
@@ -19,11 +20,19 @@ namespace {
 
 using Bits = std::vector<std::uint64_t>;
 
-bool test(const Bits& bits, std::uint32_t i) noexcept { return (bits[i / 64] >> (i % 64)) & 1; }
-void set(Bits& bits, std::uint32_t i) noexcept { bits[i / 64] |= std::uint64_t{1} << (i % 64); }
-void clear(Bits& bits, std::uint32_t i) noexcept { bits[i / 64] &= ~(std::uint64_t{1} << (i % 64)); }
+bool test(const Bits& bits, std::uint32_t i) noexcept {
+  return (bits[i / 64] >> (i % 64)) & 1;
+}
+void set(Bits& bits, std::uint32_t i) noexcept {
+  bits[i / 64] |= std::uint64_t{1} << (i % 64);
+}
+void clear(Bits& bits, std::uint32_t i) noexcept {
+  bits[i / 64] &= ~(std::uint64_t{1} << (i % 64));
+}
 
-bool medium_error(Error error) noexcept { return error == Error::ChecksumMismatch || error == Error::DiskError; }
+bool medium_error(Error error) noexcept {
+  return error == Error::ChecksumMismatch || error == Error::DiskError;
+}
 
 }  // namespace
 
@@ -43,7 +52,8 @@ void Segment::begin_join(std::uint32_t index) {
   join.copying.assign(words, 0);
   join.pending_count = chunk_count();
   // What is in flight now was not, or not surely, given to this member.
-  for (Mutation* m = in_flight_.front(); m != nullptr; m = peer::List<Mutation>::next(*m)) mark_missed(member, *m);
+  for (Mutation* m = in_flight_.front(); m != nullptr; m = peer::List<Mutation>::next(*m))
+    mark_missed(member, *m);
   engine_.notice(index_, member.host_id, "resync-started", chunk_count());
   join.versions.assign(chunk_count(), Version{});
   join_list_joiner(index, 0);
@@ -96,7 +106,8 @@ void Segment::join_list_done(ReplicaOp& op) noexcept {
   if (op.error != Error::Ok) {
     if (of_joiner) return self.member_error(index, op.session, op.error);
     self.member_error(join.source, join.source_session, op.error);
-    if (member.state == Member::State::syncing && !self.engine_.fenced) self.join_list_source(index, 0);
+    if (member.state == Member::State::syncing && !self.engine_.fenced)
+      self.join_list_source(index, 0);
     return;
   }
   std::vector<Version>& versions = of_joiner ? join.versions : join.source_versions;
@@ -105,7 +116,8 @@ void Segment::join_list_done(ReplicaOp& op) noexcept {
   std::uint32_t next_chunk = 0;
   if (more) {
     format::ChunkEntry last;
-    std::memcpy(static_cast<void*>(&last), op.data + std::size_t{op.block_count - 1} * sizeof last, sizeof last);
+    std::memcpy(static_cast<void*>(&last), op.data + std::size_t{op.block_count - 1} * sizeof last,
+                sizeof last);
     next_chunk = last.chunk + 1;
   }
   if (of_joiner && more) return self.join_list_joiner(index, next_chunk);
@@ -140,7 +152,8 @@ void Segment::compare(std::uint32_t index) noexcept {
   poke();
 }
 
-// --- mutations of a joiner -------------------------------------------------------------------------
+// --- mutations of a joiner
+// -------------------------------------------------------------------------
 
 bool Segment::accepts(Member& member, const Mutation& mutation) noexcept {
   const Join& join = *member.join;
@@ -164,13 +177,15 @@ void Segment::mark_missed(Member& member, const Mutation& mutation) noexcept {
   }
 }
 
-// --- copying ---------------------------------------------------------------------------------------
+// --- copying
+// ---------------------------------------------------------------------------------------
 
 void Segment::advance_joins() noexcept {
   if (phase_ != Phase::formed) return;
   for (std::uint32_t i = 0; i < kMembersMax; ++i) {
     Member& member = members_[i];
-    if (member.state == Member::State::syncing && member.join->phase == Join::Phase::copy) advance_copying(i);
+    if (member.state == Member::State::syncing && member.join->phase == Join::Phase::copy)
+      advance_copying(i);
   }
 }
 
@@ -244,7 +259,8 @@ void Segment::join_flush_done(ReplicaOp& op) noexcept {
 void Segment::resynced(ChunkCopy& copy) noexcept {
   const auto index = static_cast<std::uint32_t>(std::countr_zero(copy.targets));
   Member& member = members_[index];
-  if (member.state != Member::State::syncing || copy.target_sessions[index] != member.session) return;
+  if (member.state != Member::State::syncing || copy.target_sessions[index] != member.session)
+    return;
   Join& join = *member.join;
   BLOCKD_ASSERT(join.copies > 0);
   --join.copies;
@@ -254,7 +270,8 @@ void Segment::resynced(ChunkCopy& copy) noexcept {
   }
 }
 
-// --- one chunk -------------------------------------------------------------------------------------
+// --- one chunk
+// -------------------------------------------------------------------------------------
 
 ChunkCopy* Segment::start_copy(ChunkCopy::Why why, std::uint32_t chunk, std::uint32_t source,
                                MemberMask targets) noexcept {
@@ -287,12 +304,14 @@ void Segment::pump_copies() noexcept {
 
 // The source is lost: its answer will be ignored, so clients need not wait for it.
 void Segment::let_go_of_copies(std::uint32_t source) noexcept {
-  for (ChunkCopy* copy = active_copies_.front(); copy != nullptr; copy = peer::List<ChunkCopy>::next(*copy)) {
+  for (ChunkCopy* copy = active_copies_.front(); copy != nullptr;
+       copy = peer::List<ChunkCopy>::next(*copy)) {
     if (copy->source == source && copy->stage == ChunkCopy::Stage::reading) unlock(copy->lock);
   }
 }
 
-// Locks the chunk against new mutations; reads it once the source has every one there is. False: wait.
+// Locks the chunk against new mutations; reads it once the source has every one there is. False:
+// wait.
 bool Segment::try_copy(ChunkCopy& copy) noexcept {
   if (copy.source_session != members_[copy.source].session) {
     copy.error = Error::LinkLost;
@@ -306,7 +325,8 @@ bool Segment::try_copy(ChunkCopy& copy) noexcept {
   }
   if (phase_ == Phase::formed && filter_hit(first, kBlocksPerChunk)) {
     for (const Mutation* m = in_flight_.front(); m != nullptr; m = peer::List<Mutation>::next(*m)) {
-      const bool overlap = m->first_block < first + kBlocksPerChunk && first < m->first_block + m->block_count;
+      const bool overlap =
+          m->first_block < first + kBlocksPerChunk && first < m->first_block + m->block_count;
       if (overlap && !(m->acked & member_bit(copy.source))) return false;
     }
   }
@@ -339,7 +359,8 @@ void Segment::copy_read_done(ReplicaOp& op) noexcept {
   Segment& self = *copy.segment;
   self.engine_.op_back();
   copy.error = op.error;
-  if (op.error == Error::Ok && op.session != self.members_[op.tag].session) copy.error = Error::LinkLost;
+  if (op.error == Error::Ok && op.session != self.members_[op.tag].session)
+    copy.error = Error::LinkLost;
   if (copy.error == Error::Ok) return self.send_replaces(copy);
   if (!medium_error(op.error) && op.error != Error::Ok && op.error != Error::Busy) {
     self.member_error(op.tag, op.session, op.error);
@@ -390,8 +411,9 @@ void Segment::replace_done(ReplicaOp& op) noexcept {
     copy.error = op.error;
     self.member_error(op.tag, op.session, op.error);
   } else if (copy.read.valid_mask != 0) {
-    std::uint64_t& bytes = copy.why == ChunkCopy::Why::reconcile ? self.engine_.stats.reconcile_bytes
-                                                                 : self.engine_.stats.resync_bytes;
+    std::uint64_t& bytes = copy.why == ChunkCopy::Why::reconcile
+                               ? self.engine_.stats.reconcile_bytes
+                               : self.engine_.stats.resync_bytes;
     if (copy.why != ChunkCopy::Why::repair) bytes += kChunkBytes;
   }
   if (copy.outstanding == 0) self.finish(copy);
@@ -419,7 +441,8 @@ void Segment::finish(ChunkCopy& copy) noexcept {
   poke();
 }
 
-// --- repair ----------------------------------------------------------------------------------------
+// --- repair
+// ----------------------------------------------------------------------------------------
 
 // The read found a bad block at `damaged` and the same blocks good elsewhere.
 void Segment::repair(const Read& read, MemberMask damaged) noexcept {
@@ -431,7 +454,8 @@ void Segment::repair(const Read& read, MemberMask damaged) noexcept {
       if (!(damaged & ready_ & member_bit(i))) continue;
       const std::uint32_t key = chunk * 8 + i;
       if (std::find(repairing_.begin(), repairing_.end(), key) != repairing_.end()) continue;
-      if (start_copy(ChunkCopy::Why::repair, chunk, nearest(sources), member_bit(i))) repairing_.push_back(key);
+      if (start_copy(ChunkCopy::Why::repair, chunk, nearest(sources), member_bit(i)))
+        repairing_.push_back(key);
     }
   }
 }
@@ -440,7 +464,8 @@ void Segment::repaired(ChunkCopy& copy) noexcept {
   const auto index = static_cast<std::uint32_t>(std::countr_zero(copy.targets));
   std::erase(repairing_, copy.chunk * 8 + index);
   const bool done = copy.error == Error::Ok && copy.stage == ChunkCopy::Stage::replacing;
-  engine_.notice(index_, members_[index].host_id, done ? "block-repaired" : "repair-failed", copy.chunk);
+  engine_.notice(index_, members_[index].host_id, done ? "block-repaired" : "repair-failed",
+                 copy.chunk);
 }
 
 }  // namespace blockd::engine

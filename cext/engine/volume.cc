@@ -1,4 +1,5 @@
-// The volume of volume.h: cuts requests into pieces for its segments, keeps leases, reports upwards.
+// The volume of volume.h: cuts requests into pieces for its segments, keeps leases, reports
+// upwards.
 #include "engine/volume.h"
 
 #include <algorithm>
@@ -45,7 +46,8 @@ class VolumeImpl final : public Volume, private Engine {
   MemberHost& host(const Uuid& host_id) override;
   void want_in_sync(std::uint32_t segment, std::uint64_t generation, std::vector<Uuid> in_sync,
                     const char* reason) override;
-  void notice(std::uint32_t segment, const Uuid& host_id, const char* kind, std::uint64_t value) override;
+  void notice(std::uint32_t segment, const Uuid& host_id, const char* kind,
+              std::uint64_t value) override;
   void room() noexcept override;
 
   [[nodiscard]] Error check(const BlockRequest& request) const noexcept;
@@ -54,8 +56,10 @@ class VolumeImpl final : public Volume, private Engine {
   [[nodiscard]] bool cut_flush(Parent& parent) noexcept;
   [[nodiscard]] bool cut(Parent& parent) noexcept;
   void advance(Parent& parent) noexcept;
-  [[nodiscard]] bool cut_read(Parent& parent, Segment& segment, std::uint64_t inside, std::uint64_t end) noexcept;
-  [[nodiscard]] bool cut_mutation(Parent& parent, Segment& segment, std::uint64_t inside, std::uint64_t end) noexcept;
+  [[nodiscard]] bool cut_read(Parent& parent, Segment& segment, std::uint64_t inside,
+                              std::uint64_t end) noexcept;
+  [[nodiscard]] bool cut_mutation(Parent& parent, Segment& segment, std::uint64_t inside,
+                                  std::uint64_t end) noexcept;
   void finish(Parent& parent) noexcept;
   void count(const BlockRequest& request, Error error) noexcept;
   void run() noexcept;
@@ -80,8 +84,8 @@ class VolumeImpl final : public Volume, private Engine {
   std::vector<std::unique_ptr<Segment>> segments_;
   std::vector<std::unique_ptr<MemberHost>> hosts_;
   Pool<Parent> parents_{kParentsMax};
-  peer::List<Parent> starved_;          // cut in part: a pool was empty
-  peer::List<Parent> ended_;            // to be answered from the loop
+  peer::List<Parent> starved_;               // cut in part: a pool was empty
+  peer::List<Parent> ended_;                 // to be answered from the loop
   BlockRequest* unadmitted_head_ = nullptr;  // no Parent was left
   BlockRequest* unadmitted_tail_ = nullptr;
   std::vector<Segment*> poked_;
@@ -113,15 +117,17 @@ std::uint32_t blocks_of_segment(std::uint32_t index, std::uint64_t volume_bytes)
   return static_cast<std::uint32_t>((bytes + kBlockBytes - 1) / kBlockBytes);
 }
 
-VolumeImpl::VolumeImpl(io::Loop& loop_in, Buffers& buffers_in, peer::PeerHub& hub_in, VolumeEvents& events,
-                       VolumeConfig config)
+VolumeImpl::VolumeImpl(io::Loop& loop_in, Buffers& buffers_in, peer::PeerHub& hub_in,
+                       VolumeEvents& events, VolumeConfig config)
     : Engine(loop_in, buffers_in, hub_in), events_(events), config_(std::move(config)) {
   Engine::id = config_.id;
   Engine::epoch = config_.epoch;
   Engine::min_in_sync = std::max(1u, config_.min_in_sync);
   run_task_.owner = event_task_.owner = timer_.owner = this;
   run_task_.run = [](io::Task& task) noexcept { static_cast<VolumeImpl*>(task.owner)->run(); };
-  event_task_.run = [](io::Task& task) noexcept { static_cast<VolumeImpl*>(task.owner)->emit_all(); };
+  event_task_.run = [](io::Task& task) noexcept {
+    static_cast<VolumeImpl*>(task.owner)->emit_all();
+  };
   timer_.fire = [](io::Timer& timer) noexcept { static_cast<VolumeImpl*>(timer.owner)->tick(); };
   for (const SegmentConfig& segment : config_.segments) add_segment(segment, config_.size_bytes);
 }
@@ -134,7 +140,8 @@ VolumeImpl::~VolumeImpl() {
 void VolumeImpl::add_segment(const SegmentConfig& segment, std::uint64_t volume_bytes) {
   BLOCKD_ASSERT(segment.index == segments_.size());
   Engine& self = *this;
-  segments_.push_back(std::make_unique<Segment>(self, segment, blocks_of_segment(segment.index, volume_bytes)));
+  segments_.push_back(
+      std::make_unique<Segment>(self, segment, blocks_of_segment(segment.index, volume_bytes)));
   poked_.reserve(segments_.size());
   running_.reserve(segments_.size());
 }
@@ -159,12 +166,15 @@ Error VolumeImpl::check(const BlockRequest& request) const noexcept {
   if (payload && request.length_bytes > kMutationBytesMax) return Error::RequestTooLarge;
   if (payload && request.data == nullptr) return Error::InvalidArgument;
   if (request.length_bytes == 0) return Error::InvalidArgument;
-  if (read && (request.offset_bytes % kBlockBytes != 0 || request.length_bytes % kBlockBytes != 0)) {
+  if (read &&
+      (request.offset_bytes % kBlockBytes != 0 || request.length_bytes % kBlockBytes != 0)) {
     return Error::InvalidArgument;
   }
   const std::uint64_t limit =
-      read ? (config_.size_bytes + kBlockBytes - 1) / kBlockBytes * kBlockBytes : config_.size_bytes;
-  const bool inside = request.offset_bytes <= limit && request.length_bytes <= limit - request.offset_bytes;
+      read ? (config_.size_bytes + kBlockBytes - 1) / kBlockBytes * kBlockBytes
+           : config_.size_bytes;
+  const bool inside =
+      request.offset_bytes <= limit && request.length_bytes <= limit - request.offset_bytes;
   return inside ? Error::Ok : Error::ExtentOutOfRange;
 }
 
@@ -223,7 +233,8 @@ bool VolumeImpl::cut(Parent& parent) noexcept {
   return cut_mutation(parent, segment, inside, end);
 }
 
-// A flush counts segments, not bytes; those without an acknowledged mutation since their last are skipped.
+// A flush counts segments, not bytes; those without an acknowledged mutation since their last are
+// skipped.
 bool VolumeImpl::cut_flush(Parent& parent) noexcept {
   Segment& segment = *segments_[parent.cursor_bytes];
   if (segment.dirty()) {
@@ -238,7 +249,8 @@ bool VolumeImpl::cut_flush(Parent& parent) noexcept {
   return true;
 }
 
-bool VolumeImpl::cut_read(Parent& parent, Segment& segment, std::uint64_t inside, std::uint64_t end) noexcept {
+bool VolumeImpl::cut_read(Parent& parent, Segment& segment, std::uint64_t inside,
+                          std::uint64_t end) noexcept {
   Read* read = Engine::reads.get();
   if (read == nullptr) return false;
   const BlockRequest& request = *parent.request;
@@ -253,8 +265,10 @@ bool VolumeImpl::cut_read(Parent& parent, Segment& segment, std::uint64_t inside
   return true;
 }
 
-// A write: at most kBlocksMax blocks, rounded outwards. Zeros: a run of whole blocks, or the part of one.
-bool VolumeImpl::cut_mutation(Parent& parent, Segment& segment, std::uint64_t inside, std::uint64_t end) noexcept {
+// A write: at most kBlocksMax blocks, rounded outwards. Zeros: a run of whole blocks, or the part
+// of one.
+bool VolumeImpl::cut_mutation(Parent& parent, Segment& segment, std::uint64_t inside,
+                              std::uint64_t end) noexcept {
   Mutation* mutation = Engine::mutations.get();
   if (mutation == nullptr) return false;
   const BlockRequest& request = *parent.request;
@@ -277,7 +291,8 @@ bool VolumeImpl::cut_mutation(Parent& parent, Segment& segment, std::uint64_t in
   mutation->zero = !write && aligned;
   mutation->data = nullptr;
   mutation->lock.copy = false;
-  std::byte* payload = write ? request.data + (parent.cursor_bytes - request.offset_bytes) : nullptr;
+  std::byte* payload =
+      write ? request.data + (parent.cursor_bytes - request.offset_bytes) : nullptr;
   if (mutation->zero) {
     mutation->stage = Mutation::Stage::admit;
   } else if (aligned && request.hold) {
@@ -343,7 +358,8 @@ void VolumeImpl::room() noexcept {
   schedule();
 }
 
-// --- the end of each iteration -----------------------------------------------------------------------
+// --- the end of each iteration
+// -----------------------------------------------------------------------
 
 void VolumeImpl::poke(Segment& segment) noexcept {
   if (segment.poked) return;
@@ -384,7 +400,8 @@ void VolumeImpl::tick() noexcept {
   for (auto& segment : segments_) segment->tick();
   update_state();
   if (closing_ != Closing::no) advance_closing();
-  if (closing_ != Closing::leaving || closed_) Engine::loop.arm(timer_, Engine::loop.now_us() + hub.config().heartbeat_us);
+  if (closing_ != Closing::leaving || closed_)
+    Engine::loop.arm(timer_, Engine::loop.now_us() + hub.config().heartbeat_us);
 }
 
 void VolumeImpl::update_state() noexcept {
@@ -399,7 +416,8 @@ void VolumeImpl::update_state() noexcept {
     config_.size_bytes = grow_to_bytes_;
     emit([done = std::exchange(grown_, nullptr)] { done(Error::Ok); });
   }
-  if (closing_ != Closing::no) worst = closing_ == Closing::leaving ? VolumeState::closed : VolumeState::closing;
+  if (closing_ != Closing::no)
+    worst = closing_ == Closing::leaving ? VolumeState::closed : VolumeState::closing;
   if (worst == VolumeState::serving && !ever_served_) {
     ever_served_ = true;
     Engine::stats.open_duration_us = Engine::loop.now_us() - started_us_;
@@ -417,7 +435,8 @@ std::vector<SegmentStatus> VolumeImpl::status() const {
   return all;
 }
 
-// --- leases ----------------------------------------------------------------------------------------
+// --- leases
+// ----------------------------------------------------------------------------------------
 
 MemberHost& VolumeImpl::host(const Uuid& host_id) {
   for (auto& known : hosts_) {
@@ -435,7 +454,8 @@ MemberHost& VolumeImpl::host(const Uuid& host_id) {
     for (auto& candidate : self.hosts_) {
       if (&candidate->watcher != &watcher) continue;
       candidate->lease_until_us = 0;
-      for (auto& segment : self.segments_) up ? segment->host_back(*candidate) : segment->host_lost(*candidate);
+      for (auto& segment : self.segments_)
+        up ? segment->host_back(*candidate) : segment->host_lost(*candidate);
       if (up) self.beat(*candidate);
     }
   };
@@ -444,7 +464,8 @@ MemberHost& VolumeImpl::host(const Uuid& host_id) {
 }
 
 void VolumeImpl::beat(MemberHost& member_host) noexcept {
-  if (member_host.beat_under_way || !started_ || Engine::fenced || closing_ >= Closing::releasing) return;
+  if (member_host.beat_under_way || !started_ || Engine::fenced || closing_ >= Closing::releasing)
+    return;
   if (!member_host.channel->connected()) return;
   ReplicaOp& op = member_host.beat;
   op.kind = ReplicaOp::Kind::heartbeat;
@@ -496,7 +517,8 @@ void VolumeImpl::fence() noexcept {
   schedule();
 }
 
-// --- upwards ---------------------------------------------------------------------------------------
+// --- upwards
+// ---------------------------------------------------------------------------------------
 
 void VolumeImpl::emit(std::function<void()> event) {
   event_queue_.push_back(std::move(event));
@@ -512,15 +534,18 @@ void VolumeImpl::emit_all() noexcept {
   if (!event_queue_.empty()) Engine::loop.defer(event_task_);
 }
 
-void VolumeImpl::want_in_sync(std::uint32_t segment, std::uint64_t generation, std::vector<Uuid> in_sync,
-                              const char* reason) {
+void VolumeImpl::want_in_sync(std::uint32_t segment, std::uint64_t generation,
+                              std::vector<Uuid> in_sync, const char* reason) {
   emit([this, segment, generation, in_sync = std::move(in_sync), reason] {
     events_.in_sync_change_wanted(Engine::id, segment, generation, in_sync, reason);
   });
 }
 
-void VolumeImpl::notice(std::uint32_t segment, const Uuid& host_id, const char* kind, std::uint64_t value) {
-  emit([this, segment, host_id, kind, value] { events_.notice(Engine::id, segment, host_id, kind, value); });
+void VolumeImpl::notice(std::uint32_t segment, const Uuid& host_id, const char* kind,
+                        std::uint64_t value) {
+  emit([this, segment, host_id, kind, value] {
+    events_.notice(Engine::id, segment, host_id, kind, value);
+  });
 }
 
 void VolumeImpl::in_sync_changed(const SegmentConfig& segment) noexcept {
@@ -555,7 +580,8 @@ void VolumeImpl::grow(std::uint64_t size_bytes, std::vector<SegmentConfig> new_s
   schedule();
 }
 
-// --- closing ---------------------------------------------------------------------------------------
+// --- closing
+// ---------------------------------------------------------------------------------------
 
 void VolumeImpl::close(std::function<void(Error)> done) {
   BLOCKD_ASSERT(closing_ == Closing::no);
@@ -586,7 +612,8 @@ void VolumeImpl::advance_closing() noexcept {
     close_flush_.done = [](BlockRequest& request) noexcept {
       auto& self = *static_cast<VolumeImpl*>(request.owner);
       self.close_flush_done_ = true;
-      if (request.error != Error::Ok && self.close_error_ == Error::Ok) self.close_error_ = request.error;
+      if (request.error != Error::Ok && self.close_error_ == Error::Ok)
+        self.close_error_ = request.error;
       self.schedule();
     };
     parent.request = &close_flush_;
@@ -655,8 +682,8 @@ void VolumeImpl::release_done(ReplicaOp& op) noexcept {
 
 }  // namespace
 
-std::unique_ptr<Volume> Volume::create(io::Loop& loop, Buffers& buffers, peer::PeerHub& hub, VolumeEvents& events,
-                                       VolumeConfig config) {
+std::unique_ptr<Volume> Volume::create(io::Loop& loop, Buffers& buffers, peer::PeerHub& hub,
+                                       VolumeEvents& events, VolumeConfig config) {
   return std::make_unique<VolumeImpl>(loop, buffers, hub, events, std::move(config));
 }
 

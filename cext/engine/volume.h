@@ -45,10 +45,10 @@ struct VolumeConfig {
 };
 
 enum class VolumeState : std::uint8_t {
-  opening,   // fencing, collecting, reconciling
-  serving,   // every segment serves
-  stalled,   // some segment has lost its quorum or lease: I/O waits
-  fenced,    // a newer attachment exists; terminal: every request fails with EpochFenced
+  opening,  // fencing, collecting, reconciling
+  serving,  // every segment serves
+  stalled,  // some segment has lost its quorum or lease: I/O waits
+  fenced,   // a newer attachment exists; terminal: every request fails with EpochFenced
   closing,
   closed
 };
@@ -57,10 +57,10 @@ struct SegmentStatus {
   std::uint32_t index = 0;
   std::uint64_t generation = 0;
   VolumeState state = VolumeState::opening;
-  std::vector<Uuid> in_sync;          // agreed
-  std::vector<Uuid> joining;          // being resynced now
-  std::vector<Uuid> absent;           // members neither in sync nor joining
-  std::uint64_t resync_bytes_done = 0;   // of the current or last resync of this segment
+  std::vector<Uuid> in_sync;            // agreed
+  std::vector<Uuid> joining;            // being resynced now
+  std::vector<Uuid> absent;             // members neither in sync nor joining
+  std::uint64_t resync_bytes_done = 0;  // of the current or last resync of this segment
   std::uint64_t resync_bytes_total = 0;
   std::uint64_t in_flight = 0;
 };
@@ -80,8 +80,9 @@ class VolumeEvents {
   virtual ~VolumeEvents() = default;
   // The engine wants the segment's in-sync set to become `in_sync` if it still has `generation`.
   // Repeated until in_sync_changed() answers; a change that comes from elsewhere is an answer too.
-  virtual void in_sync_change_wanted(const Uuid& volume, std::uint32_t segment, std::uint64_t generation,
-                                     const std::vector<Uuid>& in_sync, const char* reason) noexcept = 0;
+  virtual void in_sync_change_wanted(const Uuid& volume, std::uint32_t segment,
+                                     std::uint64_t generation, const std::vector<Uuid>& in_sync,
+                                     const char* reason) noexcept = 0;
   virtual void state_changed(const Uuid& volume, VolumeState state, Error error) noexcept = 0;
   // For the log and events stream: member lost, resync started/finished, block repaired, ...
   virtual void notice(const Uuid& volume, std::uint32_t segment, const Uuid& host, const char* kind,

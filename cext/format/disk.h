@@ -15,7 +15,8 @@
 
 namespace blockd::format {
 
-static_assert(std::endian::native == std::endian::little, "structs are written as they lie in memory");
+static_assert(std::endian::native == std::endian::little,
+              "structs are written as they lie in memory");
 
 inline constexpr std::uint64_t kSuperblockMagic = 0x45524f5453444b42;  // "BKDSTORE"
 inline constexpr std::uint32_t kCheckpointMagic = 0x50434b42;          // "BKCP"
@@ -24,7 +25,13 @@ inline constexpr std::uint32_t kBatchMagic = 0x4c4a4b42;               // "BKJL"
 inline constexpr std::uint32_t kStoreVersion = 1;
 
 // Where the fixed structures lie, in blocks of 4 KiB from the start of the device.
-enum class FixedBlock : std::uint64_t { superblock_a = 0, superblock_b = 1, checkpoint_a = 2, checkpoint_b = 3, journal = 16 };
+enum class FixedBlock : std::uint64_t {
+  superblock_a = 0,
+  superblock_b = 1,
+  checkpoint_a = 2,
+  checkpoint_b = 3,
+  journal = 16
+};
 
 struct Superblock {
   std::uint64_t magic = kSuperblockMagic;
@@ -48,7 +55,8 @@ struct Superblock {
   std::uint64_t compatible_features = 0;    // unknown bits: ignore
   std::byte reserved[kBlockBytes - 136] = {};
 };
-static_assert(sizeof(Superblock) == kBlockBytes && offsetof(Superblock, incompatible_features) == 120);
+static_assert(sizeof(Superblock) == kBlockBytes &&
+              offsetof(Superblock, incompatible_features) == 120);
 
 // Written alternately to two places; the valid one with the higher generation counts.
 struct CheckpointRecord {
@@ -61,7 +69,8 @@ struct CheckpointRecord {
   std::uint64_t incarnation = 0;  // of the open that wrote it
   std::byte reserved[kBlockBytes - 56] = {};
 };
-static_assert(sizeof(CheckpointRecord) == kBlockBytes && offsetof(CheckpointRecord, tail_offset) == 40);
+static_assert(sizeof(CheckpointRecord) == kBlockBytes &&
+              offsetof(CheckpointRecord, tail_offset) == 40);
 
 enum class SlotState : std::uint32_t { free = 0, used = 1 };
 
@@ -69,13 +78,15 @@ struct SlotRecord {
   SlotState state = SlotState::free;
   std::uint32_t segment = 0;  // handle: index in the segment table
   std::uint32_t chunk = 0;    // in the segment
-  std::uint16_t valid_mask = 0;  // bit b: block b of the chunk holds data; 0 on a used slot: a tombstone
+  std::uint16_t valid_mask =
+      0;  // bit b: block b of the chunk holds data; 0 on a used slot: a tombstone
   std::uint16_t reserved0 = 0;
   Version version;
   std::uint32_t crcs[kBlocksPerChunk] = {};  // of the blocks, 0 where the mask has no bit
   std::byte reserved[32] = {};
 };
-static_assert(sizeof(SlotRecord) == 128 && offsetof(SlotRecord, version) == 16 && offsetof(SlotRecord, crcs) == 32);
+static_assert(sizeof(SlotRecord) == 128 && offsetof(SlotRecord, version) == 16 &&
+              offsetof(SlotRecord, crcs) == 32);
 
 enum class SegmentState : std::uint32_t { free = 0, used = 1 };
 
@@ -126,7 +137,8 @@ struct BatchHeader {
   std::byte reserved[8] = {};
   std::byte entries[kBlockBytes - kBatchFixedBytes] = {};
 };
-static_assert(sizeof(BatchHeader) == kBlockBytes && offsetof(BatchHeader, entries) == kBatchFixedBytes);
+static_assert(sizeof(BatchHeader) == kBlockBytes &&
+              offsetof(BatchHeader, entries) == kBatchFixedBytes);
 
 enum class EntryKind : std::uint8_t {
   write = 1,    // blocks [first, first+count) of the chunk in `slot`; their payload is in the batch
@@ -153,22 +165,24 @@ struct EntryHeader {
   std::uint16_t mask = 0;
   std::uint16_t reserved1 = 0;
 };
-static_assert(sizeof(EntryHeader) == 40 && offsetof(EntryHeader, version) == 16 && offsetof(EntryHeader, mask) == 36);
+static_assert(sizeof(EntryHeader) == 40 && offsetof(EntryHeader, version) == 16 &&
+              offsetof(EntryHeader, mask) == 36);
 inline constexpr std::uint32_t kEntryBytesMax = sizeof(EntryHeader) + sizeof(SegmentRecord);
 
 template <class Block>
-concept ChecksummedBlock = sizeof(Block) == kBlockBytes && std::is_trivially_copyable_v<Block>;
+concept ChecksummedBlock = sizeof(Block) == kBlockBytes&& std::is_trivially_copyable_v<Block>;
 
 // Sets block.crc. Pairs with checksum_matches() on the way back.
 std::uint32_t checksum_of(std::span<const std::byte> block, std::size_t crc_offset) noexcept;
 template <ChecksummedBlock Block>
 void seal(Block& block) noexcept {
-  block.crc = checksum_of({reinterpret_cast<const std::byte*>(&block), sizeof block}, offsetof(Block, crc));
+  block.crc =
+      checksum_of({reinterpret_cast<const std::byte*>(&block), sizeof block}, offsetof(Block, crc));
 }
 template <ChecksummedBlock Block>
 [[nodiscard]] bool checksum_matches(const Block& block) noexcept {
-  return block.crc ==
-         checksum_of({reinterpret_cast<const std::byte*>(&block), sizeof block}, offsetof(Block, crc));
+  return block.crc == checksum_of({reinterpret_cast<const std::byte*>(&block), sizeof block},
+                                  offsetof(Block, crc));
 }
 [[nodiscard]] bool all_zero(std::span<const std::byte> bytes) noexcept;
 

@@ -24,12 +24,13 @@ struct Hello {
   std::uint32_t version = kWireVersion;
   std::uint64_t magic = kWireMagic;
   Uuid cluster_id;
-  Uuid host_id;      // of the sender
+  Uuid host_id;             // of the sender
   std::uint16_t error = 0;  // in the answer: why the link is refused
   std::uint8_t reserved[14] = {};
 };
-static_assert(sizeof(Hello) == 64 && offsetof(Hello, magic) == 8 && offsetof(Hello, cluster_id) == 16 &&
-              offsetof(Hello, host_id) == 32 && offsetof(Hello, error) == 48);
+static_assert(sizeof(Hello) == 64 && offsetof(Hello, magic) == 8 &&
+              offsetof(Hello, cluster_id) == 16 && offsetof(Hello, host_id) == 32 &&
+              offsetof(Hello, error) == 48);
 
 enum class FrameType : std::uint8_t {
   open = 1,
@@ -55,18 +56,20 @@ struct FrameHeader {
   std::uint32_t crc32c = 0;  // over bytes [4, 64)
   std::uint8_t type = 0;
   std::uint8_t flags = 0;
-  std::uint16_t error = 0;         // replies
-  std::uint32_t request_id = 0;    // echoed
-  std::uint32_t handle = 0;        // of an opened replica
+  std::uint16_t error = 0;       // replies
+  std::uint32_t request_id = 0;  // echoed
+  std::uint32_t handle = 0;      // of an opened replica
   std::uint32_t payload_bytes = 0;
-  std::uint16_t valid_mask = 0;    // replace; reply to read_chunk
+  std::uint16_t valid_mask = 0;  // replace; reply to read_chunk
   std::uint16_t reserved = 0;
-  std::uint64_t epoch = 0;         // with seq: the version of a mutation; open, heartbeat, release: the epoch
+  std::uint64_t epoch =
+      0;  // with seq: the version of a mutation; open, heartbeat, release: the epoch
   std::uint64_t seq = 0;
-  std::uint32_t first_block = 0;   // in the segment; list: a chunk
+  std::uint32_t first_block = 0;  // in the segment; list: a chunk
   std::uint32_t block_count = 0;
-  std::uint64_t mark_epoch = 0;    // requests: the stable mark; replies to open: the replica's own
-  std::uint64_t mark_seq = 0;      // replies to heartbeat, open: microseconds in mark_epoch (lease, wait)
+  std::uint64_t mark_epoch = 0;  // requests: the stable mark; replies to open: the replica's own
+  std::uint64_t mark_seq =
+      0;  // replies to heartbeat, open: microseconds in mark_epoch (lease, wait)
 };
 static_assert(sizeof(FrameHeader) == 64 && offsetof(FrameHeader, request_id) == 8 &&
               offsetof(FrameHeader, payload_bytes) == 16 && offsetof(FrameHeader, epoch) == 24 &&

@@ -1,4 +1,5 @@
-// Operations that are decided at once but, by contract, complete later: from the loop's deferred task.
+// Operations that are decided at once but, by contract, complete later: from the loop's deferred
+// task.
 #pragma once
 
 #include "io/loop.h"

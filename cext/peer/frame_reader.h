@@ -1,7 +1,8 @@
-// Cuts a link's byte stream into a hello and frames; checks each header before a byte of it is used.
+// Cuts a link's byte stream into a hello and frames; checks each header before a byte of it is
+// used.
 //
-// A payload goes straight to the memory the sink names (two runs: CRCs, then data); only what shared a
-// receive with a header is copied. Nothing here allocates after construction.
+// A payload goes straight to the memory the sink names (two runs: CRCs, then data); only what
+// shared a receive with a header is copied. Nothing here allocates after construction.
 #pragma once
 
 #include <array>
@@ -23,9 +24,11 @@ class FrameSink {
   enum class Verdict : std::uint8_t { go_on, pause, refuse };
   virtual ~FrameSink() = default;
   virtual Verdict on_hello(const format::Hello& hello) noexcept = 0;
-  // The header's checksum holds; everything else is the sink's to check. pause: asked again by retry().
+  // The header's checksum holds; everything else is the sink's to check. pause: asked again by
+  // retry().
   virtual Verdict on_header(const format::FrameHeader& header, PayloadTarget& target) noexcept = 0;
-  virtual Verdict on_frame(const format::FrameHeader& header) noexcept = 0;  // its payload is in place
+  virtual Verdict on_frame(
+      const format::FrameHeader& header) noexcept = 0;  // its payload is in place
 };
 
 class FrameReader {

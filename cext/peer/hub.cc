@@ -31,10 +31,17 @@ class LocalChannel final : public ReplicaChannel {
 class Hub final : public PeerHub, private io::AcceptHandler {
  public:
   Hub(io::Loop& loop, Buffers& buffers, io::Network& network, HubConfig config)
-      : loop_(loop), buffers_(buffers), network_(network), config_(config), completions_(loop),
-        service_(loop, completions_, config.lease_us), local_(service_) {
+      : loop_(loop),
+        buffers_(buffers),
+        network_(network),
+        config_(config),
+        completions_(loop),
+        service_(loop, completions_, config.lease_us),
+        local_(service_) {
     close_task_.owner = this;
-    close_task_.run = [](io::Task& task) noexcept { static_cast<Hub*>(task.owner)->maybe_closed(); };
+    close_task_.run = [](io::Task& task) noexcept {
+      static_cast<Hub*>(task.owner)->maybe_closed();
+    };
   }
 
   io::Endpoint listen(const io::Endpoint& at) override {
@@ -52,7 +59,8 @@ class Hub final : public PeerHub, private io::AcceptHandler {
   [[nodiscard]] bool connected(const Uuid& host) const noexcept override {
     if (host == config_.host_id) return true;
     const auto found = channels_.find(host);
-    return found != channels_.end() && static_cast<const ReplicaChannel&>(*found->second).connected();
+    return found != channels_.end() &&
+           static_cast<const ReplicaChannel&>(*found->second).connected();
   }
 
   ReplicaChannel& channel(const Uuid& host) override {
@@ -82,7 +90,8 @@ class Hub final : public PeerHub, private io::AcceptHandler {
   RemoteChannel& remote(const Uuid& host) {
     std::unique_ptr<RemoteChannel>& channel = channels_[host];
     if (!channel) {
-      const ChannelConfig config{config_.cluster_id, config_.host_id, host, config_.member_timeout_us};
+      const ChannelConfig config{config_.cluster_id, config_.host_id, host,
+                                 config_.member_timeout_us};
       channel = std::make_unique<RemoteChannel>(loop_, network_, completions_, config);
     }
     return *channel;
@@ -93,7 +102,8 @@ class Hub final : public PeerHub, private io::AcceptHandler {
     const ServerConfig config{config_.cluster_id, config_.host_id};
     links_.push_back(std::make_unique<ServerLink>(
         loop_, buffers_, service_, config, std::move(link),
-        [](ServerLink& over, void* owner) noexcept { static_cast<Hub*>(owner)->link_over(over); }, this));
+        [](ServerLink& over, void* owner) noexcept { static_cast<Hub*>(owner)->link_over(over); },
+        this));
     return links_.back().get();
   }
 
@@ -125,7 +135,8 @@ class Hub final : public PeerHub, private io::AcceptHandler {
 
 }  // namespace
 
-std::unique_ptr<PeerHub> PeerHub::create(io::Loop& loop, Buffers& buffers, io::Network& network, HubConfig config) {
+std::unique_ptr<PeerHub> PeerHub::create(io::Loop& loop, Buffers& buffers, io::Network& network,
+                                         HubConfig config) {
   return std::make_unique<Hub>(loop, buffers, network, config);
 }
 

@@ -1,4 +1,5 @@
-// An intrusive doubly linked list: no allocation, O(1) removal, an element in at most one list per link.
+// An intrusive doubly linked list: no allocation, O(1) removal, an element in at most one list per
+// link.
 #pragma once
 
 #include <cstddef>

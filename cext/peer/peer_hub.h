@@ -2,7 +2,8 @@
 //
 // One hub a host. Outgoing: one link to each other host, shared by all volumes, reconnecting with
 // back-off. Incoming: the replica service over this host's stores. The engine sees both through the
-// same asynchronous calls (peer/replica_client.h), so that local and remote members differ only in cost.
+// same asynchronous calls (peer/replica_client.h), so that local and remote members differ only in
+// cost.
 #pragma once
 
 #include <cstdint>
@@ -22,7 +23,7 @@ namespace blockd::peer {
 struct HubConfig {
   Uuid host_id;
   Uuid cluster_id;
-  std::uint64_t lease_us = 1'000'000;      // what a member grants with each heartbeat
+  std::uint64_t lease_us = 1'000'000;  // what a member grants with each heartbeat
   std::uint64_t heartbeat_us = 200'000;
   std::uint64_t member_timeout_us = 1'000'000;  // no answer for so long: the member has failed
 };
@@ -33,7 +34,8 @@ class PeerHub {
                                          HubConfig config);
   virtual ~PeerHub() = default;
 
-  virtual io::Endpoint listen(const io::Endpoint& at) = 0;  // throws Fault; returns the bound endpoint
+  virtual io::Endpoint listen(
+      const io::Endpoint& at) = 0;  // throws Fault; returns the bound endpoint
   // Where to reach a host; a changed endpoint reconnects.
   virtual void set_peer(const Uuid& host, const io::Endpoint& endpoint) = 0;
   // Serve the replicas of an open store, to others and to this host's engines.

@@ -10,7 +10,11 @@ namespace blockd::peer {
 
 RemoteChannel::RemoteChannel(io::Loop& loop, io::Network& network, CompletionQueue& completions,
                              ChannelConfig config)
-    : loop_(loop), network_(network), completions_(completions), config_(config), reader_(*this),
+    : loop_(loop),
+      network_(network),
+      completions_(completions),
+      config_(config),
+      reader_(*this),
       slots_(kSlots, nullptr) {
   free_slots_.reserve(kSlots);
   for (std::uint32_t slot = kSlots; slot > 0; --slot) free_slots_.push_back(slot - 1);
@@ -18,7 +22,9 @@ RemoteChannel::RemoteChannel(io::Loop& loop, io::Network& network, CompletionQue
   timer_.fire = [](io::Timer& timer) noexcept { static_cast<RemoteChannel*>(timer.owner)->tick(); };
 }
 
-RemoteChannel::~RemoteChannel() { loop_.cancel(timer_); }
+RemoteChannel::~RemoteChannel() {
+  loop_.cancel(timer_);
+}
 
 void RemoteChannel::set_endpoint(const io::Endpoint& endpoint) noexcept {
   if (endpoint == endpoint_ || closing_for_good_) return;
@@ -95,7 +101,8 @@ void RemoteChannel::transmit(ReplicaOp& op) noexcept {
 }
 
 void RemoteChannel::transmit_waiting() noexcept {
-  while (state_ == State::up && !waiting_.empty() && !free_slots_.empty()) transmit(*waiting_.pop_front());
+  while (state_ == State::up && !waiting_.empty() && !free_slots_.empty())
+    transmit(*waiting_.pop_front());
 }
 
 void RemoteChannel::item_sent(io::SendItem& item) noexcept {
@@ -111,7 +118,8 @@ void RemoteChannel::finish(ReplicaOp& op) noexcept {
 
 // --- answers -------------------------------------------------------------------------------------
 
-FrameSink::Verdict RemoteChannel::on_header(const format::FrameHeader& header, PayloadTarget& target) noexcept {
+FrameSink::Verdict RemoteChannel::on_header(const format::FrameHeader& header,
+                                            PayloadTarget& target) noexcept {
   const std::uint32_t slot = header.request_id & 0xffff;
   if (slot >= kSlots || header.request_id >> 16 != round_) return Verdict::refuse;
   ReplicaOp* op = slots_[slot];
@@ -166,7 +174,9 @@ void RemoteChannel::tick() noexcept {
   }
 }
 
-void RemoteChannel::fail() noexcept { give_up(); }
+void RemoteChannel::fail() noexcept {
+  give_up();
+}
 
 void RemoteChannel::give_up() noexcept {
   if (!link_ || state_ == State::closing) return;

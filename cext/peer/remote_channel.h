@@ -1,8 +1,8 @@
 // The channel to another host: one outgoing link, kept up, shared by all of this host's volumes.
 //
-// Life of the link: connecting -> greeting -> up -> (lost) -> backing off -> connecting. Requests are
-// matched to answers by a slot number; at most kSlots are under way, later ones wait in order. No
-// answer for timeout_us while one is due: the link is given up.
+// Life of the link: connecting -> greeting -> up -> (lost) -> backing off -> connecting. Requests
+// are matched to answers by a slot number; at most kSlots are under way, later ones wait in order.
+// No answer for timeout_us while one is due: the link is given up.
 #pragma once
 
 #include <cstdint>
@@ -27,7 +27,8 @@ struct ChannelConfig {
 
 class RemoteChannel final : public ReplicaChannel, private io::LinkHandler, private FrameSink {
  public:
-  RemoteChannel(io::Loop& loop, io::Network& network, CompletionQueue& completions, ChannelConfig config);
+  RemoteChannel(io::Loop& loop, io::Network& network, CompletionQueue& completions,
+                ChannelConfig config);
   ~RemoteChannel() override;
 
   void set_endpoint(const io::Endpoint& endpoint) noexcept;

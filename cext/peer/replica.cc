@@ -70,8 +70,10 @@ void Replica::mutation_done(store::StoreOp& store_op) noexcept {
 // An older mutation is done: flushes and openings that waited for it alone may go on.
 void Replica::mutation_left(ReplicaOp& op) noexcept {
   outstanding_.erase(op);
-  const std::uint64_t oldest = outstanding_.empty() ? ~std::uint64_t{0} : outstanding_.front()->arrival;
-  while (!flushes_.empty() && flushes_.front()->arrival < oldest) start_flush(*flushes_.pop_front());
+  const std::uint64_t oldest =
+      outstanding_.empty() ? ~std::uint64_t{0} : outstanding_.front()->arrival;
+  while (!flushes_.empty() && flushes_.front()->arrival < oldest)
+    start_flush(*flushes_.pop_front());
   while (!waiting_open_.empty() && waiting_open_.front()->arrival < oldest) {
     ReplicaOp& opening = *waiting_open_.pop_front();
     opening.service->replica_idle(opening);
@@ -170,7 +172,8 @@ void Replica::list(ReplicaOp& op) const noexcept {
   std::uint32_t count = 0;
   while (count < room) {
     const std::size_t want = std::min<std::size_t>(page.size(), room - count);
-    const std::size_t got = store_->list_chunks(segment_, from, op.version, std::span(page).first(want));
+    const std::size_t got =
+        store_->list_chunks(segment_, from, op.version, std::span(page).first(want));
     for (std::size_t i = 0; i < got; ++i) {
       format::ChunkEntry entry;
       entry.chunk = page[i].chunk;

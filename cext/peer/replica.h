@@ -2,9 +2,12 @@
 //
 // Guarantees (docs/REPLICATION.md):
 //  * Mutations go to the store in the order they came, and only from the engine that opened last.
-//  * A flush covers every mutation that came before it: it is handed to the store once they are done.
-//  * An opening is answered once the mutations of earlier openings are done and their refusal is sure.
-//  * After a mutation failed no later one is taken until the replica is opened anew: a chunk's version
+//  * A flush covers every mutation that came before it: it is handed to the store once they are
+//  done.
+//  * An opening is answered once the mutations of earlier openings are done and their refusal is
+//  sure.
+//  * After a mutation failed no later one is taken until the replica is opened anew: a chunk's
+//  version
 //    never stands for a history with a hole (I1).
 #pragma once
 
@@ -32,7 +35,8 @@ class Replica {
 
   [[nodiscard]] bool attached() const noexcept { return store_ != nullptr && segment_known_; }
   [[nodiscard]] bool idle() const noexcept {
-    return outstanding_.empty() && flushes_.empty() && waiting_open_.empty() && reads_ == 0 && flushing_ == 0;
+    return outstanding_.empty() && flushes_.empty() && waiting_open_.empty() && reads_ == 0 &&
+           flushing_ == 0;
   }
   // Looks the segment up again; false: the store does not hold it (any more).
   bool refresh() noexcept;

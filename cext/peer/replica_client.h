@@ -1,4 +1,5 @@
-// How an engine speaks to one host's replicas, its own host's or another's: operations on a channel.
+// How an engine speaks to one host's replicas, its own host's or another's: operations on a
+// channel.
 //
 // A channel delivers operations in the order of submit() and completes each exactly once through
 // done(), never from inside submit(). When its link breaks, the watchers are told first, then every
@@ -27,12 +28,13 @@ struct Session;
 
 struct ReplicaOp {
   enum class Kind : std::uint8_t {
-    open,        // segment, store, version.epoch, block_count, may_create
-                 //   -> handle, stable, block_count; LeaseHeld: wait_us
-    list,        // handle, first_block = first chunk, version = above, data[data_bytes] of ChunkEntry
-                 //   -> block_count entries
-    read,        // handle, first_block, block_count, data -> data, crcs (may be null)
-    read_chunk,  // handle, first_block = the chunk's first, data, crcs -> the same, version, valid_mask
+    open,  // segment, store, version.epoch, block_count, may_create
+           //   -> handle, stable, block_count; LeaseHeld: wait_us
+    list,  // handle, first_block = first chunk, version = above, data[data_bytes] of ChunkEntry
+           //   -> block_count entries
+    read,  // handle, first_block, block_count, data -> data, crcs (may be null)
+    read_chunk,  // handle, first_block = the chunk's first, data, crcs -> the same, version,
+                 // valid_mask
     write,       // handle, version, first_block, block_count, data, crcs, fua
     zero,        // handle, version, first_block, block_count, fua
     replace,     // handle, version, first_block = the chunk's first, valid_mask, data, crcs
@@ -83,7 +85,8 @@ struct ReplicaOp {
 };
 
 [[nodiscard]] inline bool is_mutation(ReplicaOp::Kind kind) noexcept {
-  return kind == ReplicaOp::Kind::write || kind == ReplicaOp::Kind::zero || kind == ReplicaOp::Kind::replace;
+  return kind == ReplicaOp::Kind::write || kind == ReplicaOp::Kind::zero ||
+         kind == ReplicaOp::Kind::replace;
 }
 
 // Told when a channel comes up or goes down. Owned by the watcher, which unwatches itself.

@@ -44,7 +44,8 @@ void ReplicaService::submit(Session& session, ReplicaOp& op) noexcept {
   }
 }
 
-// --- opening ---------------------------------------------------------------------------------------
+// --- opening
+// ---------------------------------------------------------------------------------------
 
 void ReplicaService::open(Session&, ReplicaOp& op) noexcept {
   const auto store = stores_.find(op.store);
@@ -89,7 +90,8 @@ void ReplicaService::replica_idle(ReplicaOp& op) noexcept {
 
 void ReplicaService::promised(ReplicaOp& op, Error error) noexcept {
   Replica& replica = *op.replica;
-  if (error == Error::Ok && op.version.epoch < grant_of(op.segment.volume).fence) error = Error::EpochFenced;
+  if (error == Error::Ok && op.version.epoch < grant_of(op.segment.volume).fence)
+    error = Error::EpochFenced;
   if (error == Error::Ok && (op.opened_by->closed || !replica.refresh())) error = Error::NotFound;
   if (error == Error::Ok) {
     const store::SegmentInfo info = replica.store().segment_info(replica.segment());
@@ -111,7 +113,8 @@ void ReplicaService::detach_writer(Replica& replica) noexcept {
   replica.writer = nullptr;
 }
 
-std::uint32_t ReplicaService::attach_writer(Replica& replica, Session& session, std::uint64_t epoch) {
+std::uint32_t ReplicaService::attach_writer(Replica& replica, Session& session,
+                                            std::uint64_t epoch) {
   std::uint32_t index;
   if (session.free_slots.empty()) {
     index = static_cast<std::uint32_t>(session.slots.size());
@@ -139,7 +142,8 @@ Replica& ReplicaService::replica_at(const Uuid& store_id, SegmentId id) {
   return *replica;
 }
 
-// --- leases ----------------------------------------------------------------------------------------
+// --- leases
+// ----------------------------------------------------------------------------------------
 
 // After a restart the fences are as high as the epochs promised on disk.
 ReplicaService::Grant& ReplicaService::grant_of(const Uuid& volume) {
@@ -148,7 +152,8 @@ ReplicaService::Grant& ReplicaService::grant_of(const Uuid& volume) {
     for (const auto& [id, store] : stores_) {
       for (const store::SegmentHandle segment : store->segments()) {
         const store::SegmentInfo info = store->segment_info(segment);
-        if (info.id.volume == volume) it->second.fence = std::max(it->second.fence, info.promised_epoch);
+        if (info.id.volume == volume)
+          it->second.fence = std::max(it->second.fence, info.promised_epoch);
       }
     }
   }
@@ -160,7 +165,8 @@ namespace {
 // What is left must take everything that engines may have under way when they hear of it.
 bool nearly_full(const store::Store& store) noexcept {
   const store::StoreInfo info = store.info();
-  const std::uint64_t reserve = std::clamp<std::uint64_t>(info.capacity_bytes / 32, 2u << 20, 256u << 20);
+  const std::uint64_t reserve =
+      std::clamp<std::uint64_t>(info.capacity_bytes / 32, 2u << 20, 256u << 20);
   return info.allocated_bytes + reserve > info.capacity_bytes;
 }
 
@@ -172,7 +178,8 @@ void ReplicaService::heartbeat(ReplicaOp& op) noexcept {
   grant.epoch = op.version.epoch;
   grant.until_us = loop_.now_us() + lease_us_;
   op.lease_us = lease_us_;
-  op.full = std::any_of(stores_.begin(), stores_.end(), [](const auto& held) { return nearly_full(*held.second); });
+  op.full = std::any_of(stores_.begin(), stores_.end(),
+                        [](const auto& held) { return nearly_full(*held.second); });
   completions_.push(op, Error::Ok);
 }
 
@@ -182,7 +189,8 @@ void ReplicaService::release(ReplicaOp& op) noexcept {
   completions_.push(op, Error::Ok);
 }
 
-// --- operations on an opened replica -----------------------------------------------------------------
+// --- operations on an opened replica
+// -----------------------------------------------------------------
 
 Replica* ReplicaService::lookup(const Session& session, std::uint32_t handle) const noexcept {
   const std::uint32_t index = handle & 0xffff;
@@ -205,7 +213,8 @@ void ReplicaService::submit_to_replica(Session& session, ReplicaOp& op) noexcept
   }
   op.replica = replica;
   if (op.stable > Version{}) replica->store().set_stable(replica->segment(), op.stable);
-  if (const Error error = check_extent(*replica, op); error != Error::Ok) return completions_.push(op, error);
+  if (const Error error = check_extent(*replica, op); error != Error::Ok)
+    return completions_.push(op, error);
   switch (op.kind) {
     case ReplicaOp::Kind::list:
       replica->list(op);
@@ -231,7 +240,8 @@ void ReplicaService::submit_to_replica(Session& session, ReplicaOp& op) noexcept
 }
 
 Error ReplicaService::check_extent(Replica& replica, const ReplicaOp& op) noexcept {
-  const bool whole_chunk = op.kind == ReplicaOp::Kind::read_chunk || op.kind == ReplicaOp::Kind::replace;
+  const bool whole_chunk =
+      op.kind == ReplicaOp::Kind::read_chunk || op.kind == ReplicaOp::Kind::replace;
   const bool extent = op.kind == ReplicaOp::Kind::read || op.kind == ReplicaOp::Kind::write ||
                       op.kind == ReplicaOp::Kind::zero;
   const std::uint64_t end = std::uint64_t{op.first_block} + (whole_chunk ? 1 : op.block_count);
@@ -239,7 +249,8 @@ Error ReplicaService::check_extent(Replica& replica, const ReplicaOp& op) noexce
   if (end > replica.block_count() && (!replica.refresh() || end > replica.block_count())) {
     return Error::ExtentOutOfRange;
   }
-  if (whole_chunk) return op.first_block % kBlocksPerChunk == 0 ? Error::Ok : Error::InvalidArgument;
+  if (whole_chunk)
+    return op.first_block % kBlocksPerChunk == 0 ? Error::Ok : Error::InvalidArgument;
   if (op.block_count == 0) return Error::InvalidArgument;
   const bool payload = op.kind != ReplicaOp::Kind::zero;
   return payload && op.block_count > format::kWireBlocksMax ? Error::RequestTooLarge : Error::Ok;
@@ -248,7 +259,8 @@ Error ReplicaService::check_extent(Replica& replica, const ReplicaOp& op) noexce
 Error ReplicaService::check_mutation(Replica& replica, const ReplicaOp& op) noexcept {
   if (replica.failed) return Error::NotInSync;
   if (op.kind == ReplicaOp::Kind::replace) return Error::Ok;
-  if (op.version.epoch != replica.writer_epoch || op.version.seq <= replica.last_seq) return Error::ProtocolError;
+  if (op.version.epoch != replica.writer_epoch || op.version.seq <= replica.last_seq)
+    return Error::ProtocolError;
   replica.last_seq = op.version.seq;
   return Error::Ok;
 }

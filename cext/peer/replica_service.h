@@ -1,9 +1,11 @@
 // The replicas of one host: openings, fencing, leases; the one door for local and remote engines.
 //
 // Guarantees (docs/REPLICATION.md):
-//  * F1  Once an opening with epoch E came, no lower epoch's mutation or heartbeat is taken; once it
+//  * F1  Once an opening with epoch E came, no lower epoch's mutation or heartbeat is taken; once
+//  it
 //        was answered that holds across a crash (the store's promise).
-//  * F2  It is answered only when no lease granted to a lower epoch can be alive. A service that has
+//  * F2  It is answered only when no lease granted to a lower epoch can be alive. A service that
+//  has
 //        just started forgot its grants: it waits one lease before it promises a higher epoch.
 //  * F3  An opening ends the one before it: operations of the earlier are refused, even when they
 //        come later through a link that was slow to die.
@@ -55,9 +57,9 @@ class ReplicaService {
 
  private:
   struct Grant {
-    std::uint64_t epoch = 0;       // who holds it
-    std::uint64_t until_us = 0;    // on this host's clock
-    std::uint64_t fence = 0;       // lower epochs get nothing any more
+    std::uint64_t epoch = 0;     // who holds it
+    std::uint64_t until_us = 0;  // on this host's clock
+    std::uint64_t fence = 0;     // lower epochs get nothing any more
   };
 
   void open(Session& session, ReplicaOp& op) noexcept;

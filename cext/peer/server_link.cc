@@ -8,10 +8,17 @@
 
 namespace blockd::peer {
 
-ServerLink::ServerLink(io::Loop& loop, Buffers& buffers, ReplicaService& service, ServerConfig config,
-                       std::unique_ptr<io::Link> link, void (*over)(ServerLink&, void*) noexcept, void* owner)
-    : loop_(loop), buffers_(buffers), service_(service), config_(config), link_(std::move(link)), over_(over),
-      owner_(owner), reader_(*this) {
+ServerLink::ServerLink(io::Loop& loop, Buffers& buffers, ReplicaService& service,
+                       ServerConfig config, std::unique_ptr<io::Link> link,
+                       void (*over)(ServerLink&, void*) noexcept, void* owner)
+    : loop_(loop),
+      buffers_(buffers),
+      service_(service),
+      config_(config),
+      link_(std::move(link)),
+      over_(over),
+      owner_(owner),
+      reader_(*this) {
   ops_.reserve(kOps);
   free_ops_.reserve(kOps);
   waiter_.owner = this;
@@ -39,7 +46,9 @@ void ServerLink::close() noexcept {
 
 // --- receiving -----------------------------------------------------------------------------------
 
-std::span<std::byte> ServerLink::receive_buffer() noexcept { return reader_.receive_buffer(); }
+std::span<std::byte> ServerLink::receive_buffer() noexcept {
+  return reader_.receive_buffer();
+}
 
 void ServerLink::received(std::size_t bytes) noexcept {
   if (!reader_.received(bytes)) link_->close();
@@ -64,7 +73,8 @@ FrameSink::Verdict ServerLink::on_hello(const format::Hello& hello) noexcept {
   return Verdict::go_on;
 }
 
-FrameSink::Verdict ServerLink::on_header(const format::FrameHeader& header, PayloadTarget& target) noexcept {
+FrameSink::Verdict ServerLink::on_header(const format::FrameHeader& header,
+                                         PayloadTarget& target) noexcept {
   if (hello_.error != 0) return Verdict::refuse;
   if (current_ == nullptr) current_ = take_op();
   if (current_ == nullptr) return Verdict::pause;  // put_op() wakes
@@ -117,7 +127,8 @@ FrameSink::Verdict ServerLink::on_frame(const format::FrameHeader& header) noexc
   ReplicaOp& op = server_op.op;
   decode_body(op);
   if (request_shape(op).data_bytes > 0) {
-    const std::uint32_t blocks = op.kind == ReplicaOp::Kind::replace ? kBlocksPerChunk : header.block_count;
+    const std::uint32_t blocks =
+        op.kind == ReplicaOp::Kind::replace ? kBlocksPerChunk : header.block_count;
     std::copy_n(op.frame.tail.begin(), blocks, server_op.crcs.begin());
     const std::span<const std::uint32_t> crcs(server_op.crcs.data(), blocks);
     if (crc32c_verify(op.data, crcs) != crcs.size()) {

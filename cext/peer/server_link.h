@@ -1,9 +1,9 @@
 // One incoming link: another host's engines at this host's replicas.
 //
-// Requests are decoded into operations from a pool; an empty pool, or no memory for a payload, pauses
-// the link until there is some: a peer cannot make this host hold more. A payload whose CRCs do not
-// match, or any breach of the protocol, ends the link. The object lives until its last operation is
-// back from the store.
+// Requests are decoded into operations from a pool; an empty pool, or no memory for a payload,
+// pauses the link until there is some: a peer cannot make this host hold more. A payload whose CRCs
+// do not match, or any breach of the protocol, ends the link. The object lives until its last
+// operation is back from the store.
 #pragma once
 
 #include <cstdint>
@@ -27,7 +27,8 @@ class ServerLink final : public io::LinkHandler, private FrameSink {
  public:
   // `over` is called once the link is closed and nothing of it is under way, from the loop.
   ServerLink(io::Loop& loop, Buffers& buffers, ReplicaService& service, ServerConfig config,
-             std::unique_ptr<io::Link> link, void (*over)(ServerLink&, void*) noexcept, void* owner);
+             std::unique_ptr<io::Link> link, void (*over)(ServerLink&, void*) noexcept,
+             void* owner);
   ~ServerLink() override;
 
   void close() noexcept;

@@ -87,8 +87,9 @@ void encode_request(ReplicaOp& op) noexcept {
   header.epoch = op.version.epoch;
   header.seq = op.version.seq;
   header.first_block = op.first_block;
-  header.block_count = op.kind == Kind::list ? op.data_bytes / static_cast<std::uint32_t>(sizeof(format::ChunkEntry))
-                                             : op.block_count;
+  header.block_count = op.kind == Kind::list
+                           ? op.data_bytes / static_cast<std::uint32_t>(sizeof(format::ChunkEntry))
+                           : op.block_count;
   header.mark_epoch = op.stable.epoch;
   header.mark_seq = op.stable.seq;
   op.frame.header = header;
@@ -103,7 +104,9 @@ void encode_request(ReplicaOp& op) noexcept {
 }
 
 bool decode_request(const format::FrameHeader& header, ReplicaOp& op) noexcept {
-  if (!kind_of(header.type, op.kind) || (header.flags & ~format::kFlagsKnown) != 0 || header.error != 0) return false;
+  if (!kind_of(header.type, op.kind) || (header.flags & ~format::kFlagsKnown) != 0 ||
+      header.error != 0)
+    return false;
   op.fua = (header.flags & format::kFlagFua) != 0;
   op.may_create = (header.flags & format::kFlagMayCreate) != 0;
   op.error = Error::Ok;
@@ -120,13 +123,15 @@ bool decode_request(const format::FrameHeader& header, ReplicaOp& op) noexcept {
       (op.block_count == 0 || op.block_count > format::kWireBlocksMax)) {
     return false;
   }
-  if (op.kind == Kind::list && (op.block_count == 0 || op.block_count > format::kListEntriesMax)) return false;
+  if (op.kind == Kind::list && (op.block_count == 0 || op.block_count > format::kListEntriesMax))
+    return false;
   return request_shape(op).total() == header.payload_bytes;
 }
 
 PayloadShape request_shape(const ReplicaOp& op) noexcept {
   if (op.kind == Kind::open) return {sizeof(format::OpenBody), 0};
-  if (op.kind == Kind::heartbeat || op.kind == Kind::release) return {sizeof(format::VolumeBody), 0};
+  if (op.kind == Kind::heartbeat || op.kind == Kind::release)
+    return {sizeof(format::VolumeBody), 0};
   const std::uint32_t blocks = payload_blocks(op);
   return {blocks * 4, blocks * kBlockBytes};
 }
@@ -148,7 +153,8 @@ void decode_body(ReplicaOp& op) noexcept {
 void encode_reply(ReplicaOp& op) noexcept {
   const bool ok = op.error == Error::Ok;
   format::FrameHeader header;
-  header.type = static_cast<std::uint8_t>(static_cast<std::uint8_t>(frame_type(op.kind)) | format::kFrameReply);
+  header.type = static_cast<std::uint8_t>(static_cast<std::uint8_t>(frame_type(op.kind)) |
+                                          format::kFrameReply);
   header.error = static_cast<std::uint16_t>(op.error);
   header.request_id = op.request_id;
   std::uint32_t head_bytes = 0;
@@ -171,7 +177,9 @@ void encode_reply(ReplicaOp& op) noexcept {
     case Kind::read:
     case Kind::read_chunk: {
       const bool chunk = op.kind == Kind::read_chunk;
-      const std::uint32_t blocks = !ok ? 0 : chunk ? (op.valid_mask != 0 ? kBlocksPerChunk : 0) : op.block_count;
+      const std::uint32_t blocks = !ok     ? 0
+                                   : chunk ? (op.valid_mask != 0 ? kBlocksPerChunk : 0)
+                                           : op.block_count;
       if (ok && chunk) {
         header.valid_mask = op.valid_mask;
         header.epoch = op.version.epoch;
@@ -190,7 +198,8 @@ void encode_reply(ReplicaOp& op) noexcept {
 }
 
 bool decode_reply(const format::FrameHeader& header, ReplicaOp& op, PayloadShape& shape) noexcept {
-  if (header.type != (static_cast<std::uint8_t>(frame_type(op.kind)) | format::kFrameReply)) return false;
+  if (header.type != (static_cast<std::uint8_t>(frame_type(op.kind)) | format::kFrameReply))
+    return false;
   op.error = static_cast<Error>(header.error);
   shape = {};
   const bool ok = op.error == Error::Ok;

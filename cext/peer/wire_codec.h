@@ -17,7 +17,8 @@ void seal(format::FrameHeader& header) noexcept;
 void encode_request(ReplicaOp& op) noexcept;
 void encode_reply(ReplicaOp& op) noexcept;
 
-// The fields of a request's header; its payload has not come yet. InvalidArgument...: refuse the link.
+// The fields of a request's header; its payload has not come yet. InvalidArgument...: refuse the
+// link.
 [[nodiscard]] bool decode_request(const format::FrameHeader& header, ReplicaOp& op) noexcept;
 // How many bytes of payload a valid request of this shape carries: first CRCs or body, then data.
 struct PayloadShape {
@@ -29,6 +30,7 @@ struct PayloadShape {
 void decode_body(ReplicaOp& op) noexcept;  // of open, heartbeat, release: op.frame.tail holds it
 
 // The reply to `op`: false when its shape does not fit the request.
-[[nodiscard]] bool decode_reply(const format::FrameHeader& header, ReplicaOp& op, PayloadShape& shape) noexcept;
+[[nodiscard]] bool decode_reply(const format::FrameHeader& header, ReplicaOp& op,
+                                PayloadShape& shape) noexcept;
 
 }  // namespace blockd::peer

@@ -21,14 +21,16 @@ Uuid numbered(std::uint8_t kind, std::uint32_t number) {
 // What the host daemon does between an engine and the metadata service.
 class Agent final : public engine::VolumeEvents {
  public:
-  Agent(SimCluster& cluster, std::uint32_t host, std::uint64_t epoch) : cluster_(cluster), host_(host), epoch_(epoch) {}
+  Agent(SimCluster& cluster, std::uint32_t host, std::uint64_t epoch)
+      : cluster_(cluster), host_(host), epoch_(epoch) {}
 
   void in_sync_change_wanted(const Uuid&, std::uint32_t segment, std::uint64_t generation,
                              const std::vector<Uuid>& in_sync, const char*) noexcept override {
     cluster_.change_in_sync(host_, epoch_, segment, generation, in_sync);
   }
   void state_changed(const Uuid&, engine::VolumeState, Error) noexcept override {}
-  void notice(const Uuid&, std::uint32_t, const Uuid&, const char* kind, std::uint64_t value) noexcept override {
+  void notice(const Uuid&, std::uint32_t, const Uuid&, const char* kind,
+              std::uint64_t value) noexcept override {
     cluster_.notices_.emplace_back(kind, value);
   }
 
@@ -39,7 +41,10 @@ class Agent final : public engine::VolumeEvents {
 };
 
 SimCluster::SimCluster(const ClusterOptions& options)
-    : options_(options), world_(options.seed), fabric_(world_), cluster_id_(numbered(0xc1, 0)),
+    : options_(options),
+      world_(options.seed),
+      fabric_(world_),
+      cluster_id_(numbered(0xc1, 0)),
       volume_id_(numbered(0x70, 0)) {
   for (std::uint32_t i = 0; i < options_.hosts; ++i) {
     Host host;
@@ -54,21 +59,24 @@ SimCluster::SimCluster(const ClusterOptions& options)
     hosts_.push_back(std::move(host));
   }
   for (std::uint32_t i = 0; i < options_.hosts; ++i) boot(i);
-  const auto segments = static_cast<std::uint32_t>((options_.volume_bytes + kSegmentBytes - 1) / kSegmentBytes);
+  const auto segments =
+      static_cast<std::uint32_t>((options_.volume_bytes + kSegmentBytes - 1) / kSegmentBytes);
   std::uint32_t left = 0;
   for (std::uint32_t segment = 0; segment < segments; ++segment) {
     MetaSegment meta;
     meta.in_sync.assign(options_.hosts, false);
-    const std::uint64_t bytes = std::min(kSegmentBytes, options_.volume_bytes - segment * kSegmentBytes);
+    const std::uint64_t bytes =
+        std::min(kSegmentBytes, options_.volume_bytes - segment * kSegmentBytes);
     for (std::uint32_t i = 0; i < options_.replicas; ++i) {
       meta.in_sync[i] = true;
       ++left;
-      hosts_[i].process->store->create_segment({volume_id_, segment},
-                                               static_cast<std::uint32_t>((bytes + kBlockBytes - 1) / kBlockBytes),
-                                               [&left](Error error) {
-                                                 BLOCKD_ASSERT(error == Error::Ok);
-                                                 --left;
-                                               });
+      hosts_[i].process->store->create_segment(
+          {volume_id_, segment},
+          static_cast<std::uint32_t>((bytes + kBlockBytes - 1) / kBlockBytes),
+          [&left](Error error) {
+            BLOCKD_ASSERT(error == Error::Ok);
+            --left;
+          });
     }
     meta_.push_back(meta);
   }
@@ -87,7 +95,8 @@ void SimCluster::boot(std::uint32_t index) {
   Process& process = *host.process;
   process.loop = std::make_unique<io::SimLoop>(world_);
   process.loop->set_clock_offset_us(world_.random().below(1'000'000'000));
-  process.loop->set_clock_drift_ppm(static_cast<std::int64_t>(world_.random().below(20'001)) - 10'000);
+  process.loop->set_clock_drift_ppm(static_cast<std::int64_t>(world_.random().below(20'001)) -
+                                    10'000);
   process.buffers = std::make_unique<Buffers>(128, 64, 64);
   process.network = std::make_unique<io::SimNetwork>(fabric_, *process.loop, host.name);
   process.store = host.medium->open(*process.loop, *process.buffers);
@@ -118,22 +127,27 @@ void SimCluster::partition(std::uint32_t a, std::uint32_t b, bool parted) {
   fabric_.partition(hosts_[a].name, hosts_[b].name, parted);
 }
 
-void SimCluster::reset_links(std::uint32_t a, std::uint32_t b) { fabric_.reset_links(hosts_[a].name, hosts_[b].name); }
+void SimCluster::reset_links(std::uint32_t a, std::uint32_t b) {
+  fabric_.reset_links(hosts_[a].name, hosts_[b].name);
+}
 
 void SimCluster::heal() {
   fabric_.heal();
   meta_reachable = true;
 }
 
-// --- the metadata service ----------------------------------------------------------------------------
+// --- the metadata service
+// ----------------------------------------------------------------------------
 
-engine::SegmentConfig SimCluster::segment_config(std::uint32_t segment, std::uint32_t viewer) const {
+engine::SegmentConfig SimCluster::segment_config(std::uint32_t segment,
+                                                 std::uint32_t viewer) const {
   engine::SegmentConfig config;
   config.index = segment;
   config.generation = meta_[segment].generation;
   for (std::uint32_t i = 0; i < options_.replicas; ++i) {
     const std::uint32_t distance = i == viewer ? 0 : 1 + (i + host_count() - viewer) % host_count();
-    config.members.push_back({hosts_[i].id, hosts_[i].store_id, distance, meta_[segment].in_sync[i]});
+    config.members.push_back(
+        {hosts_[i].id, hosts_[i].store_id, distance, meta_[segment].in_sync[i]});
   }
   return config;
 }
@@ -151,8 +165,8 @@ engine::Volume& SimCluster::attach(std::uint32_t index) {
     config.segments.push_back(segment_config(segment, index));
   }
   process.events = std::make_unique<Agent>(*this, index, epoch_);
-  process.volume =
-      engine::Volume::create(*process.loop, *process.buffers, *process.hub, *process.events, std::move(config));
+  process.volume = engine::Volume::create(*process.loop, *process.buffers, *process.hub,
+                                          *process.events, std::move(config));
   process.volume->start();
   return *process.volume;
 }
@@ -173,7 +187,8 @@ bool SimCluster::grow(std::uint32_t index, std::uint64_t size_bytes) {
     store::Store& store = *hosts_[i].process->store;
     const auto handle = store.find_segment({volume_id_, 0});
     BLOCKD_ASSERT(handle);
-    store.resize_segment(*handle, static_cast<std::uint32_t>(size_bytes / kBlockBytes), [&left](Error) { --left; });
+    store.resize_segment(*handle, static_cast<std::uint32_t>(size_bytes / kBlockBytes),
+                         [&left](Error) { --left; });
   }
   bool grown = false;
   if (!world_.run_until([&] { return left == 0; }, 60'000'000)) return false;
@@ -190,17 +205,19 @@ engine::Volume* SimCluster::volume_of(std::uint32_t host, std::uint64_t epoch) {
 void SimCluster::change_in_sync(std::uint32_t host, std::uint64_t epoch, std::uint32_t segment,
                                 std::uint64_t generation, std::vector<Uuid> in_sync) {
   if (!meta_reachable) return;
-  world_.after(world_.random().between(500, 20'000), nullptr, [this, host, epoch, segment, generation, in_sync] {
-    if (!meta_reachable) return;
-    MetaSegment& meta = meta_[segment];
-    if (epoch == epoch_ && generation == meta.generation) {
-      ++meta.generation;
-      for (std::uint32_t i = 0; i < host_count(); ++i) {
-        meta.in_sync[i] = std::find(in_sync.begin(), in_sync.end(), hosts_[i].id) != in_sync.end();
-      }
-    }
-    if (!world_.random().chance(8)) answer(host, epoch, segment);  // or it is lost
-  });
+  world_.after(world_.random().between(500, 20'000), nullptr,
+               [this, host, epoch, segment, generation, in_sync] {
+                 if (!meta_reachable) return;
+                 MetaSegment& meta = meta_[segment];
+                 if (epoch == epoch_ && generation == meta.generation) {
+                   ++meta.generation;
+                   for (std::uint32_t i = 0; i < host_count(); ++i) {
+                     meta.in_sync[i] =
+                         std::find(in_sync.begin(), in_sync.end(), hosts_[i].id) != in_sync.end();
+                   }
+                 }
+                 if (!world_.random().chance(8)) answer(host, epoch, segment);  // or it is lost
+               });
 }
 
 void SimCluster::answer(std::uint32_t host, std::uint64_t epoch, std::uint32_t segment) {
@@ -212,10 +229,12 @@ void SimCluster::answer(std::uint32_t host, std::uint64_t epoch, std::uint32_t s
   });
 }
 
-// --- looking -----------------------------------------------------------------------------------------
+// --- looking
+// -----------------------------------------------------------------------------------------
 
 std::uint32_t SimCluster::in_sync_count(std::uint32_t segment) const {
-  return static_cast<std::uint32_t>(std::count(meta_[segment].in_sync.begin(), meta_[segment].in_sync.end(), true));
+  return static_cast<std::uint32_t>(
+      std::count(meta_[segment].in_sync.begin(), meta_[segment].in_sync.end(), true));
 }
 
 bool SimCluster::all_in_sync() const {
@@ -259,17 +278,19 @@ std::string SimCluster::describe(std::uint32_t host) {
   if (volume == nullptr) return "no volume";
   std::string text = "state " + std::to_string(static_cast<int>(volume->state()));
   for (const engine::SegmentStatus& status : volume->status()) {
-    text += "; segment " + std::to_string(status.index) + " state " + std::to_string(static_cast<int>(status.state)) +
-            " generation " + std::to_string(status.generation) + " in sync " + std::to_string(status.in_sync.size()) +
-            " joining " + std::to_string(status.joining.size()) + " absent " + std::to_string(status.absent.size()) +
-            " in flight " + std::to_string(status.in_flight);
+    text += "; segment " + std::to_string(status.index) + " state " +
+            std::to_string(static_cast<int>(status.state)) + " generation " +
+            std::to_string(status.generation) + " in sync " +
+            std::to_string(status.in_sync.size()) + " joining " +
+            std::to_string(status.joining.size()) + " absent " +
+            std::to_string(status.absent.size()) + " in flight " + std::to_string(status.in_flight);
   }
   return text;
 }
 
 std::uint64_t SimCluster::notices(const std::string& kind) const {
-  return static_cast<std::uint64_t>(
-      std::count_if(notices_.begin(), notices_.end(), [&](const auto& notice) { return notice.first == kind; }));
+  return static_cast<std::uint64_t>(std::count_if(
+      notices_.begin(), notices_.end(), [&](const auto& notice) { return notice.first == kind; }));
 }
 
 }  // namespace blockd::sim

@@ -1,5 +1,5 @@
-// A whole cluster in one thread, from one seed: hosts of the real peer and engine code over simulated
-// links, clocks and stores, and a model of the metadata service.
+// A whole cluster in one thread, from one seed: hosts of the real peer and engine code over
+// simulated links, clocks and stores, and a model of the metadata service.
 #pragma once
 
 #include <cstdint>
@@ -74,7 +74,9 @@ class SimCluster {
   [[nodiscard]] Medium& medium(std::uint32_t host) { return *hosts_[host].medium; }
   [[nodiscard]] io::SimWorld& world() { return world_; }
   [[nodiscard]] io::SimFabric& fabric() { return fabric_; }
-  [[nodiscard]] std::uint32_t host_count() const { return static_cast<std::uint32_t>(hosts_.size()); }
+  [[nodiscard]] std::uint32_t host_count() const {
+    return static_cast<std::uint32_t>(hosts_.size());
+  }
   [[nodiscard]] const ClusterOptions& options() const { return options_; }
   [[nodiscard]] std::uint64_t epoch() const { return epoch_; }
   // Every replica of every segment is in sync, as agreed.
@@ -98,9 +100,10 @@ class SimCluster {
     std::vector<bool> in_sync;  // by host
   };
 
-  [[nodiscard]] engine::SegmentConfig segment_config(std::uint32_t segment, std::uint32_t viewer) const;
-  void change_in_sync(std::uint32_t host, std::uint64_t epoch, std::uint32_t segment, std::uint64_t generation,
-                      std::vector<Uuid> in_sync);
+  [[nodiscard]] engine::SegmentConfig segment_config(std::uint32_t segment,
+                                                     std::uint32_t viewer) const;
+  void change_in_sync(std::uint32_t host, std::uint64_t epoch, std::uint32_t segment,
+                      std::uint64_t generation, std::vector<Uuid> in_sync);
   void answer(std::uint32_t host, std::uint64_t epoch, std::uint32_t segment);
   [[nodiscard]] engine::Volume* volume_of(std::uint32_t host, std::uint64_t epoch);
   void boot(std::uint32_t host);

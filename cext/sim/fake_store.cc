@@ -39,8 +39,8 @@ void FakeMedium::apply(std::map<SegmentHandle, FakeSegment>& to, const FakeMutat
     }
     chunk.valid_mask |= bit;
     chunk.crcs[inside] = m.crcs[i];
-    std::memcpy(chunk.data.data() + std::size_t{inside} * kBlockBytes, m.data.data() + std::size_t{i} * kBlockBytes,
-                kBlockBytes);
+    std::memcpy(chunk.data.data() + std::size_t{inside} * kBlockBytes,
+                m.data.data() + std::size_t{i} * kBlockBytes, kBlockBytes);
   }
 }
 
@@ -143,7 +143,8 @@ Error FakeStore::read(StoreOp& op) noexcept {
     const std::uint32_t inside = block % kBlocksPerChunk;
     std::byte* to = op.data + std::size_t{i} * kBlockBytes;
     const auto chunk = found->second.chunks.find(block / kBlocksPerChunk);
-    const bool valid = chunk != found->second.chunks.end() && ((chunk->second.valid_mask >> inside) & 1);
+    const bool valid =
+        chunk != found->second.chunks.end() && ((chunk->second.valid_mask >> inside) & 1);
     if (valid) {
       std::memcpy(to, chunk->second.data.data() + std::size_t{inside} * kBlockBytes, kBlockBytes);
       if (crc32c(to, kBlockBytes) != chunk->second.crcs[inside]) return Error::ChecksumMismatch;
@@ -162,7 +163,8 @@ void FakeStore::complete_in_order(StoreOp& op) {
   loop_.world().after(last_completion_us_ - now, &loop_, [this, &op] {
     if (op.op != StoreOp::Op::flush && op.error == Error::Ok) ++medium_.done_count;
     if (op.op == StoreOp::Op::flush) {
-      // Everything done when it was submitted; here, what is done now is no more than a device may do.
+      // Everything done when it was submitted; here, what is done now is no more than a device may
+      // do.
       medium_.fold(medium_.done_count);
     }
     op.done(op);
@@ -182,8 +184,10 @@ void FakeStore::submit(StoreOp& op) noexcept {
   if (op.op != StoreOp::Op::flush) {
     op.error = fail_mutations;
     if (op.error == Error::Ok) {
-      FakeMutation m{op.op, op.segment, op.first_block, op.block_count, op.version, op.valid_mask, {}, {}};
-      const bool payload = op.op == StoreOp::Op::write || (op.op == StoreOp::Op::replace && op.valid_mask != 0);
+      FakeMutation m{op.op, op.segment, op.first_block, op.block_count, op.version, op.valid_mask,
+                     {},    {}};
+      const bool payload =
+          op.op == StoreOp::Op::write || (op.op == StoreOp::Op::replace && op.valid_mask != 0);
       if (payload) {
         m.data.assign(op.data, op.data + std::size_t{op.block_count} * kBlockBytes);
         m.crcs.assign(op.crcs, op.crcs + op.block_count);
@@ -199,7 +203,8 @@ std::size_t FakeStore::list_chunks(SegmentHandle segment, std::uint32_t from_chu
                                    std::span<store::ChunkVersion> out) const noexcept {
   std::size_t count = 0;
   const FakeSegment& found = medium_.live.at(segment);
-  for (auto it = found.chunks.lower_bound(from_chunk); it != found.chunks.end() && count < out.size(); ++it) {
+  for (auto it = found.chunks.lower_bound(from_chunk);
+       it != found.chunks.end() && count < out.size(); ++it) {
     if (it->second.version > above) out[count++] = {it->first, it->second.version};
   }
   return count;
@@ -211,7 +216,8 @@ Version FakeStore::chunk_version(SegmentHandle segment, std::uint32_t chunk) con
   return it == found.chunks.end() ? Version{} : it->second.version;
 }
 
-std::uint16_t FakeStore::chunk_valid_mask(SegmentHandle segment, std::uint32_t chunk) const noexcept {
+std::uint16_t FakeStore::chunk_valid_mask(SegmentHandle segment,
+                                          std::uint32_t chunk) const noexcept {
   const FakeSegment& found = medium_.live.at(segment);
   const auto it = found.chunks.find(chunk);
   return it == found.chunks.end() ? std::uint16_t{0} : it->second.valid_mask;
@@ -221,17 +227,21 @@ std::size_t FakeStore::list_digests(SegmentHandle segment, std::uint32_t from_ch
                                     std::span<store::ChunkDigest> out) const noexcept {
   std::size_t count = 0;
   const FakeSegment& found = medium_.live.at(segment);
-  for (auto it = found.chunks.lower_bound(from_chunk); it != found.chunks.end() && count < out.size(); ++it) {
+  for (auto it = found.chunks.lower_bound(from_chunk);
+       it != found.chunks.end() && count < out.size(); ++it) {
     std::array<std::uint32_t, kBlocksPerChunk> crcs;
     for (std::uint32_t i = 0; i < kBlocksPerChunk; ++i) {
       crcs[i] = ((it->second.valid_mask >> i) & 1) ? it->second.crcs[i] : crc32c_zero_block();
     }
-    out[count++] = {it->first, it->second.version, it->second.valid_mask, crc32c(crcs.data(), sizeof crcs)};
+    out[count++] = {it->first, it->second.version, it->second.valid_mask,
+                    crc32c(crcs.data(), sizeof crcs)};
   }
   return count;
 }
 
-store::BlockLocation FakeStore::locate(SegmentHandle, std::uint32_t) const noexcept { return {}; }
+store::BlockLocation FakeStore::locate(SegmentHandle, std::uint32_t) const noexcept {
+  return {};
+}
 
 store::StoreInfo FakeStore::info() const noexcept {
   store::StoreInfo info;

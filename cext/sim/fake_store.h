@@ -1,4 +1,5 @@
-// A store in memory for tests of what stands on it: the contract of store/store.h, nothing of its work.
+// A store in memory for tests of what stands on it: the contract of store/store.h, nothing of its
+// work.
 //
 // The medium outlives the store. It is a log: a killed process keeps a prefix of what was submitted
 // that has at least all that was done; a power loss keeps at least all that was flushed (S1..S3).
@@ -59,18 +60,24 @@ class FakeStore final : public store::Store {
   void drop_segment(store::SegmentHandle segment, Done done) override;
   void resize_segment(store::SegmentHandle segment, std::uint32_t block_count, Done done) override;
   void promise_epoch(store::SegmentHandle segment, std::uint64_t epoch, Done done) override;
-  [[nodiscard]] std::optional<store::SegmentHandle> find_segment(SegmentId id) const noexcept override;
+  [[nodiscard]] std::optional<store::SegmentHandle> find_segment(
+      SegmentId id) const noexcept override;
   [[nodiscard]] std::vector<store::SegmentHandle> segments() const override;
-  [[nodiscard]] store::SegmentInfo segment_info(store::SegmentHandle segment) const noexcept override;
+  [[nodiscard]] store::SegmentInfo segment_info(
+      store::SegmentHandle segment) const noexcept override;
   void set_stable(store::SegmentHandle segment, Version stable) noexcept override;
   void submit(store::StoreOp& op) noexcept override;
-  [[nodiscard]] std::size_t list_chunks(store::SegmentHandle segment, std::uint32_t from_chunk, Version above,
+  [[nodiscard]] std::size_t list_chunks(store::SegmentHandle segment, std::uint32_t from_chunk,
+                                        Version above,
                                         std::span<store::ChunkVersion> out) const noexcept override;
-  [[nodiscard]] Version chunk_version(store::SegmentHandle segment, std::uint32_t chunk) const noexcept override;
-  [[nodiscard]] std::uint16_t chunk_valid_mask(store::SegmentHandle segment, std::uint32_t chunk) const noexcept override;
+  [[nodiscard]] Version chunk_version(store::SegmentHandle segment,
+                                      std::uint32_t chunk) const noexcept override;
+  [[nodiscard]] std::uint16_t chunk_valid_mask(store::SegmentHandle segment,
+                                               std::uint32_t chunk) const noexcept override;
   [[nodiscard]] std::size_t list_digests(store::SegmentHandle segment, std::uint32_t from_chunk,
                                          std::span<store::ChunkDigest> out) const noexcept override;
-  [[nodiscard]] store::BlockLocation locate(store::SegmentHandle segment, std::uint32_t block) const noexcept override;
+  [[nodiscard]] store::BlockLocation locate(store::SegmentHandle segment,
+                                            std::uint32_t block) const noexcept override;
   [[nodiscard]] store::StoreInfo info() const noexcept override;
   [[nodiscard]] const store::StoreStats& stats() const noexcept override { return stats_; }
   [[nodiscard]] std::vector<std::string> check() const override { return {}; }
@@ -84,7 +91,9 @@ class FakeStore final : public store::Store {
 
  private:
   void later(Done done, Error error);
-  [[nodiscard]] std::uint64_t delay_us() { return loop_.world().random().between(30, 300) * slowness; }
+  [[nodiscard]] std::uint64_t delay_us() {
+    return loop_.world().random().between(30, 300) * slowness;
+  }
   void complete_in_order(store::StoreOp& op);
   [[nodiscard]] Error read(store::StoreOp& op) noexcept;
 

@@ -13,9 +13,11 @@ std::size_t History::write_called(std::uint64_t first, std::uint64_t count, std:
   return writes_.size() - 1;
 }
 
-void History::read_answered(std::uint64_t called, std::uint64_t first, const std::vector<std::uint64_t>& tags) {
+void History::read_answered(std::uint64_t called, std::uint64_t first,
+                            const std::vector<std::uint64_t>& tags) {
   const std::uint64_t answered = ++clock_;
-  for (std::size_t i = 0; i < tags.size(); ++i) sectors_[first + i].reads.push_back({called, answered, tags[i]});
+  for (std::size_t i = 0; i < tags.size(); ++i)
+    sectors_[first + i].reads.push_back({called, answered, tags[i]});
 }
 
 std::string History::check() const {
@@ -35,7 +37,8 @@ std::string History::check_sector(std::uint64_t number, const Sector& sector) co
   std::map<std::uint64_t, Zone> zones;
   std::map<std::uint64_t, const Write*> by_tag;
   std::vector<const Write*> zeros;
-  std::vector<std::pair<std::uint64_t, std::uint64_t>> certain;  // (answered, called), then the latest call so far
+  std::vector<std::pair<std::uint64_t, std::uint64_t>>
+      certain;  // (answered, called), then the latest call so far
   for (const std::size_t index : sector.writes) {
     const Write& write = writes_[index];
     if (write.answered != kNever) certain.emplace_back(write.answered, write.called);
@@ -52,24 +55,28 @@ std::string History::check_sector(std::uint64_t number, const Sector& sector) co
   }
   if (sector.initial != 0) zones[sector.initial] = {0, 0, sector.initial};
   for (const Read& read : sector.reads) {
-    // The direct rule: did every write of this value end before another was called that ended before
-    // the read was called?
-    const auto after = std::lower_bound(certain.begin(), certain.end(), std::pair{read.called, std::uint64_t{0}});
-    const std::uint64_t latest_certain_call = after == certain.begin() ? 0 : std::prev(after)->second;
+    // The direct rule: did every write of this value end before another was called that ended
+    // before the read was called?
+    const auto after =
+        std::lower_bound(certain.begin(), certain.end(), std::pair{read.called, std::uint64_t{0}});
+    const std::uint64_t latest_certain_call =
+        after == certain.begin() ? 0 : std::prev(after)->second;
     const auto may_be = [&](const Write& write) {
       return write.called < read.answered && write.answered > latest_certain_call;
     };
     bool possible = sector.initial == read.tag && latest_certain_call == 0;
     if (read.tag == 0) {
-      possible = possible || std::any_of(zeros.begin(), zeros.end(), [&](const Write* write) { return may_be(*write); });
+      possible = possible || std::any_of(zeros.begin(), zeros.end(),
+                                         [&](const Write* write) { return may_be(*write); });
     } else if (const auto found = by_tag.find(read.tag); found != by_tag.end()) {
       possible = possible || may_be(*found->second);
     }
     if (!possible) {
       return where() + "a read called at " + std::to_string(read.called) + ", answered at " +
              std::to_string(read.answered) + " saw " + std::to_string(read.tag) + ", which " +
-             (by_tag.contains(read.tag) || read.tag == 0 || read.tag == sector.initial ? "was overwritten"
-                                                                                        : "nobody wrote here");
+             (by_tag.contains(read.tag) || read.tag == 0 || read.tag == sector.initial
+                  ? "was overwritten"
+                  : "nobody wrote here");
     }
     if (read.tag == 0) continue;
     auto [it, fresh] = zones.try_emplace(read.tag);
@@ -82,18 +89,20 @@ std::string History::check_sector(std::uint64_t number, const Sector& sector) co
   for (const auto& [tag, zone] : zones) {
     if (zone.forward()) forward.push_back(zone);
   }
-  std::sort(forward.begin(), forward.end(), [](const Zone& a, const Zone& b) { return a.first_answer < b.first_answer; });
+  std::sort(forward.begin(), forward.end(),
+            [](const Zone& a, const Zone& b) { return a.first_answer < b.first_answer; });
   for (std::size_t i = 1; i < forward.size(); ++i) {
     if (forward[i].first_answer < forward[i - 1].last_call) {
-      return where() + "values " + std::to_string(forward[i - 1].tag) + " and " + std::to_string(forward[i].tag) +
-             " were each seen after the other";
+      return where() + "values " + std::to_string(forward[i - 1].tag) + " and " +
+             std::to_string(forward[i].tag) + " were each seen after the other";
     }
   }
   for (const auto& [tag, zone] : zones) {
     if (zone.forward()) continue;
     for (const Zone& around : forward) {
       if (around.first_answer < zone.last_call && zone.first_answer < around.last_call) {
-        return where() + "value " + std::to_string(tag) + " came between two sights of " + std::to_string(around.tag);
+        return where() + "value " + std::to_string(tag) + " came between two sights of " +
+               std::to_string(around.tag);
       }
     }
   }
@@ -119,8 +128,8 @@ std::string History::restart(const std::vector<std::uint64_t>& tags) {
       if (write.tag == tags[number] && write.answered >= certain) possible = true;
     }
     if (!possible) {
-      return "sector " + std::to_string(number) + ": after the power loss " + std::to_string(tags[number]) +
-             " is there, older than what was flushed";
+      return "sector " + std::to_string(number) + ": after the power loss " +
+             std::to_string(tags[number]) + " is there, older than what was flushed";
     }
     sector.initial = tags[number];
     sector.writes.clear();

@@ -1,11 +1,12 @@
-// What clients saw of a volume, and whether one disk could have shown it: linearizability per sector.
+// What clients saw of a volume, and whether one disk could have shown it: linearizability per
+// sector.
 //
-// Every write carries a tag of its own, so a read names the write it saw. For each 512-byte sector: a
-// value's zone runs from the first answer to the last call among its write and its reads; the history
-// has a linear order if and only if no two zones that run forward overlap and none that runs backward
-// lies inside one (Gibbons and Korach, 1997). Zeros are not unique: for those only the direct rule is
-// checked (a read returns no value that was certainly overwritten). A write without an answer, or with
-// an error, may take effect at any later time, or never.
+// Every write carries a tag of its own, so a read names the write it saw. For each 512-byte sector:
+// a value's zone runs from the first answer to the last call among its write and its reads; the
+// history has a linear order if and only if no two zones that run forward overlap and none that
+// runs backward lies inside one (Gibbons and Korach, 1997). Zeros are not unique: for those only
+// the direct rule is checked (a read returns no value that was certainly overwritten). A write
+// without an answer, or with an error, may take effect at any later time, or never.
 #pragma once
 
 #include <cstdint>
@@ -25,12 +26,13 @@ class History {
   std::size_t write_called(std::uint64_t first, std::uint64_t count, std::uint64_t tag);
   void write_answered(std::size_t call) { writes_[call].answered = ++clock_; }
   std::uint64_t read_called() { return ++clock_; }
-  void read_answered(std::uint64_t called, std::uint64_t first, const std::vector<std::uint64_t>& tags);
+  void read_answered(std::uint64_t called, std::uint64_t first,
+                     const std::vector<std::uint64_t>& tags);
 
   // Empty: all is well; else the first contradiction, in words.
   [[nodiscard]] std::string check() const;
-  // After a power loss: each sector holds what a flush had covered, or something later. Begins a new
-  // history from what `tags` shows.
+  // After a power loss: each sector holds what a flush had covered, or something later. Begins a
+  // new history from what `tags` shows.
   void flush_answered(std::uint64_t called);
   void write_flushed(std::size_t call) { writes_[call].flushed = true; }
   [[nodiscard]] std::string restart(const std::vector<std::uint64_t>& tags);

@@ -41,12 +41,14 @@ Workload::~Workload() = default;
 
 bool Workload::idle() const {
   return std::none_of(clients_.begin(), clients_.end(), [&](const auto& client) {
-    return client->busy && cluster_.alive(client->host) && cluster_.process(client->host).epoch == client->epoch;
+    return client->busy && cluster_.alive(client->host) &&
+           cluster_.process(client->host).epoch == client->epoch;
   });
 }
 
 void Workload::next(Client& client) {
-  const bool gone = !cluster_.alive(client.host) || cluster_.process(client.host).epoch != client.epoch ||
+  const bool gone = !cluster_.alive(client.host) ||
+                    cluster_.process(client.host).epoch != client.epoch ||
                     cluster_.volume(client.host) == nullptr;
   if (!running_ || gone) return;
   fill(client);
@@ -73,7 +75,9 @@ void Workload::fill(Client& client) {
   const bool read = dice < 45;
   const std::uint64_t unit = read || random.chance(2) ? kBlockBytes : kSectorBytes;
   const std::uint64_t units_max = std::min<std::uint64_t>(span_bytes, kMutationBytesMax) / unit;
-  const std::uint64_t units = random.chance(16) ? random.between(1, units_max) : random.between(1, std::min<std::uint64_t>(units_max, 9));
+  const std::uint64_t units = random.chance(16)
+                                  ? random.between(1, units_max)
+                                  : random.between(1, std::min<std::uint64_t>(units_max, 9));
   request.length_bytes = static_cast<std::uint32_t>(units * unit);
   request.offset_bytes = random.below(span_bytes / unit - units + 1) * unit;
   const std::uint64_t first = request.offset_bytes / kSectorBytes;
@@ -102,13 +106,15 @@ void Workload::fill(Client& client) {
   }
 }
 
-std::vector<std::uint64_t> Workload::tags_of(const std::byte* data, std::uint64_t first, std::uint64_t count) {
+std::vector<std::uint64_t> Workload::tags_of(const std::byte* data, std::uint64_t first,
+                                             std::uint64_t count) {
   std::vector<std::uint64_t> tags;
   for (std::uint64_t i = 0; i < count; ++i) {
     std::uint64_t words[2];
     std::memcpy(words, data + i * kSectorBytes, sizeof words);
     const bool holds = words[0] == 0 ? words[1] == 0 : words[1] == first + i;
-    if (!holds && wrong_.empty()) wrong_ = "sector " + std::to_string(first + i) + " holds bytes nobody wrote there";
+    if (!holds && wrong_.empty())
+      wrong_ = "sector " + std::to_string(first + i) + " holds bytes nobody wrote there";
     tags.push_back(words[0]);
   }
   return tags;
@@ -124,17 +130,20 @@ void Workload::done(Client& client) {
     history_.flush_answered(client.called);
   } else if (request.op == BlockRequest::Op::read) {
     const std::uint64_t first = request.offset_bytes / kSectorBytes;
-    history_.read_answered(client.called, first, tags_of(client.memory, first, request.length_bytes / kSectorBytes));
+    history_.read_answered(client.called, first,
+                           tags_of(client.memory, first, request.length_bytes / kSectorBytes));
   } else {
     history_.write_answered(client.call);
     if (request.fua) history_.write_flushed(client.call);
   }
   // Not from inside done(): a front answers its client, who thinks first.
   if (request.error == Error::EpochFenced || request.error == Error::ShuttingDown) return;
-  cluster_.world().after(cluster_.world().random().below(think_us), nullptr, [this, &client] { next(client); });
+  cluster_.world().after(cluster_.world().random().below(think_us), nullptr,
+                         [this, &client] { next(client); });
 }
 
-bool Workload::read_all(std::uint32_t host, std::vector<std::uint64_t>& tags, std::uint64_t max_us) {
+bool Workload::read_all(std::uint32_t host, std::vector<std::uint64_t>& tags,
+                        std::uint64_t max_us) {
   tags.clear();
   auto* memory = static_cast<std::byte*>(std::aligned_alloc(kBlockBytes, kMutationBytesMax));
   bool fine = true;
@@ -143,8 +152,8 @@ bool Workload::read_all(std::uint32_t host, std::vector<std::uint64_t>& tags, st
     BlockRequest request;
     request.op = BlockRequest::Op::read;
     request.offset_bytes = at;
-    request.length_bytes =
-        static_cast<std::uint32_t>(std::min<std::uint64_t>(kMutationBytesMax, sectors_ * kSectorBytes - at));
+    request.length_bytes = static_cast<std::uint32_t>(
+        std::min<std::uint64_t>(kMutationBytesMax, sectors_ * kSectorBytes - at));
     request.data = memory;
     request.owner = &over;
     request.done = [](BlockRequest& r) noexcept { *static_cast<bool*>(r.owner) = true; };
@@ -153,7 +162,8 @@ bool Workload::read_all(std::uint32_t host, std::vector<std::uint64_t>& tags, st
     fine = cluster_.world().run_until([&] { return over; }, max_us) && request.error == Error::Ok;
     if (!fine) return false;  // the request may still be under way: its memory is left to it
     const std::uint64_t first = at / kSectorBytes;
-    const std::vector<std::uint64_t> some = tags_of(memory, first, request.length_bytes / kSectorBytes);
+    const std::vector<std::uint64_t> some =
+        tags_of(memory, first, request.length_bytes / kSectorBytes);
     history_.read_answered(called, first, some);
     tags.insert(tags.end(), some.begin(), some.end());
   }
@@ -169,7 +179,8 @@ bool Workload::flush(std::uint32_t host, std::uint64_t max_us) {
   request.done = [](BlockRequest& r) noexcept { *static_cast<bool*>(r.owner) = true; };
   const std::uint64_t called = history_.tick();
   cluster_.volume(host)->submit(request);
-  if (!cluster_.world().run_until([&] { return over; }, max_us) || request.error != Error::Ok) return false;
+  if (!cluster_.world().run_until([&] { return over; }, max_us) || request.error != Error::Ok)
+    return false;
   history_.flush_answered(called);
   return true;
 }

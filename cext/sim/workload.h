@@ -1,4 +1,5 @@
-// Clients of a simulated volume: random requests of every kind and alignment, all noted in a History.
+// Clients of a simulated volume: random requests of every kind and alignment, all noted in a
+// History.
 #pragma once
 
 #include <cstdint>
@@ -13,7 +14,8 @@ namespace blockd::sim {
 
 class Workload {
  public:
-  // `span_bytes` from the volume's start (small: many overlaps); further `islands` at other offsets.
+  // `span_bytes` from the volume's start (small: many overlaps); further `islands` at other
+  // offsets.
   Workload(SimCluster& cluster, std::uint64_t span_bytes);
   ~Workload();
 
@@ -23,7 +25,8 @@ class Workload {
   void stop() { running_ = false; }
   [[nodiscard]] bool idle() const;
   // Reads everything through the host's volume into the history. False: not within max_us.
-  bool read_all(std::uint32_t host, std::vector<std::uint64_t>& tags, std::uint64_t max_us = 60'000'000);
+  bool read_all(std::uint32_t host, std::vector<std::uint64_t>& tags,
+                std::uint64_t max_us = 60'000'000);
   bool flush(std::uint32_t host, std::uint64_t max_us = 60'000'000);
 
   std::uint64_t think_us = 8'000;  // at most, between an answer and the next request
@@ -38,7 +41,8 @@ class Workload {
   void next(Client& client);
   void fill(Client& client);
   void done(Client& client);
-  [[nodiscard]] std::vector<std::uint64_t> tags_of(const std::byte* data, std::uint64_t first, std::uint64_t count);
+  [[nodiscard]] std::vector<std::uint64_t> tags_of(const std::byte* data, std::uint64_t first,
+                                                   std::uint64_t count);
 
   SimCluster& cluster_;
   std::uint64_t sectors_;

@@ -9,8 +9,9 @@
 
 namespace blockd::store {
 
-Checkpoint::Checkpoint(Device& device, Journal& journal, Flusher& flusher, Metadata& metadata, StagedBlocks& staged,
-                       const format::Superblock& superblock, std::uint64_t record_generation)
+Checkpoint::Checkpoint(Device& device, Journal& journal, Flusher& flusher, Metadata& metadata,
+                       StagedBlocks& staged, const format::Superblock& superblock,
+                       std::uint64_t record_generation)
     : device_(device),
       journal_(journal),
       flusher_(flusher),
@@ -54,7 +55,9 @@ Checkpoint::Checkpoint(Device& device, Journal& journal, Flusher& flusher, Metad
   record_write_.iov = &record_iov_;
   record_write_.iov_count = 1;
   record_write_.owner = this;
-  record_write_.done = [](io::DiskRequest& request) noexcept { static_cast<Checkpoint*>(request.owner)->record_done(); };
+  record_write_.done = [](io::DiskRequest& request) noexcept {
+    static_cast<Checkpoint*>(request.owner)->record_done();
+  };
 }
 
 void Checkpoint::start() noexcept {
@@ -97,7 +100,8 @@ void Checkpoint::flush_done(Error error) noexcept {
 
 void Checkpoint::write_home() noexcept {
   if (device_.failed() == Error::Ok) {
-    for (StagedChunk* chunk = staged_.oldest(); chunk && chunk->visit != visit_; chunk = staged_.oldest()) {
+    for (StagedChunk* chunk = staged_.oldest(); chunk && chunk->visit != visit_;
+         chunk = staged_.oldest()) {
       if (!write_chunk_home(*chunk)) return;  // goes on when a write is done
       staged_.visited(*chunk, visit_);
     }
@@ -107,8 +111,8 @@ void Checkpoint::write_home() noexcept {
   stage_pages();
 }
 
-// One device write for each run of adjacent blocks. False when out of write slots, nothing submitted:
-// a chunk has at most eight runs.
+// One device write for each run of adjacent blocks. False when out of write slots, nothing
+// submitted: a chunk has at most eight runs.
 bool Checkpoint::write_chunk_home(StagedChunk& chunk) noexcept {
   static_assert(kHomeWritesMax >= kBlocksPerChunk / 2);
   if (kHomeWritesMax - home_in_flight_ < kBlocksPerChunk / 2) return false;
@@ -134,10 +138,12 @@ void Checkpoint::submit_home(HomeWrite& write, const StagedChunk& chunk, std::ui
   write.block_count = end - first;
   write.request.iov_count = 0;
   write.request.error = Error::Ok;
-  write.request.offset_bytes = metadata_.device_offset(chunk.slot) + std::uint64_t{first} * kBlockBytes;
+  write.request.offset_bytes =
+      metadata_.device_offset(chunk.slot) + std::uint64_t{first} * kBlockBytes;
   for (std::uint32_t block = first; block < end; ++block) {
     write.lsn[block - first] = chunk.lsn[block];
-    std::byte* data = journal_.mirror().data() + std::uint64_t{chunk.journal_block[block]} * kBlockBytes;
+    std::byte* data =
+        journal_.mirror().data() + std::uint64_t{chunk.journal_block[block]} * kBlockBytes;
     iovec* last = write.request.iov_count ? &write.iov[write.request.iov_count - 1] : nullptr;
     if (last && static_cast<std::byte*>(last->iov_base) + last->iov_len == data) {
       last->iov_len += kBlockBytes;
@@ -172,8 +178,8 @@ void Checkpoint::home_done(HomeWrite& write) noexcept {
   write_home();
 }
 
-// Journal batches that superseded what step 2 skipped, and those that changed the pages at hand, must
-// be flushed before the record is, or the pages are, written.
+// Journal batches that superseded what step 2 skipped, and those that changed the pages at hand,
+// must be flushed before the record is, or the pages are, written.
 void Checkpoint::stage_pages() noexcept {
   pages_staged_ = 0;
   std::uint64_t min_lsn = 0;
@@ -182,7 +188,8 @@ void Checkpoint::stage_pages() noexcept {
     min_lsn = std::max(min_lsn, metadata_.page_lsn(page_cursor_));
     PageWrite& write = page_writes_[pages_staged_];
     write.request.error = Error::Ok;
-    write.request.offset_bytes = metadata_.stage_page(page_cursor_, page_buffers_[pages_staged_].data());
+    write.request.offset_bytes =
+        metadata_.stage_page(page_cursor_, page_buffers_[pages_staged_].data());
     ++pages_staged_;
   }
   if (pages_staged_ > 0) return flush_then(min_lsn, Phase::pages_flush);
@@ -215,7 +222,8 @@ void Checkpoint::write_record() noexcept {
   format::seal(*record);
   record_write_.error = Error::Ok;
   record_write_.offset_bytes =
-      (static_cast<std::uint64_t>(format::FixedBlock::checkpoint_a) + (generation_ & 1)) * kBlockBytes;
+      (static_cast<std::uint64_t>(format::FixedBlock::checkpoint_a) + (generation_ & 1)) *
+      kBlockBytes;
   device_.submit(record_write_);
 }
 

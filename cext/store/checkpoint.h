@@ -1,8 +1,10 @@
-// A checkpoint writes staged blocks and changed metadata home, so that their journal space is free again.
+// A checkpoint writes staged blocks and changed metadata home, so that their journal space is free
+// again.
 //
 // Order, each step behind a flush (docs/FORMATS.md, "Checkpoint"):
 //  1. journal batches up to C are flushed: nothing goes home that a crash could still take back;
-//  2. blocks staged by batches <= C are written home; a block that a later batch has staged again is
+//  2. blocks staged by batches <= C are written home; a block that a later batch has staged again
+//  is
 //     skipped: that batch is flushed before step 4;
 //  3. dirty metadata pages, in rounds, each page when the LSN of its last change has been flushed;
 //  4. the checkpoint record moves the tail past C, and is flushed before the space is used again.
@@ -17,8 +19,9 @@ namespace blockd::store {
 
 class Checkpoint {
  public:
-  Checkpoint(Device& device, Journal& journal, Flusher& flusher, Metadata& metadata, StagedBlocks& staged,
-             const format::Superblock& superblock, std::uint64_t record_generation);
+  Checkpoint(Device& device, Journal& journal, Flusher& flusher, Metadata& metadata,
+             StagedBlocks& staged, const format::Superblock& superblock,
+             std::uint64_t record_generation);
 
   void start() noexcept;
   [[nodiscard]] bool running() const noexcept { return phase_ != Phase::idle; }
@@ -29,7 +32,16 @@ class Checkpoint {
   void* owner = nullptr;
 
  private:
-  enum class Phase : std::uint8_t { idle, journal_flush, home, pages_flush, pages, home_flush, record, record_flush };
+  enum class Phase : std::uint8_t {
+    idle,
+    journal_flush,
+    home,
+    pages_flush,
+    pages,
+    home_flush,
+    record,
+    record_flush
+  };
 
   struct HomeWrite {
     io::DiskRequest request;
@@ -50,7 +62,8 @@ class Checkpoint {
   void flush_done(Error error) noexcept;
   void write_home() noexcept;
   [[nodiscard]] bool write_chunk_home(StagedChunk& chunk) noexcept;
-  void submit_home(HomeWrite& write, const StagedChunk& chunk, std::uint32_t first, std::uint32_t end) noexcept;
+  void submit_home(HomeWrite& write, const StagedChunk& chunk, std::uint32_t first,
+                   std::uint32_t end) noexcept;
   void home_done(HomeWrite& write) noexcept;
   void stage_pages() noexcept;
   void write_pages() noexcept;

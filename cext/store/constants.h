@@ -10,22 +10,27 @@ namespace blockd::store {
 inline constexpr std::uint64_t kJournalBytesMin = 1ull << 20;
 inline constexpr std::uint64_t kJournalBytesDefaultMin = 8ull << 20;
 inline constexpr std::uint64_t kJournalBytesDefaultMax = 256ull << 20;
-inline constexpr std::uint64_t kJournalShare = 64;  // default journal: capacity / 64, within the bounds
+inline constexpr std::uint64_t kJournalShare =
+    64;  // default journal: capacity / 64, within the bounds
 
 // Segments that a store can hold: four times what its capacity could fill, for thin volumes.
 inline constexpr std::uint32_t kSegmentCountMin = 1024;
 inline constexpr std::uint32_t kSegmentOvercommit = 4;
 
-inline constexpr std::uint32_t kBatchPayloadBlocksMax = 64;  // 256 KiB and a header: one device write
-inline constexpr std::uint64_t kBatchBytesMax = (1 + std::uint64_t{kBatchPayloadBlocksMax}) * kBlockBytes;
-inline constexpr std::uint32_t kBatchesInFlightMax = 4;  // enough to keep a queue of depth 32 moving
+inline constexpr std::uint32_t kBatchPayloadBlocksMax =
+    64;  // 256 KiB and a header: one device write
+inline constexpr std::uint64_t kBatchBytesMax =
+    (1 + std::uint64_t{kBatchPayloadBlocksMax}) * kBlockBytes;
+inline constexpr std::uint32_t kBatchesInFlightMax =
+    4;  // enough to keep a queue of depth 32 moving
 
-inline constexpr std::uint32_t kReadRunsMax = 1024;       // device reads in flight
-inline constexpr std::uint32_t kDirectWritesMax = 256;    // device writes of whole chunks in flight
-inline constexpr std::uint32_t kHomeWritesMax = 32;       // checkpoint writes in flight
-inline constexpr std::uint32_t kPagesPerRound = 64;       // metadata pages staged and written at a time
+inline constexpr std::uint32_t kReadRunsMax = 1024;     // device reads in flight
+inline constexpr std::uint32_t kDirectWritesMax = 256;  // device writes of whole chunks in flight
+inline constexpr std::uint32_t kHomeWritesMax = 32;     // checkpoint writes in flight
+inline constexpr std::uint32_t kPagesPerRound = 64;  // metadata pages staged and written at a time
 
-inline constexpr std::uint64_t kIdleCheckpointUs = 5'000'000;  // a quiet journal goes home after this long
+inline constexpr std::uint64_t kIdleCheckpointUs =
+    5'000'000;  // a quiet journal goes home after this long
 
 // Mapped but unflushed data that recovery may have to read back and verify; beyond it we flush.
 inline constexpr std::uint64_t kUnflushedMapBytesMax = 256ull << 20;

@@ -8,8 +8,10 @@
 namespace blockd::store {
 namespace {
 
-bool overlaps(const DirectWrite& write, SegmentHandle segment, std::uint32_t first, std::uint32_t end) noexcept {
-  return write.op->segment == segment && write.first_chunk < end && first < write.first_chunk + write.chunk_count;
+bool overlaps(const DirectWrite& write, SegmentHandle segment, std::uint32_t first,
+              std::uint32_t end) noexcept {
+  return write.op->segment == segment && write.first_chunk < end &&
+         first < write.first_chunk + write.chunk_count;
 }
 
 }  // namespace
@@ -86,7 +88,8 @@ bool DirectWriter::take_slots(DirectWrite& write) noexcept {
   return true;
 }
 
-bool DirectWriter::busy(SegmentHandle segment, std::uint32_t first_chunk, std::uint32_t end_chunk) const noexcept {
+bool DirectWriter::busy(SegmentHandle segment, std::uint32_t first_chunk,
+                        std::uint32_t end_chunk) const noexcept {
   for (const DirectWrite* write = active_; write; write = write->next) {
     if (overlaps(*write, segment, first_chunk, end_chunk)) return true;
   }

@@ -1,7 +1,8 @@
 // Writes of whole chunks: payload straight to fresh slots, then a map entry in the journal.
 //
-// The old slot stays as it is until a flush has covered the map entry (the store frees it then), so a
-// crash finds either the old chunk or the new one. Later mutations of the chunk wait (S3): busy().
+// The old slot stays as it is until a flush has covered the map entry (the store frees it then), so
+// a crash finds either the old chunk or the new one. Later mutations of the chunk wait (S3):
+// busy().
 #pragma once
 
 #include <cstdint>
@@ -39,7 +40,8 @@ class DirectWriter {
   // False: no slots, no buffer or no place; nothing was done and the op may be journaled instead.
   [[nodiscard]] bool start(StoreOp& op, std::uint32_t first_chunk, std::uint32_t count,
                            std::uint32_t first_op_block) noexcept;
-  [[nodiscard]] bool busy(SegmentHandle segment, std::uint32_t first_chunk, std::uint32_t end_chunk) const noexcept;
+  [[nodiscard]] bool busy(SegmentHandle segment, std::uint32_t first_chunk,
+                          std::uint32_t end_chunk) const noexcept;
   // Written and waiting for its map entries, in order of completion; null when there is none.
   [[nodiscard]] DirectWrite* ready() const noexcept { return ready_head_; }
   void retire(DirectWrite& write) noexcept;  // the first ready one

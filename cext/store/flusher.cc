@@ -9,7 +9,9 @@ namespace blockd::store {
 Flusher::Flusher(Device& device, Journal& journal) noexcept : device_(device), journal_(journal) {
   request_.op = io::DiskRequest::Op::flush;
   request_.owner = this;
-  request_.done = [](io::DiskRequest& request) noexcept { static_cast<Flusher*>(request.owner)->completed(); };
+  request_.done = [](io::DiskRequest& request) noexcept {
+    static_cast<Flusher*>(request.owner)->completed();
+  };
 }
 
 void Flusher::wait(FlushWaiter& waiter) noexcept {

@@ -1,7 +1,8 @@
 // One device flush at a time, shared by everybody who asked for one before it was submitted.
 //
-// A waiter names the journal batch that must be covered too: its flush is submitted only when batches
-// up to `min_lsn` have completed. A flush covers every device write that completed before it.
+// A waiter names the journal batch that must be covered too: its flush is submitted only when
+// batches up to `min_lsn` have completed. A flush covers every device write that completed before
+// it.
 #pragma once
 
 #include <cstdint>
@@ -23,11 +24,13 @@ class Flusher {
   Flusher(Device& device, Journal& journal) noexcept;
 
   void wait(FlushWaiter& waiter) noexcept;
-  void add(StoreOp& op) noexcept;  // a flush op: covers what has completed by now
+  void add(StoreOp& op) noexcept;              // a flush op: covers what has completed by now
   void request() noexcept { wanted_ = true; }  // a flush for its own sake (freed slots, map bytes)
   // Submits a flush if one is wanted and none is in flight. Called when an iteration ends.
   void pump() noexcept;
-  [[nodiscard]] bool idle() const noexcept { return !in_flight_ && !waiting_ && !ops_waiting_ && !wanted_; }
+  [[nodiscard]] bool idle() const noexcept {
+    return !in_flight_ && !waiting_ && !ops_waiting_ && !wanted_;
+  }
   void fail_all(Error error) noexcept;
 
   // Called after a flush: with the LSN now covered, and the flush ops that end.

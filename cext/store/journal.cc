@@ -33,8 +33,10 @@ Journal::Journal(Device& device, const format::Superblock& superblock, JournalLi
 
 Journal::~Journal() = default;
 
-void Journal::resume(std::uint64_t incarnation, JournalPosition newest, std::uint64_t tail_position) noexcept {
-  BLOCKD_ASSERT(tail_position <= newest.end_position && newest.end_position - tail_position <= bytes_);
+void Journal::resume(std::uint64_t incarnation, JournalPosition newest,
+                     std::uint64_t tail_position) noexcept {
+  BLOCKD_ASSERT(tail_position <= newest.end_position &&
+                newest.end_position - tail_position <= bytes_);
   incarnation_ = incarnation;
   next_lsn_ = newest.lsn + 1;
   completed_ = newest;
@@ -43,8 +45,10 @@ void Journal::resume(std::uint64_t incarnation, JournalPosition newest, std::uin
   tail_position_ = tail_position;
 }
 
-bool Journal::reserve(std::uint32_t entries, std::uint32_t entry_bytes, std::uint32_t payload_blocks) noexcept {
-  BLOCKD_ASSERT(entry_bytes <= sizeof(format::BatchHeader::entries) && payload_blocks <= kBatchPayloadBlocksMax);
+bool Journal::reserve(std::uint32_t entries, std::uint32_t entry_bytes,
+                      std::uint32_t payload_blocks) noexcept {
+  BLOCKD_ASSERT(entry_bytes <= sizeof(format::BatchHeader::entries) &&
+                payload_blocks <= kBatchPayloadBlocksMax);
   if (device_.failed() != Error::Ok) return false;
   if (open_) {
     const format::BatchHeader& header = *open_->header;
@@ -90,7 +94,8 @@ void Journal::append(const format::EntryHeader& entry, std::span<const std::byte
 
 std::uint32_t Journal::append_payload(const std::byte* block) noexcept {
   BLOCKD_ASSERT(open_ != nullptr && open_->header->payload_blocks < kBatchPayloadBlocksMax);
-  const std::uint64_t offset = head_position_ % bytes_ + (1 + std::uint64_t{open_->header->payload_blocks}) * kBlockBytes;
+  const std::uint64_t offset =
+      head_position_ % bytes_ + (1 + std::uint64_t{open_->header->payload_blocks}) * kBlockBytes;
   ++open_->header->payload_blocks;
   std::memcpy(memory_.base() + offset, block, kBlockBytes);
   return static_cast<std::uint32_t>(offset / kBlockBytes);

@@ -1,10 +1,11 @@
 // The journal makes mutations durable in the order they were appended, many to one device write.
 //
-// A batch is a header block and up to 64 payload blocks, contiguous in the journal and in its mirror in
-// memory; the mirror keeps the payload until a checkpoint has passed it. Up to four batches are in
-// flight; they complete towards the store strictly in order, so what is acknowledged is always a prefix
-// of the journal. Positions count bytes for ever; an offset is a position modulo the journal's size. A
-// batch that would cross the end starts over at offset 0 instead. Format: docs/FORMATS.md, "Journal".
+// A batch is a header block and up to 64 payload blocks, contiguous in the journal and in its
+// mirror in memory; the mirror keeps the payload until a checkpoint has passed it. Up to four
+// batches are in flight; they complete towards the store strictly in order, so what is acknowledged
+// is always a prefix of the journal. Positions count bytes for ever; an offset is a position modulo
+// the journal's size. A batch that would cross the end starts over at offset 0 instead. Format:
+// docs/FORMATS.md, "Journal".
 #pragma once
 
 #include <cstdint>
@@ -38,12 +39,16 @@ class Journal {
 
   [[nodiscard]] std::span<std::byte> mirror() noexcept { return {memory_.base(), memory_.bytes()}; }
   // Where recovery left off.
-  void resume(std::uint64_t incarnation, JournalPosition newest, std::uint64_t tail_position) noexcept;
+  void resume(std::uint64_t incarnation, JournalPosition newest,
+              std::uint64_t tail_position) noexcept;
 
   // Makes room for that much in the open batch, closing it and opening another where needed.
   // False: wait for a batch to complete or for a checkpoint.
-  [[nodiscard]] bool reserve(std::uint32_t entries, std::uint32_t entry_bytes, std::uint32_t payload_blocks) noexcept;
-  [[nodiscard]] std::uint64_t open_lsn() const noexcept { return next_lsn_; }  // of entries appended now
+  [[nodiscard]] bool reserve(std::uint32_t entries, std::uint32_t entry_bytes,
+                             std::uint32_t payload_blocks) noexcept;
+  [[nodiscard]] std::uint64_t open_lsn() const noexcept {
+    return next_lsn_;
+  }  // of entries appended now
   // Within what reserve() granted. `extra` follows the header (CRCs or a SegmentRecord).
   void append(const format::EntryHeader& entry, std::span<const std::byte> extra) noexcept;
   // Copies one block of payload; returns its block number in the journal.
@@ -52,16 +57,21 @@ class Journal {
 
   // Sends the open batch if there is one and a place in flight. Called when an iteration ends.
   void submit_open() noexcept;
-  [[nodiscard]] StoreOp* abandon_open() noexcept;  // after a failure: the ops of the batch that will never go
+  [[nodiscard]] StoreOp*
+  abandon_open() noexcept;  // after a failure: the ops of the batch that will never go
   // An open batch without entries does not count: it stays until somebody appends.
   [[nodiscard]] bool has_open() const noexcept { return open_ && open_->header->entry_count > 0; }
 
   [[nodiscard]] const JournalPosition& completed() const noexcept { return completed_; }
-  [[nodiscard]] std::uint64_t appended_lsn() const noexcept { return has_open() ? next_lsn_ : next_lsn_ - 1; }
+  [[nodiscard]] std::uint64_t appended_lsn() const noexcept {
+    return has_open() ? next_lsn_ : next_lsn_ - 1;
+  }
   [[nodiscard]] std::uint64_t flushed_lsn() const noexcept { return flushed_lsn_; }
   void set_flushed(std::uint64_t lsn) noexcept;
   void release(std::uint64_t tail_position) noexcept;  // a durable checkpoint has passed it
-  [[nodiscard]] std::uint64_t used_bytes() const noexcept { return head_position_ - tail_position_; }
+  [[nodiscard]] std::uint64_t used_bytes() const noexcept {
+    return head_position_ - tail_position_;
+  }
   [[nodiscard]] std::uint64_t capacity_bytes() const noexcept { return bytes_; }
   [[nodiscard]] std::uint64_t incarnation() const noexcept { return incarnation_; }
   [[nodiscard]] bool idle() const noexcept { return !has_open() && in_flight_ == 0; }
@@ -89,7 +99,7 @@ class Journal {
   std::uint64_t bytes_;
   BufferPool memory_;  // one buffer a block, used as one span
   Batch batches_[kBatches];
-  std::uint32_t first_ = 0;      // the oldest in flight
+  std::uint32_t first_ = 0;  // the oldest in flight
   std::uint32_t in_flight_ = 0;
   Batch* open_ = nullptr;
   std::uint64_t next_lsn_ = 1;

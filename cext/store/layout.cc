@@ -11,9 +11,12 @@ namespace {
 constexpr std::uint32_t kSlotsMin = 16;
 constexpr std::uint64_t kZeroBytes = 1 << 20;
 
-std::uint64_t align_up(std::uint64_t value, std::uint64_t to) { return (value + to - 1) / to * to; }
+std::uint64_t align_up(std::uint64_t value, std::uint64_t to) {
+  return (value + to - 1) / to * to;
+}
 std::uint32_t pages_for(std::uint64_t records) {
-  return static_cast<std::uint32_t>((records + format::kRecordsPerPage - 1) / format::kRecordsPerPage);
+  return static_cast<std::uint32_t>((records + format::kRecordsPerPage - 1) /
+                                    format::kRecordsPerPage);
 }
 
 std::uint64_t default_journal_bytes(std::uint64_t device_bytes) {
@@ -53,8 +56,8 @@ void write_zeros(io::Disk& disk, std::uint64_t offset, std::uint64_t bytes) {
 }
 
 template <class PageType>
-void write_empty_pages(io::Disk& disk, const Uuid& store_id, format::PageKind kind, std::uint64_t offset,
-                       std::uint32_t count) {
+void write_empty_pages(io::Disk& disk, const Uuid& store_id, format::PageKind kind,
+                       std::uint64_t offset, std::uint32_t count) {
   BufferPool pool(kZeroBytes, 1);
   const BufferRef staged = pool.get();
   const std::uint32_t per_write = kZeroBytes / kBlockBytes;
@@ -71,14 +74,17 @@ void write_empty_pages(io::Disk& disk, const Uuid& store_id, format::PageKind ki
         std::memcpy(staged.data() + std::size_t{i} * kBlockBytes, &page, kBlockBytes);
       }
       const std::uint64_t at = offset + (std::uint64_t{copy} * count + first) * kBlockBytes;
-      must(disk.write_now(at, {staged.data(), std::size_t{now} * kBlockBytes}), "cannot write metadata");
+      must(disk.write_now(at, {staged.data(), std::size_t{now} * kBlockBytes}),
+           "cannot write metadata");
     }
   }
 }
 
 // The regions follow one another, in this order and in whole blocks, and end within the device.
 bool is_sane(const format::Superblock& s) {
-  if (s.version != format::kStoreVersion || s.block_bytes != kBlockBytes || s.chunk_bytes != kChunkBytes) return false;
+  if (s.version != format::kStoreVersion || s.block_bytes != kBlockBytes ||
+      s.chunk_bytes != kChunkBytes)
+    return false;
   std::uint64_t end = offset_of(format::FixedBlock::journal);
   const auto follows = [&](std::uint64_t offset, std::uint64_t bytes) {
     const bool fits = offset % kBlockBytes == 0 && bytes % kBlockBytes == 0 && offset >= end &&
@@ -89,8 +95,9 @@ bool is_sane(const format::Superblock& s) {
   return follows(s.journal_offset, s.journal_bytes) && s.journal_bytes >= kJournalBytesMin &&
          follows(s.segment_pages_offset, 2ull * s.segment_page_count * kBlockBytes) &&
          follows(s.slot_pages_offset, 2ull * s.slot_page_count * kBlockBytes) &&
-         follows(s.data_offset, std::uint64_t{s.slot_count} * kChunkBytes) && s.slot_count >= kSlotsMin &&
-         s.segment_page_count > 0 && std::uint64_t{s.slot_page_count} * format::kRecordsPerPage >= s.slot_count;
+         follows(s.data_offset, std::uint64_t{s.slot_count} * kChunkBytes) &&
+         s.slot_count >= kSlotsMin && s.segment_page_count > 0 &&
+         std::uint64_t{s.slot_page_count} * format::kRecordsPerPage >= s.slot_count;
 }
 
 }  // namespace
@@ -111,44 +118,52 @@ format::Superblock plan_layout(std::uint64_t device_bytes, const FormatOptions& 
   plan.slot_page_count = pages_for(chunks);  // a little more than the slots that remain
   plan.segment_pages_offset = plan.journal_offset + plan.journal_bytes;
   plan.slot_pages_offset = plan.segment_pages_offset + 2ull * plan.segment_page_count * kBlockBytes;
-  plan.data_offset = align_up(plan.slot_pages_offset + 2ull * plan.slot_page_count * kBlockBytes, kChunkBytes);
+  plan.data_offset =
+      align_up(plan.slot_pages_offset + 2ull * plan.slot_page_count * kBlockBytes, kChunkBytes);
   if (plan.data_offset + kSlotsMin * std::uint64_t{kChunkBytes} > plan.device_bytes) {
     throw Fault(Error::StoreTooSmall,
-                "a device of " + std::to_string(device_bytes) + " bytes is too small for a store with a journal of " +
+                "a device of " + std::to_string(device_bytes) +
+                    " bytes is too small for a store with a journal of " +
                     std::to_string(plan.journal_bytes) + " bytes: give it at least " +
-                    std::to_string(plan.data_offset + kSlotsMin * std::uint64_t{kChunkBytes}) + " bytes");
+                    std::to_string(plan.data_offset + kSlotsMin * std::uint64_t{kChunkBytes}) +
+                    " bytes");
   }
-  plan.slot_count = static_cast<std::uint32_t>((plan.device_bytes - plan.data_offset) / kChunkBytes);
+  plan.slot_count =
+      static_cast<std::uint32_t>((plan.device_bytes - plan.data_offset) / kChunkBytes);
   format::seal(plan);
   return plan;
 }
 
 void write_empty_store(io::Disk& disk, const format::Superblock& plan) {
-  // The old superblocks go first and the new ones come last: a crash in between leaves no store at all.
+  // The old superblocks go first and the new ones come last: a crash in between leaves no store at
+  // all.
   write_zeros(disk, 0, offset_of(format::FixedBlock::journal));
   must(disk.flush_now(), "cannot flush");
   write_zeros(disk, plan.journal_offset, plan.journal_bytes);
   write_empty_pages<format::SegmentPage>(disk, plan.store_id, format::PageKind::segments,
                                          plan.segment_pages_offset, plan.segment_page_count);
-  write_empty_pages<format::SlotPage>(disk, plan.store_id, format::PageKind::slots, plan.slot_pages_offset,
-                                      plan.slot_page_count);
+  write_empty_pages<format::SlotPage>(disk, plan.store_id, format::PageKind::slots,
+                                      plan.slot_pages_offset, plan.slot_page_count);
   format::CheckpointRecord record;
   record.store_id = plan.store_id;
   for (std::uint64_t generation : {0, 1}) {
     record.generation = generation;
     format::seal(record);
-    write_block(disk, offset_of(format::FixedBlock::checkpoint_a) + generation * kBlockBytes, record,
-                "cannot write the checkpoint record");
+    write_block(disk, offset_of(format::FixedBlock::checkpoint_a) + generation * kBlockBytes,
+                record, "cannot write the checkpoint record");
   }
   must(disk.flush_now(), "cannot flush");
-  write_block(disk, offset_of(format::FixedBlock::superblock_a), plan, "cannot write the superblock");
-  write_block(disk, offset_of(format::FixedBlock::superblock_b), plan, "cannot write the superblock");
+  write_block(disk, offset_of(format::FixedBlock::superblock_a), plan,
+              "cannot write the superblock");
+  write_block(disk, offset_of(format::FixedBlock::superblock_b), plan,
+              "cannot write the superblock");
   must(disk.flush_now(), "cannot flush");
 }
 
 format::Superblock read_superblock(io::Disk& disk) {
   if (disk.capacity_bytes() < offset_of(format::FixedBlock::journal)) {
-    throw Fault(Error::StoreNotFormatted, "no blockd store here: the device is smaller than a superblock");
+    throw Fault(Error::StoreNotFormatted,
+                "no blockd store here: the device is smaller than a superblock");
   }
   bool magic_seen = false, readable = false;
   for (auto which : {format::FixedBlock::superblock_a, format::FixedBlock::superblock_b}) {
@@ -162,23 +177,32 @@ format::Superblock read_superblock(io::Disk& disk) {
     if (format::checksum_matches(superblock)) return superblock;
   }
   if (!readable) throw Fault(Error::DiskError, "the device fails to read its superblocks");
-  if (magic_seen) throw Fault(Error::StoreDamaged, "both superblocks are damaged: rebuild this store from its peers");
-  throw Fault(Error::StoreNotFormatted, "no blockd store here: format it with `blockd store format`");
+  if (magic_seen)
+    throw Fault(Error::StoreDamaged,
+                "both superblocks are damaged: rebuild this store from its peers");
+  throw Fault(Error::StoreNotFormatted,
+              "no blockd store here: format it with `blockd store format`");
 }
 
-void check_compatible(const format::Superblock& s, const Uuid& cluster_id, std::uint64_t device_bytes) {
+void check_compatible(const format::Superblock& s, const Uuid& cluster_id,
+                      std::uint64_t device_bytes) {
   if (s.version > format::kStoreVersion || s.incompatible_features != 0) {
     throw Fault(Error::StoreTooNew, "the store has format version " + std::to_string(s.version) +
                                         ", newer than this blockd reads (" +
-                                        std::to_string(format::kStoreVersion) + "): upgrade blockd");
+                                        std::to_string(format::kStoreVersion) +
+                                        "): upgrade blockd");
   }
   if (s.cluster_id != cluster_id) {
-    throw Fault(Error::StoreForeign, "the store belongs to cluster " + uuid_text(s.cluster_id) + ", not to " +
-                                         uuid_text(cluster_id) + ": it is left untouched");
+    throw Fault(Error::StoreForeign, "the store belongs to cluster " + uuid_text(s.cluster_id) +
+                                         ", not to " + uuid_text(cluster_id) +
+                                         ": it is left untouched");
   }
-  if (!is_sane(s)) throw Fault(Error::StoreDamaged, "the superblock contradicts itself: rebuild this store from its peers");
+  if (!is_sane(s))
+    throw Fault(Error::StoreDamaged,
+                "the superblock contradicts itself: rebuild this store from its peers");
   if (s.device_bytes > device_bytes) {
-    throw Fault(Error::StoreDamaged, "the device has " + std::to_string(device_bytes) + " bytes, fewer than the " +
+    throw Fault(Error::StoreDamaged, "the device has " + std::to_string(device_bytes) +
+                                         " bytes, fewer than the " +
                                          std::to_string(s.device_bytes) + " it was formatted with");
   }
 }

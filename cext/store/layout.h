@@ -7,14 +7,16 @@
 namespace blockd::store {
 
 // Throws Fault(StoreTooSmall) when not even one segment's metadata and 16 chunks fit.
-[[nodiscard]] format::Superblock plan_layout(std::uint64_t device_bytes, const FormatOptions& options);
+[[nodiscard]] format::Superblock plan_layout(std::uint64_t device_bytes,
+                                             const FormatOptions& options);
 
 // Writes an empty store: metadata pages, journal, checkpoint record, and the superblocks last.
 void write_empty_store(io::Disk& disk, const format::Superblock& superblock);
 
 // The checked superblock of an existing store; throws the Faults of store.h.
 [[nodiscard]] format::Superblock read_superblock(io::Disk& disk);
-void check_compatible(const format::Superblock& superblock, const Uuid& cluster_id, std::uint64_t device_bytes);
+void check_compatible(const format::Superblock& superblock, const Uuid& cluster_id,
+                      std::uint64_t device_bytes);
 
 [[nodiscard]] std::string uuid_text(const Uuid& id);
 

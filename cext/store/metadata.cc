@@ -18,8 +18,8 @@ Metadata::Metadata(const format::Superblock& superblock)
       pages_(std::size_t{superblock.segment_page_count} + superblock.slot_page_count) {}
 
 template <class PageType, class Use>
-void Metadata::load_pages(io::Disk& disk, format::PageKind kind, std::uint64_t offset, std::uint32_t count,
-                          std::uint32_t first_page, Use use) {
+void Metadata::load_pages(io::Disk& disk, format::PageKind kind, std::uint64_t offset,
+                          std::uint32_t count, std::uint32_t first_page, Use use) {
   constexpr std::uint32_t kPagesPerRead = 128;
   BufferPool pool(kPagesPerRead * kBlockBytes, 2);
   const BufferRef copies[2] = {pool.get(), pool.get()};
@@ -29,14 +29,17 @@ void Metadata::load_pages(io::Disk& disk, format::PageKind kind, std::uint64_t o
     bool readable[2];
     for (std::uint32_t copy = 0; copy < 2; ++copy) {
       const std::uint64_t at = offset + (std::uint64_t{copy} * count + first) * kBlockBytes;
-      readable[copy] = disk.read_now(at, {copies[copy].data(), std::size_t{now} * kBlockBytes}) == Error::Ok;
+      readable[copy] =
+          disk.read_now(at, {copies[copy].data(), std::size_t{now} * kBlockBytes}) == Error::Ok;
     }
     for (std::uint32_t i = 0; i < now; ++i) {
       PageState& state = pages_[first_page + first + i];
       bool found = false;
       for (std::uint32_t copy = 0; copy < 2; ++copy) {
-        std::memcpy(static_cast<void*>(page.get()), copies[copy].data() + std::size_t{i} * kBlockBytes, kBlockBytes);
-        const bool sound = readable[copy] && page->magic == format::kPageMagic && format::checksum_matches(*page) &&
+        std::memcpy(static_cast<void*>(page.get()),
+                    copies[copy].data() + std::size_t{i} * kBlockBytes, kBlockBytes);
+        const bool sound = readable[copy] && page->magic == format::kPageMagic &&
+                           format::checksum_matches(*page) &&
                            page->store_id == superblock_.store_id && page->kind == kind &&
                            page->number == first + i && (page->generation & 1) == copy;
         if (!sound) {
@@ -48,7 +51,8 @@ void Metadata::load_pages(io::Disk& disk, format::PageKind kind, std::uint64_t o
         }
       }
       if (!found) {
-        throw Fault(Error::StoreDamaged, "both copies of metadata page " + std::to_string(first_page + first + i) +
+        throw Fault(Error::StoreDamaged, "both copies of metadata page " +
+                                             std::to_string(first_page + first + i) +
                                              " are damaged: rebuild this store from its peers");
       }
     }
@@ -56,29 +60,31 @@ void Metadata::load_pages(io::Disk& disk, format::PageKind kind, std::uint64_t o
 }
 
 void Metadata::load(io::Disk& disk) {
-  load_pages<format::SegmentPage>(
-      disk, format::PageKind::segments, superblock_.segment_pages_offset, superblock_.segment_page_count, 0,
-      [this](std::uint32_t number, const format::SegmentPage& page) {
-        for (std::uint32_t i = 0; i < kRecordsPerPage; ++i) {
-          segments_[std::size_t{number} * kRecordsPerPage + i].record = page.records[i];
+  load_pages<format::SegmentPage>(disk, format::PageKind::segments,
+                                  superblock_.segment_pages_offset, superblock_.segment_page_count,
+                                  0, [this](std::uint32_t number, const format::SegmentPage& page) {
+                                    for (std::uint32_t i = 0; i < kRecordsPerPage; ++i) {
+                                      segments_[std::size_t{number} * kRecordsPerPage + i].record =
+                                          page.records[i];
+                                    }
+                                  });
+  load_pages<format::SlotPage>(
+      disk, format::PageKind::slots, superblock_.slot_pages_offset, superblock_.slot_page_count,
+      superblock_.segment_page_count, [this](std::uint32_t number, const format::SlotPage& page) {
+        const std::size_t first = std::size_t{number} * kRecordsPerPage;
+        for (std::size_t i = 0; i < kRecordsPerPage && first + i < slots_.size(); ++i) {
+          slots_[first + i] = page.records[i];
         }
       });
-  load_pages<format::SlotPage>(disk, format::PageKind::slots, superblock_.slot_pages_offset,
-                               superblock_.slot_page_count, superblock_.segment_page_count,
-                               [this](std::uint32_t number, const format::SlotPage& page) {
-                                 const std::size_t first = std::size_t{number} * kRecordsPerPage;
-                                 for (std::size_t i = 0; i < kRecordsPerPage && first + i < slots_.size(); ++i) {
-                                   slots_[first + i] = page.records[i];
-                                 }
-                               });
 }
 
 void Metadata::check_torn_pages() const {
   for (std::size_t page = 0; page < pages_.size(); ++page) {
     if (pages_[page].copy_damaged && !pages_[page].dirty) {
-      throw Fault(Error::StoreDamaged, "a copy of metadata page " + std::to_string(page) +
-                                           " is damaged and no interrupted checkpoint explains it: rebuild this "
-                                           "store from its peers");
+      throw Fault(Error::StoreDamaged,
+                  "a copy of metadata page " + std::to_string(page) +
+                      " is damaged and no interrupted checkpoint explains it: rebuild this "
+                      "store from its peers");
     }
   }
 }
@@ -102,11 +108,13 @@ void Metadata::index_slot(std::uint32_t slot) {
   const format::SlotRecord& record = slots_[slot];
   const bool known = record.segment < segments_.size() && segments_[record.segment].used() &&
                      record.chunk < segments_[record.segment].slot_of_chunk.size();
-  if (!known) throw Fault(Error::StoreDamaged, "slot " + std::to_string(slot) + " belongs to no segment");
+  if (!known)
+    throw Fault(Error::StoreDamaged, "slot " + std::to_string(slot) + " belongs to no segment");
   Segment& segment = segments_[record.segment];
   if (segment.slot_of_chunk[record.chunk] != kNoSlot) {
-    throw Fault(Error::StoreDamaged, "slots " + std::to_string(segment.slot_of_chunk[record.chunk]) + " and " +
-                                         std::to_string(slot) + " both claim one chunk");
+    throw Fault(Error::StoreDamaged, "slots " +
+                                         std::to_string(segment.slot_of_chunk[record.chunk]) +
+                                         " and " + std::to_string(slot) + " both claim one chunk");
   }
   segment.slot_of_chunk[record.chunk] = slot;
   ++segment.chunk_count;
@@ -204,18 +212,23 @@ std::uint64_t Metadata::stage_page(std::uint32_t page, std::byte* into) noexcept
     staged.kind = kind;
     staged.number = number;
     staged.generation = state.generation;
-    for (std::size_t i = 0; i < kRecordsPerPage && first + i < limit; ++i) staged.records[i] = record_at(first + i);
+    for (std::size_t i = 0; i < kRecordsPerPage && first + i < limit; ++i)
+      staged.records[i] = record_at(first + i);
     format::seal(staged);
     std::memcpy(into, &staged, kBlockBytes);
   };
   if (segments) {
-    fill(format::SegmentPage{}, format::PageKind::segments, [&](std::size_t i) { return segments_[i].record; },
-         segments_.size());
+    fill(
+        format::SegmentPage{}, format::PageKind::segments,
+        [&](std::size_t i) { return segments_[i].record; }, segments_.size());
     return superblock_.segment_pages_offset +
            (std::uint64_t{copy} * superblock_.segment_page_count + number) * kBlockBytes;
   }
-  fill(format::SlotPage{}, format::PageKind::slots, [&](std::size_t i) { return slots_[i]; }, slots_.size());
-  return superblock_.slot_pages_offset + (std::uint64_t{copy} * superblock_.slot_page_count + number) * kBlockBytes;
+  fill(
+      format::SlotPage{}, format::PageKind::slots, [&](std::size_t i) { return slots_[i]; },
+      slots_.size());
+  return superblock_.slot_pages_offset +
+         (std::uint64_t{copy} * superblock_.slot_page_count + number) * kBlockBytes;
 }
 
 }  // namespace blockd::store

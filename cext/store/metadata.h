@@ -1,9 +1,9 @@
 // The slot table and the segment table: what is where, in memory, and the pages that persist it.
 //
 // All metadata of a store is reached through this class only, so that it can be paged later without
-// its users noticing. Records change when a journal entry is appended; the page of a changed record is
-// dirty until a checkpoint writes it, and carries the LSN of its last change: it may be written only
-// when that LSN has been flushed (the page must never be ahead of the journal).
+// its users noticing. Records change when a journal entry is appended; the page of a changed record
+// is dirty until a checkpoint writes it, and carries the LSN of its last change: it may be written
+// only when that LSN has been flushed (the page must never be ahead of the journal).
 #pragma once
 
 #include <cstdint>
@@ -23,14 +23,14 @@ struct Segment {
   std::vector<std::uint32_t> slot_of_chunk;  // kNoSlot where the chunk is a hole
   std::uint32_t chunk_count = 0;             // chunks with a slot, tombstones included
   std::uint32_t tombstone_count = 0;         // of those, the ones without a valid block
-  bool stable_unsaved = false;  // record.stable is newer than any journal entry
+  bool stable_unsaved = false;               // record.stable is newer than any journal entry
   [[nodiscard]] bool used() const noexcept { return record.state == format::SegmentState::used; }
 };
 
 // The state of one slot that is not in its record.
 struct SlotState {
-  std::uint16_t io_pins = 0;    // device reads and home writes in flight: not reusable meanwhile
-  bool taken = false;           // not allocatable: used, being written, or freed but not reusable yet
+  std::uint16_t io_pins = 0;  // device reads and home writes in flight: not reusable meanwhile
+  bool taken = false;         // not allocatable: used, being written, or freed but not reusable yet
 };
 
 class Metadata {
@@ -44,16 +44,26 @@ class Metadata {
   // After load and replay: chunk maps, counts, free slots.
   void index();
 
-  [[nodiscard]] std::uint32_t slot_count() const noexcept { return static_cast<std::uint32_t>(slots_.size()); }
-  [[nodiscard]] const format::SlotRecord& slot(std::uint32_t slot) const noexcept { return slots_[slot]; }
+  [[nodiscard]] std::uint32_t slot_count() const noexcept {
+    return static_cast<std::uint32_t>(slots_.size());
+  }
+  [[nodiscard]] const format::SlotRecord& slot(std::uint32_t slot) const noexcept {
+    return slots_[slot];
+  }
   [[nodiscard]] SlotState& slot_state(std::uint32_t slot) noexcept { return states_[slot]; }
-  [[nodiscard]] const SlotState& slot_state(std::uint32_t slot) const noexcept { return states_[slot]; }
+  [[nodiscard]] const SlotState& slot_state(std::uint32_t slot) const noexcept {
+    return states_[slot];
+  }
   // For change by the entry with this LSN; marks the page.
   [[nodiscard]] format::SlotRecord& change_slot(std::uint32_t slot, std::uint64_t lsn) noexcept;
 
-  [[nodiscard]] std::uint32_t segment_limit() const noexcept { return static_cast<std::uint32_t>(segments_.size()); }
+  [[nodiscard]] std::uint32_t segment_limit() const noexcept {
+    return static_cast<std::uint32_t>(segments_.size());
+  }
   [[nodiscard]] Segment& segment(std::uint32_t handle) noexcept { return segments_[handle]; }
-  [[nodiscard]] const Segment& segment(std::uint32_t handle) const noexcept { return segments_[handle]; }
+  [[nodiscard]] const Segment& segment(std::uint32_t handle) const noexcept {
+    return segments_[handle];
+  }
   void mark_segment(std::uint32_t handle, std::uint64_t lsn) noexcept;
   [[nodiscard]] std::optional<SegmentHandle> find(SegmentId id) const noexcept;
   [[nodiscard]] std::optional<SegmentHandle> free_segment() const noexcept;
@@ -70,11 +80,16 @@ class Metadata {
   }
 
   // Pages, segment pages first: one number space.
-  [[nodiscard]] std::uint32_t page_count() const noexcept { return static_cast<std::uint32_t>(pages_.size()); }
+  [[nodiscard]] std::uint32_t page_count() const noexcept {
+    return static_cast<std::uint32_t>(pages_.size());
+  }
   [[nodiscard]] bool page_dirty(std::uint32_t page) const noexcept { return pages_[page].dirty; }
   [[nodiscard]] std::uint32_t dirty_pages() const noexcept { return dirty_pages_; }
-  [[nodiscard]] std::uint64_t page_lsn(std::uint32_t page) const noexcept { return pages_[page].last_lsn; }
-  // Copies the page as it is now into `into` (4 KiB), clean from here on; returns where to write it.
+  [[nodiscard]] std::uint64_t page_lsn(std::uint32_t page) const noexcept {
+    return pages_[page].last_lsn;
+  }
+  // Copies the page as it is now into `into` (4 KiB), clean from here on; returns where to write
+  // it.
   [[nodiscard]] std::uint64_t stage_page(std::uint32_t page, std::byte* into) noexcept;
 
  private:

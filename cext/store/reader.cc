@@ -9,7 +9,11 @@
 namespace blockd::store {
 
 Reader::Reader(Device& device, Journal& journal, Metadata& metadata, StagedBlocks& staged)
-    : device_(device), journal_(journal), metadata_(metadata), staged_(staged), runs_(kReadRunsMax) {
+    : device_(device),
+      journal_(journal),
+      metadata_(metadata),
+      staged_(staged),
+      runs_(kReadRunsMax) {
   for (auto run = runs_.rbegin(); run != runs_.rend(); ++run) {
     run->reader = this;
     run->request.op = io::DiskRequest::Op::read;
@@ -62,7 +66,8 @@ Reader::Place Reader::place_of(const StoreOp& op, std::uint32_t block) const noe
   place.crc = metadata_.slot(slot).crcs[within];
   if (const StagedChunk* staged = staged_.find(slot); staged && (staged->mask >> within & 1)) {
     place.kind = Place::Kind::staged;
-    place.memory = journal_.mirror().data() + std::uint64_t{staged->journal_block[within]} * kBlockBytes;
+    place.memory =
+        journal_.mirror().data() + std::uint64_t{staged->journal_block[within]} * kBlockBytes;
     return place;
   }
   place.kind = Place::Kind::home;
@@ -76,7 +81,8 @@ bool Reader::read_blocks(StoreOp& op, std::uint32_t from, std::uint32_t end) noe
   for (std::uint32_t block = from; block < end; ++block) {
     const Place place = place_of(op, block);
     std::byte* into = op.data + std::size_t{block} * kBlockBytes;
-    if (op.crcs_out) op.crcs_out[block] = place.kind == Place::Kind::hole ? crc32c_zero_block() : place.crc;
+    if (op.crcs_out)
+      op.crcs_out[block] = place.kind == Place::Kind::hole ? crc32c_zero_block() : place.crc;
     if (place.kind == Place::Kind::hole) {
       std::memset(into, 0, kBlockBytes);
     } else if (place.kind == Place::Kind::staged) {
@@ -87,7 +93,8 @@ bool Reader::read_blocks(StoreOp& op, std::uint32_t from, std::uint32_t end) noe
       }
     } else {
       const bool goes_on = run && run->first + run->count == block &&
-                           run->request.offset_bytes + std::uint64_t{run->count} * kBlockBytes == place.device_offset;
+                           run->request.offset_bytes + std::uint64_t{run->count} * kBlockBytes ==
+                               place.device_offset;
       if (!goes_on) {
         if (run) submit(*std::exchange(run, nullptr));
         if (!free_) {
@@ -111,7 +118,8 @@ bool Reader::read_blocks(StoreOp& op, std::uint32_t from, std::uint32_t end) noe
 }
 
 void Reader::submit(Run& run) noexcept {
-  for (std::uint32_t slot = run.first_slot; slot <= run.last_slot; ++slot) ++metadata_.slot_state(slot).io_pins;
+  for (std::uint32_t slot = run.first_slot; slot <= run.last_slot; ++slot)
+    ++metadata_.slot_state(slot).io_pins;
   run.iov.iov_len = std::size_t{run.count} * kBlockBytes;
   run.request.error = Error::Ok;
   ++run.op->scratch_count;

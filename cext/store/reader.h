@@ -1,8 +1,9 @@
-// Reads: from the journal's mirror where a block is staged, else from its home, verified either way.
+// Reads: from the journal's mirror where a block is staged, else from its home, verified either
+// way.
 //
 // A device read can race with a checkpoint's home write, a remap or a trim of the same block; the
-// record's CRC then changes under it. A mismatch is therefore an error only if the block is still what
-// it was when the read was submitted; else that part is read again.
+// record's CRC then changes under it. A mismatch is therefore an error only if the block is still
+// what it was when the read was submitted; else that part is read again.
 #pragma once
 
 #include <cstdint>

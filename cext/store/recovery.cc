@@ -55,9 +55,13 @@ bool for_each_entry(const BatchHeader& header, Use use) {
 
 }  // namespace
 
-Recovery::Recovery(Device& device, const format::Superblock& superblock, Journal& journal, Metadata& metadata,
-                   StagedBlocks& staged)
-    : device_(device), superblock_(superblock), journal_(journal), metadata_(metadata), staged_(staged) {}
+Recovery::Recovery(Device& device, const format::Superblock& superblock, Journal& journal,
+                   Metadata& metadata, StagedBlocks& staged)
+    : device_(device),
+      superblock_(superblock),
+      journal_(journal),
+      metadata_(metadata),
+      staged_(staged) {}
 
 void Recovery::run() {
   read_record();
@@ -69,12 +73,15 @@ void Recovery::run() {
   replay();
   metadata_.check_torn_pages();
   metadata_.index();
-  // The page cache of a dead process may hold what we have just read: durable before anybody relies on it.
-  if (device_.disk().flush_now() != Error::Ok) throw Fault(Error::DiskError, "the device fails to flush");
+  // The page cache of a dead process may hold what we have just read: durable before anybody relies
+  // on it.
+  if (device_.disk().flush_now() != Error::Ok)
+    throw Fault(Error::DiskError, "the device fails to flush");
   JournalPosition newest{record_.tail_lsn - 1, record_.tail_offset};
   if (!chain_.empty()) newest = {chain_.back().lsn, chain_.back().position + chain_.back().bytes};
   device_.stats.recovered_batches = chain_.size();
-  journal_.resume(std::max(incarnation_seen_, record_.incarnation) + 1, newest, record_.tail_offset);
+  journal_.resume(std::max(incarnation_seen_, record_.incarnation) + 1, newest,
+                  record_.tail_offset);
 }
 
 void Recovery::read_record() {
@@ -82,11 +89,13 @@ void Recovery::read_record() {
   const BufferRef block = pool.get();
   bool found = false;
   for (std::uint64_t copy : {0, 1}) {
-    const std::uint64_t at = (static_cast<std::uint64_t>(format::FixedBlock::checkpoint_a) + copy) * kBlockBytes;
+    const std::uint64_t at =
+        (static_cast<std::uint64_t>(format::FixedBlock::checkpoint_a) + copy) * kBlockBytes;
     if (device_.disk().read_now(at, {block.data(), kBlockBytes}) != Error::Ok) continue;
     format::CheckpointRecord record;
     std::memcpy(static_cast<void*>(&record), block.data(), kBlockBytes);
-    const bool sound = record.magic == format::kCheckpointMagic && format::checksum_matches(record) &&
+    const bool sound = record.magic == format::kCheckpointMagic &&
+                       format::checksum_matches(record) &&
                        record.store_id == superblock_.store_id && (record.generation & 1) == copy &&
                        record.tail_offset < superblock_.journal_bytes;
     if (sound && (!found || record.generation > record_.generation)) {
@@ -94,7 +103,9 @@ void Recovery::read_record() {
       found = true;
     }
   }
-  if (!found) throw Fault(Error::StoreDamaged, "both checkpoint records are damaged: rebuild this store from its peers");
+  if (!found)
+    throw Fault(Error::StoreDamaged,
+                "both checkpoint records are damaged: rebuild this store from its peers");
 }
 
 void Recovery::read_journal() {
@@ -102,7 +113,9 @@ void Recovery::read_journal() {
   const std::span<std::byte> mirror = journal_.mirror();
   for (std::uint64_t at = 0; at < mirror.size(); at += kReadBytes) {
     const std::uint64_t bytes = std::min<std::uint64_t>(kReadBytes, mirror.size() - at);
-    if (device_.disk().read_now(superblock_.journal_offset + at, mirror.subspan(at, bytes)) == Error::Ok) continue;
+    if (device_.disk().read_now(superblock_.journal_offset + at, mirror.subspan(at, bytes)) ==
+        Error::Ok)
+      continue;
     for (std::uint64_t block = at; block < at + bytes; block += kBlockBytes) {
       const auto into = mirror.subspan(block, kBlockBytes);
       const Error error = device_.disk().read_now(superblock_.journal_offset + block, into);
@@ -113,8 +126,8 @@ void Recovery::read_journal() {
 
 const BatchHeader* Recovery::header_at(std::uint64_t offset, std::uint64_t lsn) const {
   const auto* header = reinterpret_cast<const BatchHeader*>(journal_.mirror().data() + offset);
-  const bool ours = header->magic == format::kBatchMagic && header->store_id == superblock_.store_id &&
-                    (lsn == 0 || header->lsn == lsn);
+  const bool ours = header->magic == format::kBatchMagic &&
+                    header->store_id == superblock_.store_id && (lsn == 0 || header->lsn == lsn);
   return ours && format::checksum_matches(*header) ? header : nullptr;
 }
 
@@ -141,7 +154,8 @@ void Recovery::scan() {
 
 bool Recovery::batch_whole(const BatchHeader& header, std::uint64_t offset) const {
   const std::uint64_t bytes = (1 + std::uint64_t{header.payload_blocks}) * kBlockBytes;
-  if (header.entry_bytes > sizeof header.entries || offset + bytes > superblock_.journal_bytes) return false;
+  if (header.entry_bytes > sizeof header.entries || offset + bytes > superblock_.journal_bytes)
+    return false;
   const std::byte* payload = journal_.mirror().data() + offset + kBlockBytes;
   std::uint32_t block = 0;
   bool whole = true;
@@ -149,7 +163,8 @@ bool Recovery::batch_whole(const BatchHeader& header, std::uint64_t offset) cons
     for (std::uint32_t i = 0; whole && i < payload_blocks(entry); ++i, ++block) {
       std::uint32_t crc;
       std::memcpy(&crc, extra + i * 4u, 4);
-      whole = block < header.payload_blocks && crc32c(payload + std::size_t{block} * kBlockBytes, kBlockBytes) == crc;
+      whole = block < header.payload_blocks &&
+              crc32c(payload + std::size_t{block} * kBlockBytes, kBlockBytes) == crc;
     }
   });
   return parsed && whole && block == header.payload_blocks;
@@ -160,10 +175,10 @@ const BatchHeader& Recovery::header_of(const Found& batch) const {
                                                batch.position % superblock_.journal_bytes);
 }
 
-// A map entry may have outlived the chunk it points to: the chunk was written first, but nothing had
-// flushed either. The chain ends before the first such batch. Blocks that a later batch of the chain
-// has superseded do not count: a checkpoint may have written over them, or their slot may have been
-// freed and used again; both wait for a flush that covers the batch that superseded them.
+// A map entry may have outlived the chunk it points to: the chunk was written first, but nothing
+// had flushed either. The chain ends before the first such batch. Blocks that a later batch of the
+// chain has superseded do not count: a checkpoint may have written over them, or their slot may
+// have been freed and used again; both wait for a flush that covers the batch that superseded them.
 void Recovery::verify_maps() {
   std::uint64_t flushed = record_.tail_lsn - 1;
   for (const Found& batch : chain_) flushed = std::max(flushed, batch.flushed_lsn);
@@ -181,12 +196,14 @@ std::size_t Recovery::whole_length(std::uint64_t flushed_lsn) {
   std::size_t length = chain_.size();
   for (std::size_t i = chain_.size(); i-- > 0 && chain_[i].lsn > flushed_lsn;) {
     std::vector<std::pair<EntryHeader, const std::byte*>> entries;
-    const bool parsed = for_each_entry(header_of(chain_[i]), [&](const EntryHeader& entry, const std::byte* extra) {
-      entries.emplace_back(entry, extra);
-    });
+    const bool parsed =
+        for_each_entry(header_of(chain_[i]), [&](const EntryHeader& entry, const std::byte* extra) {
+          entries.emplace_back(entry, extra);
+        });
     bool whole = parsed;
     for (auto entry = entries.rbegin(); entry != entries.rend(); ++entry) {
-      if (entry->first.kind == EntryKind::map && !map_whole(entry->first, entry->second)) whole = false;
+      if (entry->first.kind == EntryKind::map && !map_whole(entry->first, entry->second))
+        whole = false;
       supersede(entry->first, entry->second);
     }
     if (!whole) length = i;
@@ -203,7 +220,8 @@ bool Recovery::map_whole(const EntryHeader& entry, const std::byte* extra) {
   BufferPool pool(kChunkBytes, 1);
   const BufferRef chunk = pool.get();
   // What cannot be read cannot be told; whoever reads it later gets the device's error.
-  const Error error = device_.disk().read_now(metadata_.device_offset(entry.slot), {chunk.data(), kChunkBytes});
+  const Error error =
+      device_.disk().read_now(metadata_.device_offset(entry.slot), {chunk.data(), kChunkBytes});
   if (error != Error::Ok) return true;
   for (std::uint32_t block = 0; block < kBlocksPerChunk; ++block) {
     if (superseded_[entry.slot] >> block & 1) continue;
@@ -226,7 +244,8 @@ void Recovery::supersede(const EntryHeader& entry, const std::byte* extra) {
   }
   std::uint16_t blocks = 0xffff;  // map, replace and free decide the whole chunk
   if (entry.kind == EntryKind::zero) blocks = entry.mask;
-  if (entry.kind == EntryKind::write) blocks = static_cast<std::uint16_t>(((1u << entry.count) - 1) << entry.first);
+  if (entry.kind == EntryKind::write)
+    blocks = static_cast<std::uint16_t>(((1u << entry.count) - 1) << entry.first);
   if (entry.slot < superseded_.size()) superseded_[entry.slot] |= blocks;
   if (entry.old_slot < superseded_.size()) superseded_[entry.old_slot] = 0xffff;
 }
@@ -238,8 +257,9 @@ void Recovery::refuse_damage() {
     if (!header) continue;
     incarnation_seen_ = std::max(incarnation_seen_, header->incarnation);
     if (header->lsn >= next && header->flushed_lsn >= next) {
-      throw Fault(Error::StoreDamaged, "journal batch " + std::to_string(next) +
-                                           " is damaged although it was flushed: rebuild this store from its peers");
+      throw Fault(Error::StoreDamaged,
+                  "journal batch " + std::to_string(next) +
+                      " is damaged although it was flushed: rebuild this store from its peers");
     }
   }
 }
@@ -249,24 +269,30 @@ void Recovery::replay() {
 }
 
 void Recovery::replay_batch(const Found& batch) {
-  auto payload_block = static_cast<std::uint32_t>(batch.position % superblock_.journal_bytes / kBlockBytes) + 1;
-  const bool parsed = for_each_entry(header_of(batch), [&](const EntryHeader& entry, const std::byte* extra) {
-    replay_entry(entry, extra, batch, payload_block);
-  });
+  auto payload_block =
+      static_cast<std::uint32_t>(batch.position % superblock_.journal_bytes / kBlockBytes) + 1;
+  const bool parsed =
+      for_each_entry(header_of(batch), [&](const EntryHeader& entry, const std::byte* extra) {
+        replay_entry(entry, extra, batch, payload_block);
+      });
   BLOCKD_ASSERT(parsed);
 }
 
 void Recovery::replay_entry(const EntryHeader& entry, const std::byte* extra, const Found& batch,
                             std::uint32_t& payload_block) {
   if (entry.kind == EntryKind::segment) return replay_segment(entry.segment, extra, batch.lsn);
-  const bool sane = entry.slot < metadata_.slot_count() && entry.segment < metadata_.segment_limit() &&
+  const bool sane = entry.slot < metadata_.slot_count() &&
+                    entry.segment < metadata_.segment_limit() &&
                     entry.first + std::uint32_t{entry.count} <= kBlocksPerChunk &&
                     (entry.old_slot == format::kNoSlot || entry.old_slot < metadata_.slot_count());
-  if (!sane) throw Fault(Error::StoreDamaged, "journal batch " + std::to_string(batch.lsn) + " names no slot of this store");
+  if (!sane)
+    throw Fault(Error::StoreDamaged,
+                "journal batch " + std::to_string(batch.lsn) + " names no slot of this store");
   if (entry.kind == EntryKind::free) return release_slot(entry.slot, batch.lsn);
   format::SlotRecord& record = own_slot(entry, batch.lsn);
   std::uint16_t blocks = entry.mask;  // those that the CRCs are for
-  if (entry.kind == EntryKind::write) blocks = static_cast<std::uint16_t>(((1u << entry.count) - 1) << entry.first);
+  if (entry.kind == EntryKind::write)
+    blocks = static_cast<std::uint16_t>(((1u << entry.count) - 1) << entry.first);
   if (entry.kind == EntryKind::map) blocks = 0xffff;
   if (entry.kind == EntryKind::map || entry.kind == EntryKind::replace) {
     staged_.drop_all(entry.slot);
@@ -284,13 +310,15 @@ void Recovery::replay_entry(const EntryHeader& entry, const std::byte* extra, co
     if (!(record.valid_mask >> block & 1)) record.crcs[block] = 0;
     if (entry.kind == EntryKind::zero || !(blocks >> block & 1)) continue;
     std::memcpy(&record.crcs[block], extra + 4 * i++, 4);
-    if (entry.kind != EntryKind::map) staged_.stage(entry.slot, block, payload_block++, batch.lsn, 0);
+    if (entry.kind != EntryKind::map)
+      staged_.stage(entry.slot, block, payload_block++, batch.lsn, 0);
   }
   if (entry.old_slot != format::kNoSlot) release_slot(entry.old_slot, batch.lsn);
 }
 
-// The slot's page may be older or newer than this entry; either way the entries from here to the end of
-// the journal decide every block that they name, and the page, if it is newer, decides the others.
+// The slot's page may be older or newer than this entry; either way the entries from here to the
+// end of the journal decide every block that they name, and the page, if it is newer, decides the
+// others.
 format::SlotRecord& Recovery::own_slot(const EntryHeader& entry, std::uint64_t lsn) {
   format::SlotRecord& record = metadata_.change_slot(entry.slot, lsn);
   const bool owned = record.state == format::SlotState::used && record.segment == entry.segment &&
@@ -312,7 +340,8 @@ void Recovery::release_slot(std::uint32_t slot, std::uint64_t lsn) {
 
 void Recovery::replay_segment(std::uint32_t handle, const std::byte* extra, std::uint64_t lsn) {
   if (handle >= metadata_.segment_limit()) {
-    throw Fault(Error::StoreDamaged, "journal batch " + std::to_string(lsn) + " names no segment of this store");
+    throw Fault(Error::StoreDamaged,
+                "journal batch " + std::to_string(lsn) + " names no segment of this store");
   }
   Segment& segment = metadata_.segment(handle);
   std::memcpy(static_cast<void*>(&segment.record), extra, sizeof segment.record);
@@ -320,7 +349,8 @@ void Recovery::replay_segment(std::uint32_t handle, const std::byte* extra, std:
   if (segment.used()) return;
   for (std::uint32_t slot = 0; slot < metadata_.slot_count(); ++slot) {
     const format::SlotRecord& record = metadata_.slot(slot);
-    if (record.state == format::SlotState::used && record.segment == handle) release_slot(slot, lsn);
+    if (record.state == format::SlotState::used && record.segment == handle)
+      release_slot(slot, lsn);
   }
 }
 

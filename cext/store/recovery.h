@@ -1,9 +1,11 @@
-// Recovery: from the checkpoint record and the journal to the state that the last process left behind.
+// Recovery: from the checkpoint record and the journal to the state that the last process left
+// behind.
 //
-// Invariant: what is recovered is a prefix of the journal that contains every flushed batch. The first
-// batch that is torn, or whose mapped chunks did not reach the device, ends it; nothing after it was
-// covered by a flush, else it would have been whole. A damaged batch that a later one says was flushed
-// is no torn tail but a damaged store. Time is bounded by the journal's size and the metadata's.
+// Invariant: what is recovered is a prefix of the journal that contains every flushed batch. The
+// first batch that is torn, or whose mapped chunks did not reach the device, ends it; nothing after
+// it was covered by a flush, else it would have been whole. A damaged batch that a later one says
+// was flushed is no torn tail but a damaged store. Time is bounded by the journal's size and the
+// metadata's.
 #pragma once
 
 #include <vector>
@@ -17,8 +19,8 @@ namespace blockd::store {
 
 class Recovery {
  public:
-  Recovery(Device& device, const format::Superblock& superblock, Journal& journal, Metadata& metadata,
-           StagedBlocks& staged);
+  Recovery(Device& device, const format::Superblock& superblock, Journal& journal,
+           Metadata& metadata, StagedBlocks& staged);
 
   void run();  // throws Fault
   [[nodiscard]] std::uint64_t record_generation() const noexcept { return record_.generation; }

@@ -39,7 +39,8 @@ void StagedBlocks::drop(std::uint32_t slot, std::uint16_t mask) noexcept {
   if (index_[slot] == 0) return;
   StagedChunk& chunk = chunks_[index_[slot] - 1];
   BLOCKD_ASSERT(chunk.slot == slot);
-  block_count_ -= static_cast<std::uint64_t>(std::popcount(static_cast<std::uint16_t>(chunk.mask & mask)));
+  block_count_ -=
+      static_cast<std::uint64_t>(std::popcount(static_cast<std::uint16_t>(chunk.mask & mask)));
   chunk.mask &= static_cast<std::uint16_t>(~mask);
   if (chunk.mask != 0) return;
   index_[slot] = 0;

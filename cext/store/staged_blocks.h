@@ -1,8 +1,9 @@
 // Blocks whose newest content is in the journal and not yet written home: where it is in memory.
 //
-// The journal's region is mirrored in memory at the same offsets, so a staged block is a block number
-// of the journal. Reads look here first; checkpoints empty it. Nothing allocates after construction: a
-// chunk entry has at least one staged block, so there are never more than the journal has blocks.
+// The journal's region is mirrored in memory at the same offsets, so a staged block is a block
+// number of the journal. Reads look here first; checkpoints empty it. Nothing allocates after
+// construction: a chunk entry has at least one staged block, so there are never more than the
+// journal has blocks.
 #pragma once
 
 #include <cstdint>
@@ -14,7 +15,7 @@ namespace blockd::store {
 
 struct StagedChunk {
   std::uint32_t slot = 0;
-  std::uint16_t mask = 0;  // bit b: block b is staged
+  std::uint16_t mask = 0;   // bit b: block b is staged
   std::uint32_t visit = 0;  // the checkpoint that looked at it last
   std::uint32_t journal_block[kBlocksPerChunk] = {};
   std::uint64_t lsn[kBlocksPerChunk] = {};  // of the batch that holds it
@@ -26,8 +27,8 @@ class StagedBlocks {
  public:
   StagedBlocks(std::uint32_t slot_count, std::uint32_t journal_blocks);
 
-  void stage(std::uint32_t slot, std::uint32_t block, std::uint32_t journal_block, std::uint64_t lsn,
-             std::uint32_t visit) noexcept;
+  void stage(std::uint32_t slot, std::uint32_t block, std::uint32_t journal_block,
+             std::uint64_t lsn, std::uint32_t visit) noexcept;
   // Forget blocks of the slot (written home, zeroed, freed).
   void drop(std::uint32_t slot, std::uint16_t mask) noexcept;
   void drop_all(std::uint32_t slot) noexcept { drop(slot, 0xffff); }

@@ -5,10 +5,13 @@
 //  * S1  A block is wholly old or wholly new after any crash.
 //  * S2  When write() is done the mutation is on the device; when a flush() submitted after that is
 //        done it survives power loss. Recovery is bounded by the journal's size.
-//  * S3  Mutations of one chunk take effect in the order they were submitted, also across a crash: a
-//        chunk at version v holds exactly the mutations of that chunk up to v that this store was given.
+//  * S3  Mutations of one chunk take effect in the order they were submitted, also across a crash:
+//  a
+//        chunk at version v holds exactly the mutations of that chunk up to v that this store was
+//        given.
 //  * S4  No read returns a block that fails its CRC-32C: ChecksumMismatch instead.
-//  * S5  A chunk that was trimmed or zeroed keeps its version (a tombstone) until the segment's stable
+//  * S5  A chunk that was trimmed or zeroed keeps its version (a tombstone) until the segment's
+//  stable
 //        mark has passed it.
 #pragma once
 
@@ -52,8 +55,9 @@ struct StoreInfo {
 
 struct StoreStats {  // counters since open
   std::uint64_t reads = 0, read_bytes = 0;
-  std::uint64_t writes = 0, write_bytes = 0;              // client mutations
-  std::uint64_t device_writes = 0, device_write_bytes = 0;  // what they cost, journal and metadata included
+  std::uint64_t writes = 0, write_bytes = 0;  // client mutations
+  std::uint64_t device_writes = 0,
+                device_write_bytes = 0;  // what they cost, journal and metadata included
   std::uint64_t device_reads = 0, device_read_bytes = 0;
   std::uint64_t device_flushes = 0;
   std::uint64_t journal_batches = 0, checkpoints = 0;
@@ -81,29 +85,30 @@ struct StoreOp {
     read,     // `data` <- blocks, crcs_out <- their CRCs; holes read as zeros
     write,    // blocks <- `data` with `crcs`
     zero,     // blocks become holes (trim and write-zeroes alike: both read back as zeros)
-    replace,  // resync: the whole of one chunk becomes `data` where valid_mask has a bit, a hole elsewhere,
-              // at exactly `version`, whatever was there. first_block is the chunk's first,
-              // block_count kBlocksPerChunk; data and crcs have kBlocksPerChunk places.
+    replace,  // resync: the whole of one chunk becomes `data` where valid_mask has a bit, a hole
+              // elsewhere, at exactly `version`, whatever was there. first_block is the chunk's
+              // first, block_count kBlocksPerChunk; data and crcs have kBlocksPerChunk places.
               // version {0,0}: drop the chunk.
-    flush     // everything done before is durable; handle is ignored
+    flush  // everything done before is durable; handle is ignored
   };
   Op op = Op::read;
   Error error = Error::Ok;
   SegmentHandle segment = 0;
   std::uint32_t first_block = 0;  // in the segment
-  std::uint32_t block_count = 0;  // read, write: at most kMutationBytesMax / kBlockBytes; may span chunks
-  Version version;                // mutations only; applied to every chunk touched
-  std::uint16_t valid_mask = 0;   // replace
+  std::uint32_t block_count =
+      0;            // read, write: at most kMutationBytesMax / kBlockBytes; may span chunks
+  Version version;  // mutations only; applied to every chunk touched
+  std::uint16_t valid_mask = 0;  // replace
   // write, replace: payload, any alignment (aligned ones go to the device uncopied when large);
   // read: destination, aligned to 4096.
   std::byte* data = nullptr;
-  BufferRef hold;                         // keeps `data` alive until done()
-  const std::uint32_t* crcs = nullptr;    // write, replace: one a block, valid until done()
-  std::uint32_t* crcs_out = nullptr;      // read: one a block (holes: crc32c_zero_block()); may be null
+  BufferRef hold;                       // keeps `data` alive until done()
+  const std::uint32_t* crcs = nullptr;  // write, replace: one a block, valid until done()
+  std::uint32_t* crcs_out = nullptr;  // read: one a block (holes: crc32c_zero_block()); may be null
   void (*done)(StoreOp&) noexcept = nullptr;
   void* owner = nullptr;
-  StoreOp* next = nullptr;   // the store's own until done()
-  void* scratch = nullptr;   // likewise
+  StoreOp* next = nullptr;  // the store's own until done()
+  void* scratch = nullptr;  // likewise
   std::uint32_t scratch_count = 0;
 };
 
@@ -135,9 +140,11 @@ class Store {
 
   // Metadata mutations: durable (flushed) before done(Error).
   using Done = std::function<void(Error)>;
-  virtual void create_segment(SegmentId id, std::uint32_t block_count, Done done) = 0;  // AlreadyExists, NoSpace
+  virtual void create_segment(SegmentId id, std::uint32_t block_count,
+                              Done done) = 0;                       // AlreadyExists, NoSpace
   virtual void drop_segment(SegmentHandle segment, Done done) = 0;  // frees its chunks
-  virtual void resize_segment(SegmentHandle segment, std::uint32_t block_count, Done done) = 0;  // never smaller
+  virtual void resize_segment(SegmentHandle segment, std::uint32_t block_count,
+                              Done done) = 0;  // never smaller
   // Refuses (EpochFenced) an epoch lower than the promised one; equal is done at once.
   virtual void promise_epoch(SegmentHandle segment, std::uint64_t epoch, Done done) = 0;
 
@@ -149,22 +156,26 @@ class Store {
 
   virtual void submit(StoreOp& op) noexcept = 0;
 
-  // Chunks of the segment with index >= from_chunk and version > above, ascending, as of the mutations
-  // taken up so far: all that are done, perhaps some that are not (in memory; includes tombstones).
-  // Returns how many were written to `out`.
+  // Chunks of the segment with index >= from_chunk and version > above, ascending, as of the
+  // mutations taken up so far: all that are done, perhaps some that are not (in memory; includes
+  // tombstones). Returns how many were written to `out`.
   [[nodiscard]] virtual std::size_t list_chunks(SegmentHandle segment, std::uint32_t from_chunk,
-                                                Version above, std::span<ChunkVersion> out) const noexcept = 0;
-  [[nodiscard]] virtual Version chunk_version(SegmentHandle segment, std::uint32_t chunk) const noexcept = 0;
+                                                Version above,
+                                                std::span<ChunkVersion> out) const noexcept = 0;
+  [[nodiscard]] virtual Version chunk_version(SegmentHandle segment,
+                                              std::uint32_t chunk) const noexcept = 0;
   // Blocks of the chunk that hold data.
-  [[nodiscard]] virtual std::uint16_t chunk_valid_mask(SegmentHandle segment, std::uint32_t chunk) const noexcept = 0;
+  [[nodiscard]] virtual std::uint16_t chunk_valid_mask(SegmentHandle segment,
+                                                       std::uint32_t chunk) const noexcept = 0;
   [[nodiscard]] virtual std::size_t list_digests(SegmentHandle segment, std::uint32_t from_chunk,
                                                  std::span<ChunkDigest> out) const noexcept = 0;
-  [[nodiscard]] virtual BlockLocation locate(SegmentHandle segment, std::uint32_t block) const noexcept = 0;
+  [[nodiscard]] virtual BlockLocation locate(SegmentHandle segment,
+                                             std::uint32_t block) const noexcept = 0;
 
   [[nodiscard]] virtual StoreInfo info() const noexcept = 0;
   [[nodiscard]] virtual const StoreStats& stats() const noexcept = 0;
-  // Walks every structure: each slot owned once or free, masks and counts agree, journal accounting adds
-  // up. Returns one line a problem; empty when sound. Call it when nothing is in flight.
+  // Walks every structure: each slot owned once or free, masks and counts agree, journal accounting
+  // adds up. Returns one line a problem; empty when sound. Call it when nothing is in flight.
   [[nodiscard]] virtual std::vector<std::string> check() const = 0;
   // Stops taking operations, waits for those in flight, checkpoints, flushes; then done.
   virtual void close(Done done) = 0;

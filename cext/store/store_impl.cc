@@ -17,10 +17,12 @@ void Store::format(io::Disk& disk, const FormatOptions& options) {
     try {
       const format::Superblock there = read_superblock(disk);
       throw Fault(Error::AlreadyExists, "store " + uuid_text(there.store_id) + " of cluster " +
-                                            uuid_text(there.cluster_id) + " is here already: use force to overwrite it");
+                                            uuid_text(there.cluster_id) +
+                                            " is here already: use force to overwrite it");
     } catch (const Fault& fault) {
       if (fault.code() == Error::StoreDamaged) {
-        throw Fault(Error::AlreadyExists, "a damaged store is here already: use force to overwrite it");
+        throw Fault(Error::AlreadyExists,
+                    "a damaged store is here already: use force to overwrite it");
       }
       if (fault.code() != Error::StoreNotFormatted) throw;
     }
@@ -28,7 +30,8 @@ void Store::format(io::Disk& disk, const FormatOptions& options) {
   write_empty_store(disk, plan_layout(disk.capacity_bytes(), options));
 }
 
-std::unique_ptr<Store> Store::open(io::Disk& disk, io::Loop& loop, Buffers& buffers, const OpenOptions& options) {
+std::unique_ptr<Store> Store::open(io::Disk& disk, io::Loop& loop, Buffers& buffers,
+                                   const OpenOptions& options) {
   const format::Superblock superblock = read_superblock(disk);
   check_compatible(superblock, options.cluster_id, disk.capacity_bytes());
   auto store = std::make_unique<StoreImpl>(disk, loop, buffers, superblock);
@@ -36,20 +39,26 @@ std::unique_ptr<Store> Store::open(io::Disk& disk, io::Loop& loop, Buffers& buff
   return store;
 }
 
-StoreImpl::StoreImpl(io::Disk& disk, io::Loop& loop, Buffers& buffers, const format::Superblock& superblock)
+StoreImpl::StoreImpl(io::Disk& disk, io::Loop& loop, Buffers& buffers,
+                     const format::Superblock& superblock)
     : loop_(loop),
       superblock_(superblock),
       device_(disk),
       metadata_(superblock),
-      staged_(superblock.slot_count, static_cast<std::uint32_t>(superblock.journal_bytes / kBlockBytes)),
+      staged_(superblock.slot_count,
+              static_cast<std::uint32_t>(superblock.journal_bytes / kBlockBytes)),
       journal_(device_, superblock, *this),
       flusher_(device_, journal_),
       reader_(device_, journal_, metadata_, staged_),
       direct_(device_, metadata_, buffers) {
   end_task_.owner = this;
-  end_task_.run = [](io::Task& task) noexcept { static_cast<StoreImpl*>(task.owner)->iteration_end(); };
+  end_task_.run = [](io::Task& task) noexcept {
+    static_cast<StoreImpl*>(task.owner)->iteration_end();
+  };
   idle_timer_.owner = this;
-  idle_timer_.fire = [](io::Timer& timer) noexcept { static_cast<StoreImpl*>(timer.owner)->idle_timer_fired(); };
+  idle_timer_.fire = [](io::Timer& timer) noexcept {
+    static_cast<StoreImpl*>(timer.owner)->idle_timer_fired();
+  };
   flusher_.owner = reader_.owner = direct_.owner = this;
   flusher_.flushed = [](void* self, StoreOp* ops, Error error) noexcept {
     static_cast<StoreImpl*>(self)->flushed(ops, error);
@@ -60,20 +69,26 @@ StoreImpl::StoreImpl(io::Disk& disk, io::Loop& loop, Buffers& buffers, const for
     store->device_.stats.read_bytes += std::uint64_t{op.block_count} * kBlockBytes;
     store->finish(op, op.error);
   };
-  reader_.slot_unpinned = [](void* self) noexcept { static_cast<StoreImpl*>(self)->reclaim_slots(); };
+  reader_.slot_unpinned = [](void* self) noexcept {
+    static_cast<StoreImpl*>(self)->reclaim_slots();
+  };
   direct_.written = [](void* self) noexcept { static_cast<StoreImpl*>(self)->wake(); };
 }
 
-StoreImpl::~StoreImpl() { loop_.cancel(idle_timer_); }
+StoreImpl::~StoreImpl() {
+  loop_.cancel(idle_timer_);
+}
 
 void StoreImpl::recover() {
   Recovery recovery(device_, superblock_, journal_, metadata_, staged_);
   recovery.run();
-  checkpoint_ = std::make_unique<Checkpoint>(device_, journal_, flusher_, metadata_, staged_, superblock_,
-                                             recovery.record_generation());
+  checkpoint_ = std::make_unique<Checkpoint>(device_, journal_, flusher_, metadata_, staged_,
+                                             superblock_, recovery.record_generation());
   checkpoint_->owner = this;
   checkpoint_->finished = [](void* self) noexcept { static_cast<StoreImpl*>(self)->wake(); };
-  checkpoint_->slot_unpinned = [](void* self) noexcept { static_cast<StoreImpl*>(self)->reclaim_slots(); };
+  checkpoint_->slot_unpinned = [](void* self) noexcept {
+    static_cast<StoreImpl*>(self)->reclaim_slots();
+  };
 }
 
 void StoreImpl::submit(StoreOp& op) noexcept {
@@ -130,7 +145,8 @@ void StoreImpl::batch_done(std::uint64_t lsn, StoreOp* ops, Error error) noexcep
 
 void StoreImpl::flushed(StoreOp* ops, Error error) noexcept {
   while (ops) finish(*std::exchange(ops, ops->next), error);
-  if (error == Error::Ok && journal_.flushed_lsn() == journal_.completed().lsn) unflushed_map_bytes_ = 0;
+  if (error == Error::Ok && journal_.flushed_lsn() == journal_.completed().lsn)
+    unflushed_map_bytes_ = 0;
   reclaim_slots();
   end_meta_ops();
   loop_.defer(end_task_);
@@ -158,7 +174,8 @@ void StoreImpl::deliver() noexcept {
 
 void StoreImpl::fail_everything() noexcept {
   const Error error = device_.failed();
-  for (StoreOp* op = std::exchange(waiting_head_, nullptr); op;) finish(*std::exchange(op, op->next), error);
+  for (StoreOp* op = std::exchange(waiting_head_, nullptr); op;)
+    finish(*std::exchange(op, op->next), error);
   waiting_tail_ = nullptr;
   for (StoreOp* op = journal_.abandon_open(); op;) {
     --mutations_in_flight_;
@@ -189,7 +206,8 @@ void StoreImpl::maybe_checkpoint() noexcept {
   // Early enough that a batch, and the skip before it when it would cross the end, still find room.
   const std::uint64_t bytes = journal_.capacity_bytes();
   const bool half_full = journal_.used_bytes() > std::min(bytes / 2, bytes - 2 * kBatchBytesMax);
-  const bool last = closing_ && !closing_checkpointed_ && mutations_in_flight_ == 0 && !waiting_head_ && journal_.idle();
+  const bool last = closing_ && !closing_checkpointed_ && mutations_in_flight_ == 0 &&
+                    !waiting_head_ && journal_.idle();
   if (last) closing_checkpointed_ = true;
   if (last || (half_full && !closing_checkpointed_)) return checkpoint_->start();
   if (stopping_ || idle_timer_.armed() || journal_.used_bytes() == 0) return;
@@ -197,7 +215,8 @@ void StoreImpl::maybe_checkpoint() noexcept {
   loop_.arm(idle_timer_, loop_.now_us() + kIdleCheckpointUs);
 }
 
-// Nothing was appended for a while: what is in the journal goes home, so that a restart replays nothing.
+// Nothing was appended for a while: what is in the journal goes home, so that a restart replays
+// nothing.
 void StoreImpl::idle_timer_fired() noexcept {
   loop_.defer(end_task_);
   const bool quiet = journal_.idle() && journal_.appended_lsn() == idle_lsn_;
@@ -213,14 +232,20 @@ void StoreImpl::close(Done done) {
 }
 
 void StoreImpl::maybe_closed() noexcept {
-  if (!closing_ || checkpoint_->running() || finished_head_ || waiting_head_ || mutations_in_flight_ > 0) return;
+  if (!closing_ || checkpoint_->running() || finished_head_ || waiting_head_ ||
+      mutations_in_flight_ > 0)
+    return;
   const bool failed = device_.failed() != Error::Ok;
   if (!failed && (!closing_checkpointed_ || !journal_.idle())) return;
-  if (reader_.in_flight() > 0 || !flusher_.idle() || !meta_waiting_.empty() || !meta_ending_.empty()) return;
+  if (reader_.in_flight() > 0 || !flusher_.idle() || !meta_waiting_.empty() ||
+      !meta_ending_.empty())
+    return;
   std::exchange(closing_, nullptr)(device_.failed());
 }
 
-std::optional<SegmentHandle> StoreImpl::find_segment(SegmentId id) const noexcept { return metadata_.find(id); }
+std::optional<SegmentHandle> StoreImpl::find_segment(SegmentId id) const noexcept {
+  return metadata_.find(id);
+}
 
 const std::uint32_t* StoreImpl::slot_of(SegmentHandle segment, std::uint32_t chunk) const noexcept {
   if (segment >= metadata_.segment_limit() || !metadata_.segment(segment).used()) return nullptr;
@@ -245,7 +270,8 @@ Version StoreImpl::chunk_version(SegmentHandle segment, std::uint32_t chunk) con
   return slot ? metadata_.slot(*slot).version : Version{};
 }
 
-std::uint16_t StoreImpl::chunk_valid_mask(SegmentHandle segment, std::uint32_t chunk) const noexcept {
+std::uint16_t StoreImpl::chunk_valid_mask(SegmentHandle segment,
+                                          std::uint32_t chunk) const noexcept {
   const std::uint32_t* slot = slot_of(segment, chunk);
   return slot ? metadata_.slot(*slot).valid_mask : std::uint16_t{0};
 }
@@ -276,7 +302,8 @@ BlockLocation StoreImpl::locate(SegmentHandle segment, std::uint32_t block) cons
   location.chunk_version = record.version;
   location.allocated = record.valid_mask >> within & 1;
   if (!location.allocated) return location;
-  location.device_offset_bytes = metadata_.device_offset(*slot) + std::uint64_t{within} * kBlockBytes;
+  location.device_offset_bytes =
+      metadata_.device_offset(*slot) + std::uint64_t{within} * kBlockBytes;
   location.crc32c = record.crcs[within];
   const StagedChunk* staged = staged_.find(*slot);
   location.in_journal = staged && (staged->mask >> within & 1);
@@ -311,12 +338,16 @@ std::vector<std::string> StoreImpl::check() const {
       const format::SlotRecord& record = metadata_.slot(slot);
       ++chunks;
       if (record.valid_mask == 0) ++tombstones;
-      const bool matches = record.state == format::SlotState::used && record.segment == handle && record.chunk == chunk;
-      if (!matches) problems.push_back(name + ": slot " + std::to_string(slot) + " denies its chunk");
-      if (owned[slot]++) problems.push_back(name + ": slot " + std::to_string(slot) + " has two owners");
+      const bool matches = record.state == format::SlotState::used && record.segment == handle &&
+                           record.chunk == chunk;
+      if (!matches)
+        problems.push_back(name + ": slot " + std::to_string(slot) + " denies its chunk");
+      if (owned[slot]++)
+        problems.push_back(name + ": slot " + std::to_string(slot) + " has two owners");
     }
     if (chunks != segment.chunk_count) problems.push_back(name + ": chunk count is off");
-    if (tombstones != segment.tombstone_count) problems.push_back(name + ": tombstone count is off");
+    if (tombstones != segment.tombstone_count)
+      problems.push_back(name + ": tombstone count is off");
   }
   std::vector<std::uint8_t> freed(metadata_.slot_count());
   for (const FreedSlot& slot : freed_) ++freed[slot.slot];
@@ -324,11 +355,13 @@ std::vector<std::string> StoreImpl::check() const {
   for (std::uint32_t slot = 0; slot < metadata_.slot_count(); ++slot) {
     const bool taken = metadata_.slot_state(slot).taken;
     if (!taken) ++free_slots;
-    if (owned[slot] + freed[slot] != (taken ? 1 : 0)) problems.push_back("slot " + std::to_string(slot) + " is leaked or shared");
+    if (owned[slot] + freed[slot] != (taken ? 1 : 0))
+      problems.push_back("slot " + std::to_string(slot) + " is leaked or shared");
     if (metadata_.slot(slot).state == format::SlotState::used && !owned[slot]) {
       problems.push_back("slot " + std::to_string(slot) + " is used by nobody");
     }
-    if (!owned[slot] && staged_.find(slot)) problems.push_back("slot " + std::to_string(slot) + " is staged but free");
+    if (!owned[slot] && staged_.find(slot))
+      problems.push_back("slot " + std::to_string(slot) + " is staged but free");
   }
   if (free_slots != metadata_.free_slots()) problems.push_back("the count of free slots is off");
   return problems;

@@ -1,8 +1,9 @@
 // The store itself: takes operations in order and hands them to its parts.
 //
-// Mutations start in the order of submission; the first that cannot (journal full, its chunk busy with
-// a direct write) holds up those behind it, so the order per chunk (S3) needs no further care. Reads
-// overtake. A record in memory changes when its journal entry is appended. Everything on one loop.
+// Mutations start in the order of submission; the first that cannot (journal full, its chunk busy
+// with a direct write) holds up those behind it, so the order per chunk (S3) needs no further care.
+// Reads overtake. A record in memory changes when its journal entry is appended. Everything on one
+// loop.
 #pragma once
 
 #include <deque>
@@ -33,13 +34,17 @@ class StoreImpl final : public Store, private JournalListener {
   [[nodiscard]] SegmentInfo segment_info(SegmentHandle segment) const noexcept override;
   void set_stable(SegmentHandle segment, Version stable) noexcept override;
   void submit(StoreOp& op) noexcept override;
-  [[nodiscard]] std::size_t list_chunks(SegmentHandle segment, std::uint32_t from_chunk, Version above,
+  [[nodiscard]] std::size_t list_chunks(SegmentHandle segment, std::uint32_t from_chunk,
+                                        Version above,
                                         std::span<ChunkVersion> out) const noexcept override;
-  [[nodiscard]] Version chunk_version(SegmentHandle segment, std::uint32_t chunk) const noexcept override;
-  [[nodiscard]] std::uint16_t chunk_valid_mask(SegmentHandle segment, std::uint32_t chunk) const noexcept override;
+  [[nodiscard]] Version chunk_version(SegmentHandle segment,
+                                      std::uint32_t chunk) const noexcept override;
+  [[nodiscard]] std::uint16_t chunk_valid_mask(SegmentHandle segment,
+                                               std::uint32_t chunk) const noexcept override;
   [[nodiscard]] std::size_t list_digests(SegmentHandle segment, std::uint32_t from_chunk,
                                          std::span<ChunkDigest> out) const noexcept override;
-  [[nodiscard]] BlockLocation locate(SegmentHandle segment, std::uint32_t block) const noexcept override;
+  [[nodiscard]] BlockLocation locate(SegmentHandle segment,
+                                     std::uint32_t block) const noexcept override;
   [[nodiscard]] StoreInfo info() const noexcept override;
   [[nodiscard]] const StoreStats& stats() const noexcept override { return device_.stats; }
   [[nodiscard]] std::vector<std::string> check() const override;
@@ -73,7 +78,8 @@ class StoreImpl final : public Store, private JournalListener {
   void maybe_checkpoint() noexcept;
   void idle_timer_fired() noexcept;
   void maybe_closed() noexcept;
-  [[nodiscard]] const std::uint32_t* slot_of(SegmentHandle segment, std::uint32_t chunk) const noexcept;
+  [[nodiscard]] const std::uint32_t* slot_of(SegmentHandle segment,
+                                             std::uint32_t chunk) const noexcept;
 
   // Mutations (store_mutations.cc)
   [[nodiscard]] Error validate(const StoreOp& op) const noexcept;
@@ -84,11 +90,13 @@ class StoreImpl final : public Store, private JournalListener {
   [[nodiscard]] Start end_with(StoreOp& op, std::uint64_t lsn) noexcept;
   [[nodiscard]] Start journal_blocks(StoreOp& op, bool direct_started) noexcept;
   [[nodiscard]] bool append_maps() noexcept;
-  void append_map(const StoreOp& op, std::uint32_t chunk, std::uint32_t slot, const std::uint32_t* crcs) noexcept;
-  void append_write(const StoreOp& op, std::uint32_t chunk, std::uint32_t first, std::uint32_t count,
-                    std::uint32_t op_block, std::uint32_t slot) noexcept;
+  void append_map(const StoreOp& op, std::uint32_t chunk, std::uint32_t slot,
+                  const std::uint32_t* crcs) noexcept;
+  void append_write(const StoreOp& op, std::uint32_t chunk, std::uint32_t first,
+                    std::uint32_t count, std::uint32_t op_block, std::uint32_t slot) noexcept;
   void append_replace(const StoreOp& op, std::uint32_t chunk, std::uint32_t slot) noexcept;
-  void append_zero(const StoreOp& op, std::uint32_t chunk, std::uint32_t slot, std::uint16_t mask) noexcept;
+  void append_zero(const StoreOp& op, std::uint32_t chunk, std::uint32_t slot,
+                   std::uint16_t mask) noexcept;
   void append_free(SegmentHandle segment, std::uint32_t chunk, std::uint32_t slot) noexcept;
   [[nodiscard]] Start need_slots(std::uint32_t count) noexcept;
   void own_slot(SegmentHandle segment, std::uint32_t chunk, std::uint32_t slot) noexcept;

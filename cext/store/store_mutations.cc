@@ -45,7 +45,8 @@ std::uint32_t end_chunk(const StoreOp& op) noexcept {
 }  // namespace
 
 Error StoreImpl::validate(const StoreOp& op) const noexcept {
-  if (op.segment >= metadata_.segment_limit() || !metadata_.segment(op.segment).used()) return Error::NotFound;
+  if (op.segment >= metadata_.segment_limit() || !metadata_.segment(op.segment).used())
+    return Error::NotFound;
   const std::uint64_t blocks = metadata_.segment(op.segment).record.block_count;
   if (op.op == StoreOp::Op::replace) {
     const bool whole = op.first_block % kBlocksPerChunk == 0 && op.block_count == kBlocksPerChunk;
@@ -60,19 +61,22 @@ Error StoreImpl::validate(const StoreOp& op) const noexcept {
 }
 
 StoreImpl::Start StoreImpl::start(StoreOp& op) noexcept {
-  if (const Error error = validate(op); error != Error::Ok) {  // the segment may have been dropped since
+  if (const Error error = validate(op);
+      error != Error::Ok) {  // the segment may have been dropped since
     finish(op, error);
     return Start::failed;
   }
   const std::uint32_t first_chunk = op.first_block / kBlocksPerChunk;
-  if (!direct_.idle() && direct_.busy(op.segment, first_chunk, end_chunk(op))) return Start::blocked;
+  if (!direct_.idle() && direct_.busy(op.segment, first_chunk, end_chunk(op)))
+    return Start::blocked;
   Start result = Start::blocked;
   if (op.op == StoreOp::Op::write) result = start_write(op);
   if (op.op == StoreOp::Op::zero) result = start_zero(op);
   if (op.op == StoreOp::Op::replace) result = start_replace(op);
   if (result == Start::started) {
     ++device_.stats.writes;
-    if (op.op == StoreOp::Op::write) device_.stats.write_bytes += std::uint64_t{op.block_count} * kBlockBytes;
+    if (op.op == StoreOp::Op::write)
+      device_.stats.write_bytes += std::uint64_t{op.block_count} * kBlockBytes;
   }
   return result;
 }
@@ -87,16 +91,18 @@ StoreImpl::Start StoreImpl::need_slots(std::uint32_t count) noexcept {
 
 StoreImpl::Start StoreImpl::start_write(StoreOp& op) noexcept {
   std::uint32_t pieces = 0, fresh = 0, whole = 0, first_whole = 0, whole_at = 0;
-  for_each_piece(op, [&](std::uint32_t chunk, std::uint32_t, std::uint32_t count, std::uint32_t at) {
-    ++pieces;
-    if (!slot_of(op.segment, chunk)) ++fresh;
-    if (count != kBlocksPerChunk) return;
-    if (whole++ == 0) {
-      first_whole = chunk;
-      whole_at = at;
-    }
-  });
-  // Whole chunks over old ones take a fresh slot each when there is one, else they go through the journal.
+  for_each_piece(op,
+                 [&](std::uint32_t chunk, std::uint32_t, std::uint32_t count, std::uint32_t at) {
+                   ++pieces;
+                   if (!slot_of(op.segment, chunk)) ++fresh;
+                   if (count != kBlocksPerChunk) return;
+                   if (whole++ == 0) {
+                     first_whole = chunk;
+                     whole_at = at;
+                   }
+                 });
+  // Whole chunks over old ones take a fresh slot each when there is one, else they go through the
+  // journal.
   const Start slots = need_slots(fresh);
   if (slots == Start::failed) finish(op, Error::NoSpace);
   if (slots != Start::started) return slots;
@@ -107,7 +113,8 @@ StoreImpl::Start StoreImpl::start_write(StoreOp& op) noexcept {
   };
   if (whole > 0 && metadata_.free_slots() >= fresh + whole) {
     if (!reserve(pieces - whole, op.block_count - whole * kBlocksPerChunk)) return Start::blocked;
-    if (direct_.start(op, first_whole, whole, whole_at)) return journal_blocks(op, /*direct_started=*/true);
+    if (direct_.start(op, first_whole, whole, whole_at))
+      return journal_blocks(op, /*direct_started=*/true);
   }
   if (!reserve(pieces, op.block_count)) return Start::blocked;
   return journal_blocks(op, /*direct_started=*/false);
@@ -115,17 +122,18 @@ StoreImpl::Start StoreImpl::start_write(StoreOp& op) noexcept {
 
 StoreImpl::Start StoreImpl::journal_blocks(StoreOp& op, bool direct_started) noexcept {
   ++mutations_in_flight_;
-  for_each_piece(op, [&](std::uint32_t chunk, std::uint32_t first, std::uint32_t count, std::uint32_t at) {
-    if (direct_started && count == kBlocksPerChunk) return;
-    const std::uint32_t* old = slot_of(op.segment, chunk);
-    std::uint32_t slot = old ? *old : kNoSlot;
-    if (!old) {
-      const auto taken = metadata_.take_run(1);
-      BLOCKD_ASSERT(taken.has_value());
-      slot = *taken;
-    }
-    append_write(op, chunk, first, count, at, slot);
-  });
+  for_each_piece(
+      op, [&](std::uint32_t chunk, std::uint32_t first, std::uint32_t count, std::uint32_t at) {
+        if (direct_started && count == kBlocksPerChunk) return;
+        const std::uint32_t* old = slot_of(op.segment, chunk);
+        std::uint32_t slot = old ? *old : kNoSlot;
+        if (!old) {
+          const auto taken = metadata_.take_run(1);
+          BLOCKD_ASSERT(taken.has_value());
+          slot = *taken;
+        }
+        append_write(op, chunk, first, count, at, slot);
+      });
   if (direct_started) {
     unflushed_map_bytes_ += std::uint64_t{op.block_count} * kBlockBytes;
     if (unflushed_map_bytes_ > kUnflushedMapBytesMax) flusher_.request();
@@ -138,7 +146,8 @@ StoreImpl::Start StoreImpl::journal_blocks(StoreOp& op, bool direct_started) noe
 bool StoreImpl::append_maps() noexcept {
   while (DirectWrite* write = direct_.ready()) {
     StoreOp& op = *write->op;
-    if (!journal_.reserve(kDirectChunksMax, kDirectChunksMax * format::kEntryBytesMax, 0)) return false;
+    if (!journal_.reserve(kDirectChunksMax, kDirectChunksMax * format::kEntryBytesMax, 0))
+      return false;
     for (std::uint32_t i = 0; i < write->chunk_count; ++i) {
       append_map(op, write->first_chunk + i, write->slots[i],
                  op.crcs + write->first_op_block + std::size_t{i} * kBlocksPerChunk);
@@ -176,8 +185,9 @@ void StoreImpl::append_map(const StoreOp& op, std::uint32_t chunk, std::uint32_t
   std::memcpy(record.crcs, crcs, sizeof record.crcs);
 }
 
-void StoreImpl::append_write(const StoreOp& op, std::uint32_t chunk, std::uint32_t first, std::uint32_t count,
-                             std::uint32_t op_block, std::uint32_t slot) noexcept {
+void StoreImpl::append_write(const StoreOp& op, std::uint32_t chunk, std::uint32_t first,
+                             std::uint32_t count, std::uint32_t op_block,
+                             std::uint32_t slot) noexcept {
   EntryHeader entry;
   entry.kind = EntryKind::write;
   entry.first = static_cast<std::uint8_t>(first);
@@ -192,18 +202,21 @@ void StoreImpl::append_write(const StoreOp& op, std::uint32_t chunk, std::uint32
   record.version = op.version;
   set_mask(op.segment, record, record.valid_mask | mask_of(first, count));
   for (std::uint32_t i = 0; i < count; ++i) {
-    const std::uint32_t block = journal_.append_payload(op.data + std::size_t{op_block + i} * kBlockBytes);
+    const std::uint32_t block =
+        journal_.append_payload(op.data + std::size_t{op_block + i} * kBlockBytes);
     record.crcs[first + i] = op.crcs[op_block + i];
     staged_.stage(slot, first + i, block, journal_.open_lsn(), checkpoint_->visit());
   }
 }
 
-// Long extents take many batches: op.scratch_count is how far we are, op.scratch the last entry's LSN.
+// Long extents take many batches: op.scratch_count is how far we are, op.scratch the last entry's
+// LSN.
 StoreImpl::Start StoreImpl::start_zero(StoreOp& op) noexcept {
   while (op.scratch_count < op.block_count) {
     const std::uint32_t block = op.first_block + op.scratch_count;
     const std::uint32_t first = block % kBlocksPerChunk;
-    const std::uint32_t count = std::min(kBlocksPerChunk - first, op.block_count - op.scratch_count);
+    const std::uint32_t count =
+        std::min(kBlocksPerChunk - first, op.block_count - op.scratch_count);
     const std::uint32_t* slot = slot_of(op.segment, block / kBlocksPerChunk);
     if (slot) {
       if (!journal_.reserve(1, sizeof(EntryHeader), 0)) return Start::blocked;
@@ -230,7 +243,8 @@ StoreImpl::Start StoreImpl::end_with(StoreOp& op, std::uint64_t lsn) noexcept {
   return Start::started;
 }
 
-void StoreImpl::append_zero(const StoreOp& op, std::uint32_t chunk, std::uint32_t slot, std::uint16_t mask) noexcept {
+void StoreImpl::append_zero(const StoreOp& op, std::uint32_t chunk, std::uint32_t slot,
+                            std::uint16_t mask) noexcept {
   EntryHeader entry;
   entry.kind = EntryKind::zero;
   entry.segment = op.segment;
@@ -272,7 +286,8 @@ StoreImpl::Start StoreImpl::start_replace(StoreOp& op) noexcept {
   return Start::started;
 }
 
-void StoreImpl::append_replace(const StoreOp& op, std::uint32_t chunk, std::uint32_t slot) noexcept {
+void StoreImpl::append_replace(const StoreOp& op, std::uint32_t chunk,
+                               std::uint32_t slot) noexcept {
   EntryHeader entry;
   entry.kind = EntryKind::replace;
   entry.count = static_cast<std::uint8_t>(std::popcount(op.valid_mask));
@@ -301,7 +316,8 @@ void StoreImpl::append_replace(const StoreOp& op, std::uint32_t chunk, std::uint
   }
 }
 
-void StoreImpl::append_free(SegmentHandle handle, std::uint32_t chunk, std::uint32_t slot) noexcept {
+void StoreImpl::append_free(SegmentHandle handle, std::uint32_t chunk,
+                            std::uint32_t slot) noexcept {
   EntryHeader entry;
   entry.kind = EntryKind::free;
   entry.segment = handle;
@@ -332,7 +348,8 @@ void StoreImpl::own_slot(SegmentHandle handle, std::uint32_t chunk, std::uint32_
   ++segment.tombstone_count;
 }
 
-void StoreImpl::set_mask(SegmentHandle handle, format::SlotRecord& record, std::uint16_t mask) noexcept {
+void StoreImpl::set_mask(SegmentHandle handle, format::SlotRecord& record,
+                         std::uint16_t mask) noexcept {
   Segment& segment = metadata_.segment(handle);
   if (record.valid_mask == 0 && mask != 0) --segment.tombstone_count;
   if (record.valid_mask != 0 && mask == 0) ++segment.tombstone_count;

@@ -38,7 +38,8 @@ bool StoreImpl::append_meta_ops() noexcept {
 
 void StoreImpl::end_meta_ops() noexcept {
   while (!meta_ending_.empty()) {
-    if (meta_ending_.front().error == Error::Ok && meta_ending_.front().lsn > journal_.flushed_lsn()) {
+    if (meta_ending_.front().error == Error::Ok &&
+        meta_ending_.front().lsn > journal_.flushed_lsn()) {
       if (meta_ending_.front().lsn <= journal_.completed().lsn) flusher_.request();
       return;
     }
@@ -62,7 +63,8 @@ bool StoreImpl::append_segment(SegmentHandle handle) noexcept {
 }
 
 void StoreImpl::create_segment(SegmentId id, std::uint32_t block_count, Done done) {
-  queue_meta([this, id, block_count](MetaOp& op) { return append_create(op, id, block_count); }, std::move(done));
+  queue_meta([this, id, block_count](MetaOp& op) { return append_create(op, id, block_count); },
+             std::move(done));
 }
 
 StoreImpl::Start StoreImpl::append_create(MetaOp& op, SegmentId id, std::uint32_t block_count) {
@@ -70,7 +72,8 @@ StoreImpl::Start StoreImpl::append_create(MetaOp& op, SegmentId id, std::uint32_
     op.error = error;
     return Start::failed;
   };
-  if (block_count == 0 || block_count > kSegmentBytes / kBlockBytes) return refuse(Error::InvalidArgument);
+  if (block_count == 0 || block_count > kSegmentBytes / kBlockBytes)
+    return refuse(Error::InvalidArgument);
   if (metadata_.find(id)) return refuse(Error::AlreadyExists);
   const auto handle = metadata_.free_segment();
   if (!handle) return refuse(Error::NoSpace);
@@ -147,7 +150,8 @@ void StoreImpl::promise_epoch(SegmentHandle handle, std::uint64_t epoch, Done do
         if (epoch < promised) return Start::failed;
         if (epoch == promised) {
           // An equal promise may still be on its way to the device: done with the newest batch.
-          op.lsn = std::min(journal_.appended_lsn(), metadata_.page_lsn(handle / format::kRecordsPerPage));
+          op.lsn = std::min(journal_.appended_lsn(),
+                            metadata_.page_lsn(handle / format::kRecordsPerPage));
           return Start::started;
         }
         const std::uint64_t before = std::exchange(promised, epoch);
@@ -187,7 +191,8 @@ void StoreImpl::set_stable(SegmentHandle handle, Version stable) noexcept {
   if (!segment.used() || stable <= segment.record.stable) return;
   segment.record.stable = stable;
   segment.stable_unsaved = true;
-  if (std::find(reaping_.begin(), reaping_.end(), handle) == reaping_.end()) reaping_.push_back(handle);
+  if (std::find(reaping_.begin(), reaping_.end(), handle) == reaping_.end())
+    reaping_.push_back(handle);
   if (segment.tombstone_count > 0) loop_.defer(end_task_);
 }
 
@@ -197,7 +202,8 @@ bool StoreImpl::append_reaps() noexcept {
   while (!reaping_.empty()) {
     const SegmentHandle handle = reaping_.back();
     Segment& segment = metadata_.segment(handle);
-    for (std::uint32_t chunk = 0; segment.tombstone_count > 0 && chunk < segment.slot_of_chunk.size(); ++chunk) {
+    for (std::uint32_t chunk = 0;
+         segment.tombstone_count > 0 && chunk < segment.slot_of_chunk.size(); ++chunk) {
       const std::uint32_t slot = segment.slot_of_chunk[chunk];
       if (slot == kNoSlot || metadata_.slot(slot).valid_mask != 0) continue;
       if (metadata_.slot(slot).version > segment.record.stable) continue;

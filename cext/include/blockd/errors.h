@@ -15,9 +15,10 @@ enum class Error : std::uint16_t {
 
 [[nodiscard]] const char* error_name(Error error) noexcept;     // "EpochFenced"
 [[nodiscard]] const char* error_meaning(Error error) noexcept;  // the last column of errors.def
-[[nodiscard]] int error_nbd_errno(Error error) noexcept;        // as the NBD specification numbers them
+[[nodiscard]] int error_nbd_errno(Error error) noexcept;  // as the NBD specification numbers them
 
-// Thrown at start-up only (format, open, listen); ends in border/ and carries the line a user reads.
+// Thrown at start-up only (format, open, listen); ends in border/ and carries the line a user
+// reads.
 class Fault : public std::exception {
  public:
   Fault(Error code, std::string message) : code_(code), message_(std::move(message)) {}

@@ -10,12 +10,14 @@
 
 namespace blockd {
 
-inline constexpr std::uint32_t kBlockBytes = 4096;        // the unit of checksumming and atomicity
-inline constexpr std::uint32_t kChunkBytes = 64 * 1024;   // the unit of allocation and of resync
+inline constexpr std::uint32_t kBlockBytes = 4096;       // the unit of checksumming and atomicity
+inline constexpr std::uint32_t kChunkBytes = 64 * 1024;  // the unit of allocation and of resync
 inline constexpr std::uint32_t kBlocksPerChunk = kChunkBytes / kBlockBytes;
 inline constexpr std::uint64_t kSegmentBytes = 1ull << 30;  // the unit of placement
-inline constexpr std::uint32_t kChunksPerSegment = static_cast<std::uint32_t>(kSegmentBytes / kChunkBytes);
-inline constexpr std::uint32_t kMutationBytesMax = 256 * 1024;  // one engine mutation, one contiguous buffer
+inline constexpr std::uint32_t kChunksPerSegment =
+    static_cast<std::uint32_t>(kSegmentBytes / kChunkBytes);
+inline constexpr std::uint32_t kMutationBytesMax =
+    256 * 1024;  // one engine mutation, one contiguous buffer
 
 // RFC 4122 bytes, in text order.
 struct Uuid {
@@ -23,8 +25,8 @@ struct Uuid {
   auto operator<=>(const Uuid&) const = default;
 };
 
-// The version of a mutation: the attachment's epoch, then a sequence that the engine counts up from 1
-// within the epoch, for each segment. Ordered lexicographically; {0,0} is "never written".
+// The version of a mutation: the attachment's epoch, then a sequence that the engine counts up from
+// 1 within the epoch, for each segment. Ordered lexicographically; {0,0} is "never written".
 struct Version {
   std::uint64_t epoch = 0;
   std::uint64_t seq = 0;
@@ -33,7 +35,8 @@ struct Version {
 
 struct SegmentId {
   Uuid volume;
-  std::uint32_t index = 0;  // segment i covers volume bytes [i * kSegmentBytes, (i+1) * kSegmentBytes)
+  std::uint32_t index =
+      0;  // segment i covers volume bytes [i * kSegmentBytes, (i+1) * kSegmentBytes)
   auto operator<=>(const SegmentId&) const = default;
 };
 
@@ -51,6 +54,7 @@ struct std::hash<blockd::Uuid> {
 template <>
 struct std::hash<blockd::SegmentId> {
   std::size_t operator()(const blockd::SegmentId& id) const noexcept {
-    return std::hash<blockd::Uuid>{}(id.volume) ^ (static_cast<std::size_t>(id.index) * 0x9e3779b97f4a7c15ull);
+    return std::hash<blockd::Uuid>{}(id.volume) ^
+           (static_cast<std::size_t>(id.index) * 0x9e3779b97f4a7c15ull);
   }
 };

@@ -37,11 +37,14 @@ class BorrowedDisk final : public io::Disk {
  public:
   explicit BorrowedDisk(io::SimDisk& disk) : disk_(disk) {}
   void submit(io::DiskRequest& request) noexcept override { disk_.submit(request); }
-  [[nodiscard]] std::uint64_t capacity_bytes() const noexcept override { return disk_.capacity_bytes(); }
+  [[nodiscard]] std::uint64_t capacity_bytes() const noexcept override {
+    return disk_.capacity_bytes();
+  }
   [[nodiscard]] Error read_now(std::uint64_t offset, std::span<std::byte> into) noexcept override {
     return disk_.read_now(offset, into);
   }
-  [[nodiscard]] Error write_now(std::uint64_t offset, std::span<const std::byte> from) noexcept override {
+  [[nodiscard]] Error write_now(std::uint64_t offset,
+                                std::span<const std::byte> from) noexcept override {
     return disk_.write_now(offset, from);
   }
   [[nodiscard]] Error flush_now() noexcept override { return disk_.flush_now(); }
@@ -76,7 +79,8 @@ class Host final : public PlaneSink {
     config.hub.cluster_id = kCluster;
     config.attach_timeout_us = 10'000'000;
     plane = std::make_unique<HostPlane>(
-        *loop_, *buffers_, *network_, [this](const std::string& path) -> std::unique_ptr<io::Disk> {
+        *loop_, *buffers_, *network_,
+        [this](const std::string& path) -> std::unique_ptr<io::Disk> {
           if (path != name) throw Fault(Error::NotFound, path + ": no such disk");
           return std::make_unique<BorrowedDisk>(disk_);
         },
@@ -105,7 +109,10 @@ class Host final : public PlaneSink {
     return wait(fresh);
   }
   Error io(IoJob::Op op, std::uint64_t offset, std::uint64_t length, std::byte* memory = nullptr) {
-    return run([&](HostPlane& p, Token fresh) { p.submit_io(kVolume, job(fresh, op, offset, length, memory)); }).error;
+    return run([&](HostPlane& p, Token fresh) {
+             p.submit_io(kVolume, job(fresh, op, offset, length, memory));
+           })
+        .error;
   }
   static std::unique_ptr<IoJob> job(Token token, IoJob::Op op, std::uint64_t offset,
                                     std::uint64_t length, std::byte* memory) {
@@ -161,17 +168,21 @@ struct Cluster {
 
   void boot(Host& host) {
     host.start();
-    REQUIRE(host.run([&](HostPlane& p, Token t) { p.open_store(t, host.name); }).error == Error::Ok);
+    REQUIRE(host.run([&](HostPlane& p, Token t) { p.open_store(t, host.name); }).error ==
+            Error::Ok);
     REQUIRE(host.run([&](HostPlane& p, Token t) {
                   p.create_replica(t, host.store_id, {kVolume, 0}, kVolumeBytes / kBlockBytes);
-                }).error == Error::Ok);
-    REQUIRE(host.run([&](HostPlane& p, Token t) { p.listen_peers(t, "tcp:" + host.name + ":7000"); }).error ==
-            Error::Ok);
+                })
+                .error == Error::Ok);
+    REQUIRE(
+        host.run([&](HostPlane& p, Token t) { p.listen_peers(t, "tcp:" + host.name + ":7000"); })
+            .error == Error::Ok);
   }
   void introduce(Host& host) {
     for (auto& peer : hosts) {
       if (peer.get() == &host) continue;
-      host.run([&](HostPlane& p, Token t) { p.set_peer(t, peer->id, "tcp:" + peer->name + ":7000"); });
+      host.run(
+          [&](HostPlane& p, Token t) { p.set_peer(t, peer->id, "tcp:" + peer->name + ":7000"); });
     }
   }
   engine::SegmentConfig segment(const Host& at) const {
@@ -216,7 +227,8 @@ struct Cluster {
 
 std::vector<std::byte> pattern(std::size_t bytes, unsigned seed) {
   std::vector<std::byte> out(bytes);
-  for (std::size_t i = 0; i < bytes; ++i) out[i] = static_cast<std::byte>((i * 131 + seed * 17) >> 3);
+  for (std::size_t i = 0; i < bytes; ++i)
+    out[i] = static_cast<std::byte>((i * 131 + seed * 17) >> 3);
   return out;
 }
 
@@ -269,8 +281,9 @@ TEST_CASE("three hosts lose one, go on, and have it back") {
 
   std::vector<std::vector<store::ChunkDigest>> digests;
   for (auto& host : cluster.hosts) {
-    const Completion& listed =
-        host->run([](HostPlane& p, Token t) { p.list_digests(t, {kVolume, 0}, true); });
+    const Completion& listed = host->run([](HostPlane& p, Token t) {
+      p.list_digests(t, {kVolume, 0}, true);
+    });
     REQUIRE(listed.error == Error::Ok);
     digests.push_back(listed.reply->digests);
   }
@@ -292,7 +305,8 @@ TEST_CASE("closing answers whatever is under way, once") {
     std::vector<Token> tokens;
     for (int i = 0; i < 6; ++i) {
       tokens.push_back(host.token());
-      host.plane->submit_io(kVolume, Host::job(tokens.back(), IoJob::Op::write, 1000, data.size(), data.data()));
+      host.plane->submit_io(
+          kVolume, Host::job(tokens.back(), IoJob::Op::write, 1000, data.size(), data.data()));
     }
     tokens.push_back(host.token());
     host.plane->list_digests(tokens.back(), {kVolume, 0}, true);
@@ -324,7 +338,8 @@ TEST_CASE("an attach that cannot succeed ends by itself and says what is missing
   cluster.hosts[1]->stop();
   cluster.hosts[2]->stop();
   Host& host = *cluster.hosts[0];
-  const Completion& failed = host.run([&](HostPlane& p, Token t) { p.attach(t, cluster.config(host)); });
+  const Completion& failed =
+      host.run([&](HostPlane& p, Token t) { p.attach(t, cluster.config(host)); });
   CHECK(failed.error == Error::Timeout);
   CHECK(failed.message.find("1 of 1 segments do not serve") != std::string::npos);
   cluster.world.run_for(10'000'000);
@@ -369,7 +384,10 @@ TEST_CASE("a dropped replica is refused to an engine that still writes, and harm
   auto data = pattern(500'000, 7);
   CHECK(host.io(IoJob::Op::write, 0, data.size(), data.data()) == Error::Ok);
   Host& other = *cluster.hosts[1];
-  CHECK(other.run([](HostPlane& p, Token t) { p.drop_replica(t, {kVolume, 0}); }).error == Error::Ok);
+  CHECK(other.run([](HostPlane& p, Token t) {
+               p.drop_replica(t, {kVolume, 0});
+             })
+            .error == Error::Ok);
   CHECK(host.io(IoJob::Op::write, 0, data.size(), data.data()) == Error::Ok);
   std::vector<std::byte> into(data.size());
   CHECK(host.io(IoJob::Op::read, 0, into.size(), into.data()) == Error::Ok);
@@ -391,10 +409,15 @@ TEST_CASE("commands that name what is not there are refused in one line") {
   refused(Error::NotFound, [](HostPlane& p, Token t) { p.drop_replica(t, {uuid(99), 0}); });
   refused(Error::NotFound, [](HostPlane& p, Token t) { p.list_digests(t, {uuid(99), 0}, false); });
   refused(Error::NotFound, [](HostPlane& p, Token t) { p.locate(t, {uuid(99), 0}, 0); });
-  refused(Error::ExtentOutOfRange, [](HostPlane& p, Token t) { p.locate(t, {kVolume, 0}, kVolumeBytes); });
-  refused(Error::InvalidArgument, [&](HostPlane& p, Token t) { p.create_replica(t, host.store_id, {kVolume, 1}, 0); });
+  refused(Error::ExtentOutOfRange, [](HostPlane& p, Token t) {
+    p.locate(t, {kVolume, 0}, kVolumeBytes);
+  });
+  refused(Error::InvalidArgument, [&](HostPlane& p, Token t) {
+    p.create_replica(t, host.store_id, {kVolume, 1}, 0);
+  });
   refused(Error::NotAttached, [](HostPlane& p, Token t) { p.detach(t, kVolume); });
-  refused(Error::NotAttached, [](HostPlane& p, Token t) { p.nbd_export(t, kVolume, "x", "", false); });
+  refused(Error::NotAttached,
+          [](HostPlane& p, Token t) { p.nbd_export(t, kVolume, "x", "", false); });
   refused(Error::NotAttached, [](HostPlane& p, Token t) { p.volume_status(t, kVolume); });
   refused(Error::NotFound, [](HostPlane& p, Token t) { p.nbd_unexport(t, "x"); });
   refused(Error::NotFound, [](HostPlane& p, Token t) { p.nbd_close(t, "tcp:h1:1"); });

@@ -29,7 +29,8 @@ class MemoryBackend final : public engine::BlockBackend {
     in_flight_max = std::max(in_flight_max, in_flight);
     if (fail_at_once != Error::Ok) return finish(request, fail_at_once);
     world_.after(world_.random().next() % 100 + 1, &loop_, [this, &request] {
-      finish(request, request.offset_bytes / kMutationBytesMax == bad_window ? Error::DiskError : Error::Ok);
+      finish(request,
+             request.offset_bytes / kMutationBytesMax == bad_window ? Error::DiskError : Error::Ok);
     });
   }
 
@@ -134,7 +135,9 @@ TEST_CASE("any extent is written and read back") {
   Random random(11);
   for (unsigned round = 0; round < 300; ++round) {
     const std::uint64_t offset = random.next() % size;
-    const std::uint64_t length = random.next() % (round % 3 == 0 ? size - offset + 1 : std::min<std::uint64_t>(9000, size - offset + 1));
+    const std::uint64_t length =
+        random.next() %
+        (round % 3 == 0 ? size - offset + 1 : std::min<std::uint64_t>(9000, size - offset + 1));
     switch (random.next() % 4) {
       case 0: {
         const auto data = pattern(length, round);
@@ -169,7 +172,8 @@ TEST_CASE("a piece never crosses a segment") {
 TEST_CASE("few buffers pause the queue and lose nothing") {
   Fixture f(16 * kMutationBytesMax, 2);
   std::vector<std::vector<std::byte>> payloads;
-  for (Token i = 0; i < 16; ++i) payloads.push_back(pattern(kMutationBytesMax, static_cast<unsigned>(i)));
+  for (Token i = 0; i < 16; ++i)
+    payloads.push_back(pattern(kMutationBytesMax, static_cast<unsigned>(i)));
   for (Token i = 0; i < 16; ++i) {
     f.give(100 + i, Op::write, i * kMutationBytesMax, kMutationBytesMax, payloads[i].data());
   }
@@ -178,7 +182,8 @@ TEST_CASE("few buffers pause the queue and lose nothing") {
   CHECK(f.backend.in_flight_max == 2);
   for (Token i = 0; i < 16; ++i) {
     CHECK(f.answers.at(100 + i) == Error::Ok);
-    CHECK(std::memcmp(f.backend.bytes.data() + i * kMutationBytesMax, payloads[i].data(), kMutationBytesMax) == 0);
+    CHECK(std::memcmp(f.backend.bytes.data() + i * kMutationBytesMax, payloads[i].data(),
+                      kMutationBytesMax) == 0);
   }
 }
 
@@ -208,7 +213,8 @@ TEST_CASE("an error from inside submit() is an answer like any other") {
   Fixture f(4 * kMutationBytesMax);
   f.backend.fail_at_once = Error::EpochFenced;
   std::vector<std::byte> data(4 * kMutationBytesMax);
-  for (int i = 0; i < 3; ++i) CHECK(f.run(Op::write, 0, data.size(), data.data()) == Error::EpochFenced);
+  for (int i = 0; i < 3; ++i)
+    CHECK(f.run(Op::write, 0, data.size(), data.data()) == Error::EpochFenced);
   CHECK(f.run(Op::flush, 0, 0) == Error::EpochFenced);
 }
 

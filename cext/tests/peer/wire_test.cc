@@ -38,13 +38,12 @@ TEST_CASE("golden bytes of the hello") {
   hello.cluster_id.bytes.fill(0xc1);
   hello.host_id.bytes.fill(0x40);
   seal(hello);
-  CHECK(hex(&hello, sizeof hello) ==
-        with_crc("01000000"
-                 "424b445045455231"
-                 "c1c1c1c1c1c1c1c1c1c1c1c1c1c1c1c1"
-                 "40404040404040404040404040404040"
-                 "0000"
-                 "0000000000000000000000000000"));
+  CHECK(hex(&hello, sizeof hello) == with_crc("01000000"
+                                              "424b445045455231"
+                                              "c1c1c1c1c1c1c1c1c1c1c1c1c1c1c1c1"
+                                              "40404040404040404040404040404040"
+                                              "0000"
+                                              "0000000000000000000000000000"));
 }
 
 TEST_CASE("golden bytes of a write") {
@@ -166,7 +165,8 @@ class Collector final : public FrameSink {
   int pauses = 0;
 };
 
-std::vector<std::byte> a_stream(Random& random, std::uint32_t frames, std::vector<std::uint32_t>& sums) {
+std::vector<std::byte> a_stream(Random& random, std::uint32_t frames,
+                                std::vector<std::uint32_t>& sums) {
   std::vector<std::byte> stream;
   const auto put = [&](const void* from, std::size_t bytes) {
     const auto* begin = static_cast<const std::byte*>(from);
@@ -179,7 +179,8 @@ std::vector<std::byte> a_stream(Random& random, std::uint32_t frames, std::vecto
     format::FrameHeader header;
     header.request_id = i;
     header.block_count = static_cast<std::uint32_t>(random.below(20));
-    header.payload_bytes = static_cast<std::uint32_t>(random.chance(3) ? random.below(200'000) : random.below(300));
+    header.payload_bytes =
+        static_cast<std::uint32_t>(random.chance(3) ? random.below(200'000) : random.below(300));
     seal(header);
     put(&header, sizeof header);
     std::vector<std::byte> payload(header.payload_bytes);
@@ -206,7 +207,8 @@ TEST_CASE("frames are found however the stream is split and paused") {
         REQUIRE(reader.retry());
         continue;
       }
-      const std::size_t most = std::min({into.size(), stream.size() - at, static_cast<std::size_t>(random.between(1, 100'000))});
+      const std::size_t most = std::min(
+          {into.size(), stream.size() - at, static_cast<std::size_t>(random.between(1, 100'000))});
       std::memcpy(into.data(), stream.data() + at, most);
       at += most;
       REQUIRE(reader.received(most));

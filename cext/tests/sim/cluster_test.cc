@@ -1,10 +1,11 @@
 // Clusters under faults, from seeds. BLOCKD_SEEDS scales the number, BLOCKD_SEED runs one of them.
+#include "sim/cluster.h"
+
 #include <doctest/doctest.h>
 
 #include <cstdlib>
 #include <string>
 
-#include "sim/cluster.h"
 #include "sim/workload.h"
 
 namespace blockd::sim {
@@ -33,13 +34,15 @@ bool serves(SimCluster& cluster, std::uint32_t host, std::uint64_t max_us = 60'0
 }
 
 // Faults are over: everything comes back, agrees, and holds what clients saw.
-std::string settle(SimCluster& cluster, Workload& work, std::uint32_t holder, bool power_was_lost = false) {
+std::string settle(SimCluster& cluster, Workload& work, std::uint32_t holder,
+                   bool power_was_lost = false) {
   cluster.heal();
   for (std::uint32_t i = 0; i < cluster.host_count(); ++i) {
     if (!cluster.alive(i)) cluster.restart(i);
   }
   if (!cluster.volume(holder)) cluster.attach(holder);
-  if (!serves(cluster, holder)) return "does not serve after the faults: " + cluster.describe(holder);
+  if (!serves(cluster, holder))
+    return "does not serve after the faults: " + cluster.describe(holder);
   work.stop();
   if (!cluster.world().run_until([&] { return work.idle(); }, 90'000'000)) {
     return "requests are never answered: " + cluster.describe(holder);
@@ -52,7 +55,8 @@ std::string settle(SimCluster& cluster, Workload& work, std::uint32_t holder, bo
   if (!work.flush(holder)) return "cannot flush";
   cluster.world().run_for(3'000'000);
   if (!work.wrong().empty()) return work.wrong();
-  // Without its power a host forgets what was not flushed: then only flushes are held to their word.
+  // Without its power a host forgets what was not flushed: then only flushes are held to their
+  // word.
   std::string wrong = power_was_lost ? work.history().restart(tags) : work.history().check();
   if (!wrong.empty()) return wrong;
   return cluster.compare_replicas();
@@ -109,7 +113,8 @@ std::string storm(std::uint64_t seed, ClusterOptions options, bool power_losses 
   for (std::uint64_t step = 0; step < steps; ++step) {
     cluster.world().run_for(random.below(800'000));
     const auto a = static_cast<std::uint32_t>(random.below(cluster.host_count()));
-    const auto b = static_cast<std::uint32_t>((a + 1 + random.below(cluster.host_count() - 1)) % cluster.host_count());
+    const auto b = static_cast<std::uint32_t>((a + 1 + random.below(cluster.host_count() - 1)) %
+                                              cluster.host_count());
     switch (random.below(9)) {
       case 0:
       case 1:
@@ -142,7 +147,8 @@ std::string storm(std::uint64_t seed, ClusterOptions options, bool power_losses 
   // The holder of the newest epoch settles it.
   if (!cluster.alive(holder)) cluster.restart(holder);
   for (std::uint32_t i = 0; i < cluster.host_count(); ++i) {
-    if (cluster.alive(i) && cluster.volume(i) && cluster.process(i).epoch == cluster.epoch()) holder = i;
+    if (cluster.alive(i) && cluster.volume(i) && cluster.process(i).epoch == cluster.epoch())
+      holder = i;
   }
   return settle(cluster, work, holder, power_losses);
 }
@@ -173,38 +179,38 @@ TEST_CASE("three of five hosts, and five replicas, keep their promises in a stor
 
 // All hosts lose power at once, again and again: what was flushed is there.
 std::string power_losses(std::uint64_t seed, ClusterOptions options) {
-    options.seed = seed;
-    SimCluster cluster(options);
-    Random& random = cluster.world().random();
-    Workload work(cluster, 256 * 1024);
-    std::uint32_t holder = 0;
-    for (int round = 0; round < 3; ++round) {
-      cluster.attach(holder);
-      if (!serves(cluster, holder)) return "does not open: " + cluster.describe(holder);
-      std::vector<std::uint64_t> tags;
-      if (!work.read_all(holder, tags)) return std::string("cannot read everything");
-      if (!work.wrong().empty()) return work.wrong();
-      if (round > 0) {
-        std::string wrong = work.history().restart(tags);
-        if (!wrong.empty()) return wrong;
-      }
-      work.start(holder, 6);
-      cluster.world().run_for(random.between(50'000, 500'000));
-      if (random.chance(2)) cluster.reset_links(0, 1 + static_cast<std::uint32_t>(random.below(2)));
-      cluster.world().run_for(random.below(100'000));
-      std::string wrong = work.history().check();
-      if (!wrong.empty()) return wrong;
-      for (std::uint32_t i = 0; i < cluster.host_count(); ++i) cluster.kill(i, true);
-      for (std::uint32_t i = 0; i < cluster.host_count(); ++i) cluster.restart(i);
-      holder = static_cast<std::uint32_t>(random.below(cluster.host_count()));
-    }
+  options.seed = seed;
+  SimCluster cluster(options);
+  Random& random = cluster.world().random();
+  Workload work(cluster, 256 * 1024);
+  std::uint32_t holder = 0;
+  for (int round = 0; round < 3; ++round) {
     cluster.attach(holder);
     if (!serves(cluster, holder)) return "does not open: " + cluster.describe(holder);
     std::vector<std::uint64_t> tags;
     if (!work.read_all(holder, tags)) return std::string("cannot read everything");
-    std::string wrong = work.history().restart(tags);
+    if (!work.wrong().empty()) return work.wrong();
+    if (round > 0) {
+      std::string wrong = work.history().restart(tags);
+      if (!wrong.empty()) return wrong;
+    }
+    work.start(holder, 6);
+    cluster.world().run_for(random.between(50'000, 500'000));
+    if (random.chance(2)) cluster.reset_links(0, 1 + static_cast<std::uint32_t>(random.below(2)));
+    cluster.world().run_for(random.below(100'000));
+    std::string wrong = work.history().check();
     if (!wrong.empty()) return wrong;
-    return settle(cluster, work, holder);
+    for (std::uint32_t i = 0; i < cluster.host_count(); ++i) cluster.kill(i, true);
+    for (std::uint32_t i = 0; i < cluster.host_count(); ++i) cluster.restart(i);
+    holder = static_cast<std::uint32_t>(random.below(cluster.host_count()));
+  }
+  cluster.attach(holder);
+  if (!serves(cluster, holder)) return "does not open: " + cluster.describe(holder);
+  std::vector<std::uint64_t> tags;
+  if (!work.read_all(holder, tags)) return std::string("cannot read everything");
+  std::string wrong = work.history().restart(tags);
+  if (!wrong.empty()) return wrong;
+  return settle(cluster, work, holder);
 }
 
 TEST_CASE("flushed writes survive the power loss of every host") {
@@ -213,7 +219,8 @@ TEST_CASE("flushed writes survive the power loss of every host") {
 
 ClusterOptions on_disks() {
   ClusterOptions options;
-  options.make_medium = [](io::SimWorld& world, Uuid store_id, Uuid cluster_id) -> std::unique_ptr<Medium> {
+  options.make_medium = [](io::SimWorld& world, Uuid store_id,
+                           Uuid cluster_id) -> std::unique_ptr<Medium> {
     return std::make_unique<DiskMedium>(world, store_id, cluster_id, 96u << 20, 8u << 20);
   };
   return options;

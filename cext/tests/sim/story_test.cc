@@ -71,7 +71,8 @@ struct Io {
   }
 };
 
-bool until_state(SimCluster& cluster, std::uint32_t host, VolumeState state, std::uint64_t max_us = kPatienceUs) {
+bool until_state(SimCluster& cluster, std::uint32_t host, VolumeState state,
+                 std::uint64_t max_us = kPatienceUs) {
   return cluster.world().run_until([&] { return cluster.volume(host)->state() == state; }, max_us);
 }
 
@@ -84,7 +85,8 @@ FakeStoreMedium& fake(SimCluster& cluster, std::uint32_t host) {
 }
 
 struct Fixture {
-  explicit Fixture(ClusterOptions options = {}, std::uint32_t at = 0) : cluster(options), io(cluster, at) {
+  explicit Fixture(ClusterOptions options = {}, std::uint32_t at = 0)
+      : cluster(options), io(cluster, at) {
     cluster.attach(at);
     REQUIRE(until_state(cluster, at, VolumeState::serving));
   }
@@ -143,7 +145,8 @@ TEST_CASE("bad requests are refused with the right error") {
   CHECK(f.io.wait() == Error::ExtentOutOfRange);
 }
 
-TEST_CASE("losing one of three stalls no write for longer than noticing it, also without metadata") {
+TEST_CASE(
+    "losing one of three stalls no write for longer than noticing it, also without metadata") {
   Fixture f;
   f.cluster.meta_reachable = false;
   REQUIRE(f.io.write(0, 4096, 1) == Error::Ok);
@@ -183,7 +186,8 @@ TEST_CASE("below min_in_sync writes wait, and fail after the stall timeout") {
 
 TEST_CASE("a returning member is sent only what it missed") {
   Fixture f;
-  for (std::uint64_t at = 0; at < 1u << 20; at += kMutationBytesMax) REQUIRE(f.io.write(at, kMutationBytesMax, 1) == Error::Ok);
+  for (std::uint64_t at = 0; at < 1u << 20; at += kMutationBytesMax)
+    REQUIRE(f.io.write(at, kMutationBytesMax, 1) == Error::Ok);
   REQUIRE(f.io.flush() == Error::Ok);
   f.cluster.kill(1, false);
   REQUIRE(until_in_sync(f.cluster, 2));
@@ -192,7 +196,8 @@ TEST_CASE("a returning member is sent only what it missed") {
   f.cluster.restart(1);
   REQUIRE(until_in_sync(f.cluster, 3));
   CHECK(f.cluster.volume(0)->stats().resync_bytes >= 2 * kChunkBytes);
-  CHECK(f.cluster.volume(0)->stats().resync_bytes <= 3 * kChunkBytes);  // one it may have had in flight
+  CHECK(f.cluster.volume(0)->stats().resync_bytes <=
+        3 * kChunkBytes);  // one it may have had in flight
   CHECK(f.cluster.compare_replicas().empty());
 }
 
@@ -220,10 +225,12 @@ TEST_CASE("a damaged block is read elsewhere, repaired and reported") {
   f.cluster.world().run_for(100'000);
   FakeMedium& medium = fake(f.cluster, 0).medium();
   medium.fold(medium.done_count);
-  for (auto* image : {&medium.base, &medium.live}) image->begin()->second.chunks.at(0).data[5000] ^= std::byte{1};
+  for (auto* image : {&medium.base, &medium.live})
+    image->begin()->second.chunks.at(0).data[5000] ^= std::byte{1};
   REQUIRE(f.io.read(0, 65536) == Error::Ok);
   CHECK(f.io.all(6, 0, 65536));
-  CHECK(f.cluster.world().run_until([&] { return f.cluster.notices("block-repaired") == 1; }, kPatienceUs));
+  CHECK(f.cluster.world().run_until([&] { return f.cluster.notices("block-repaired") == 1; },
+                                    kPatienceUs));
   CHECK(f.cluster.compare_replicas().empty());
   CHECK(medium.live.begin()->second.chunks.at(0).data[5000] == std::byte{6});
   CHECK(f.cluster.volume(0)->stats().remote_reads > 0);
