@@ -6,6 +6,7 @@ that overlap are applied in the order in which they came; others run at once.
 """
 
 import asyncio
+import contextlib
 from collections import deque
 from collections.abc import AsyncIterator, Iterable
 from typing import Any
@@ -15,6 +16,7 @@ import grpc
 
 from blockd.host.attachments import Attachments, Held
 from blockd.model.errors import (
+    BlockdError,
     ChecksumMismatch,
     ExtentOutOfRange,
     InvalidArgument,
@@ -28,6 +30,7 @@ from blockd.rpc.gen import volume_io_pb2, volume_io_pb2_grpc
 READ_CHUNK_BYTES = 1 << 20
 WRITE_CHUNK_BYTES_MAX = 2 << 20
 WINDOW = 8
+DISCARD_S = 2.0
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -87,6 +90,9 @@ class VolumeIO(volume_io_pb2_grpc.VolumeIOServicer):
                 summary.bytes += len(chunk.data)
                 summary.chunks += 1
             await window.drain()
+        except BlockdError:
+            await discard(request_iterator)
+            raise
         finally:
             await give_up(window.tasks())
         if held is None:
@@ -141,6 +147,15 @@ class WriteWindow:
     def tasks(self) -> list[asyncio.Task[None]]:
         """Those not waited for yet."""
         return [task for _, _, task in self._writes]
+
+
+async def discard(chunks: AsyncIterator[volume_io_pb2.WriteChunk]) -> None:
+    """Read what a client still sends, for a while: many see a failed call's status only after that,
+    and an internal error otherwise."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(DISCARD_S):
+            async for _ in chunks:
+                pass
 
 
 async def give_up(tasks: Iterable[asyncio.Task[Any]]) -> None:
