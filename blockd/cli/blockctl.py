@@ -9,18 +9,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from typer.exceptions import TyperException
 
 from blockd.cli import blockctl_cluster, blockctl_host, blockctl_places, blockctl_volume
 from blockd.cli.blockctl_events import events
 from blockd.cli.blockctl_session import Format, Session, find_endpoints
-from blockd.cli.failure import one_line
-from blockd.model.errors import BlockdError
-from blockd.rpc.status import hints_of
-
-INTERRUPTED = 130
-USAGE = 2
-HIDDEN_FACTS = ("field", "grpc")  # for programs
+from blockd.cli.failure import run_app
 
 app = typer.Typer(
     help="Manage a blockd cluster.",
@@ -62,42 +55,7 @@ def main() -> None:
 
 def run(arguments: list[str] | None = None) -> int:
     """Run a command line (sys.argv without); returns the exit code."""
-    try:
-        code = app(arguments, standalone_mode=False)
-    except BlockdError as error:
-        _say(_line(error), hints_of(error))
-        return error.exit_code
-    except TyperException as error:
-        return _usage(error)
-    except (KeyboardInterrupt, typer.Abort):
-        return INTERRUPTED
-    except BrokenPipeError:  # `blockctl ... | head`
-        sys.stderr.close()
-        return 0
-    return code if isinstance(code, int) else 0
-
-
-def _line(error: BlockdError) -> str:
-    facts = {name: value for name, value in error.context.items() if name not in HIDDEN_FACTS}
-    return str(type(error)(error.message, **facts))
-
-
-def _usage(error: TyperException) -> int:
-    """A command line that does not parse; a group without a command shows its help instead."""
-    text = error.format_message()
-    if "\n" in text:
-        print(text)
-        return USAGE
-    context = getattr(error, "ctx", None)
-    hints = [f"{context.command_path} --help"] if context is not None else []
-    _say(text or "bad command line", hints)
-    return USAGE
-
-
-def _say(line: str, hints: list[str]) -> None:
-    print(f"blockctl: {one_line(line)}", file=sys.stderr)
-    for hint in hints:
-        print(f"  {one_line(hint)}", file=sys.stderr)
+    return run_app("blockctl", app, arguments)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,8 @@ def host(
     site: Annotated[str | None, typer.Option(help="The site it stands at.")] = None,
     data_dir: Annotated[Path | None, typer.Option(help="Keeps the host's identity.")] = None,
     stores: Annotated[
-        list[Path] | None, typer.Option("--store", help="Device or file of a store; repeatable.")
+        list[Path] | None,
+        typer.Option("--store", "--stores", help="Device or file of a store; repeatable."),
     ] = None,
     meta: Annotated[
         str | None, typer.Option(help="Metadata service: HOST:PORT[,HOST:PORT...].")
