@@ -1,0 +1,233 @@
+// The store alone on a real file or device: what a write, a read and a flush cost without any
+// network.
+//
+//   store_bench PATH [SECONDS] [SIZE_MIB]
+//
+// PATH is made (SIZE_MIB, 2048) when it is not there; what is on it is OVERWRITTEN. Each row runs
+// for SECONDS (3) at its depth; "device bytes" are those that the store wrote for each byte it was
+// given, checkpoints included. Everything runs on one loop on this thread.
+#include <sys/resource.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <filesystem>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/crc32c.h"
+#include "base/random.h"
+#include "io/uring_disk.h"
+#include "store/store.h"
+
+using namespace blockd;
+using namespace blockd::store;
+
+namespace {
+
+constexpr std::uint32_t kDepthMax = 64;
+
+struct Row {
+  const char* name;
+  StoreOp::Op op;
+  std::uint32_t block_count;
+  std::uint32_t depth;
+  bool sequential;
+};
+
+constexpr Row kRows[] = {
+    {"256 KiB sequential write, fresh", StoreOp::Op::write, 64, 8, true},
+    {"256 KiB sequential write", StoreOp::Op::write, 64, 8, true},
+    {"64 KiB sequential write", StoreOp::Op::write, 16, 16, true},
+    {"4 KiB random write", StoreOp::Op::write, 1, 1, false},
+    {"4 KiB random write", StoreOp::Op::write, 1, 32, false},
+    {"4 KiB random read", StoreOp::Op::read, 1, 1, false},
+    {"4 KiB random read", StoreOp::Op::read, 1, 32, false},
+    {"64 KiB sequential read", StoreOp::Op::read, 16, 16, true},
+    {"256 KiB sequential read", StoreOp::Op::read, 64, 8, true},
+    {"flush after a 4 KiB write", StoreOp::Op::flush, 1, 1, false},
+};
+
+double cpu_us() {
+  rusage usage{};
+  getrusage(RUSAGE_SELF, &usage);
+  const auto us = [](const timeval& t) {
+    return static_cast<double>(t.tv_sec) * 1e6 + static_cast<double>(t.tv_usec);
+  };
+  return us(usage.ru_utime) + us(usage.ru_stime);
+}
+
+// Runs one row after the other, each from a full queue to an empty one.
+class Bench {
+ public:
+  Bench(io::UringLoop& loop, Store& store, Buffers& buffers, SegmentHandle segment,
+        std::uint32_t block_count, double seconds)
+      : loop_(loop),
+        store_(store),
+        segment_(segment),
+        block_count_(block_count),
+        run_us_(static_cast<std::uint64_t>(seconds * 1e6)) {
+    for (Slot& slot : slots_) {
+      slot.bench = this;
+      slot.buffer = buffers.large.get();
+      random_.fill({slot.buffer.data(), kMutationBytesMax});
+      crc32c_blocks(slot.buffer.data(), {slot.crcs, kMutationBytesMax / kBlockBytes});
+    }
+  }
+
+  void start(std::function<void()> finished) {
+    finished_ = std::move(finished);
+    std::printf("%-34s %5s %10s %9s %9s %9s %8s %12s\n", "", "depth", "per s", "MiB/s", "p50 us",
+                "p99 us", "CPU us", "device bytes");
+    start_row();
+  }
+
+ private:
+  struct Slot {
+    StoreOp op;
+    Bench* bench = nullptr;
+    BufferRef buffer;
+    std::uint32_t crcs[kMutationBytesMax / kBlockBytes] = {};
+    std::uint64_t started_us = 0;
+  };
+
+  const Row& row() const { return kRows[row_]; }
+
+  void start_row() {
+    loop_.refresh();
+    latencies_.clear();
+    cursor_ = 0;
+    before_ = store_.stats();
+    cpu_before_us_ = cpu_us();
+    started_us_ = loop_.now_us();
+    running_ = row().depth;
+    for (std::uint32_t i = 0; i < row().depth; ++i) submit(slots_[i], row().op);
+  }
+
+  // A flush row alternates: a write, then the flush that is measured.
+  void submit(Slot& slot, StoreOp::Op op) {
+    const bool flush_row = row().op == StoreOp::Op::flush;
+    slot.op = StoreOp{};
+    slot.op.op = flush_row && op != StoreOp::Op::flush ? StoreOp::Op::write : op;
+    slot.op.segment = segment_;
+    slot.op.block_count = row().block_count;
+    const std::uint32_t places = block_count_ / row().block_count;
+    const auto at =
+        static_cast<std::uint32_t>(row().sequential ? cursor_++ % places : random_.below(places));
+    slot.op.first_block = at * row().block_count;
+    slot.op.version = {1, ++seq_};
+    slot.op.data = slot.buffer.data();
+    slot.op.hold = slot.buffer;
+    if (slot.op.op == StoreOp::Op::write) slot.op.crcs = slot.crcs;
+    if (slot.op.op == StoreOp::Op::read) slot.op.crcs_out = slot.crcs;
+    slot.op.owner = &slot;
+    slot.op.done = [](StoreOp& done) noexcept {
+      Slot& ended = *static_cast<Slot*>(done.owner);
+      ended.bench->ended(ended);
+    };
+    slot.started_us = loop_.now_us();
+    store_.submit(slot.op);
+  }
+
+  void ended(Slot& slot) {
+    loop_.refresh();
+    if (slot.op.error != Error::Ok) {
+      std::fprintf(stderr, "store_bench: %s: %s\n", row().name, error_name(slot.op.error));
+      std::exit(1);
+    }
+    const bool half = row().op == StoreOp::Op::flush && slot.op.op == StoreOp::Op::write;
+    if (half) return submit(slot, StoreOp::Op::flush);
+    latencies_.push_back(static_cast<std::uint32_t>(loop_.now_us() - slot.started_us));
+    const bool first_pass_done = row_ == 0 && cursor_ >= block_count_ / row().block_count;
+    const bool over = row_ == 0 ? first_pass_done : loop_.now_us() - started_us_ >= run_us_;
+    if (!over) return submit(slot, row().op == StoreOp::Op::flush ? StoreOp::Op::write : row().op);
+    if (--running_ > 0) return;
+    report();
+    if (++row_ == std::size(kRows)) return finished_();
+    start_row();
+  }
+
+  void report() {
+    const double seconds = static_cast<double>(loop_.now_us() - started_us_) / 1e6;
+    const auto count = static_cast<double>(latencies_.size());
+    std::sort(latencies_.begin(), latencies_.end());
+    const StoreStats& after = store_.stats();
+    const double given = static_cast<double>(after.write_bytes - before_.write_bytes);
+    const double cost = static_cast<double>(after.device_write_bytes - before_.device_write_bytes);
+    const double mib = count * row().block_count * kBlockBytes / seconds / (1 << 20);
+    std::printf("%-34s %5u %10.0f %9.1f %9u %9u %8.1f ", row().name, row().depth, count / seconds,
+                mib, latencies_[latencies_.size() / 2], latencies_[latencies_.size() * 99 / 100],
+                (cpu_us() - cpu_before_us_) / count);
+    given > 0 ? std::printf("%12.3f\n", cost / given) : std::printf("%12s\n", "-");
+    std::fflush(stdout);
+  }
+
+  io::UringLoop& loop_;
+  Store& store_;
+  SegmentHandle segment_;
+  std::uint32_t block_count_;
+  std::uint64_t run_us_;
+  Random random_{1};
+  Slot slots_[kDepthMax];
+  std::function<void()> finished_;
+  std::size_t row_ = 0;
+  std::uint64_t seq_ = 0;
+  std::uint64_t cursor_ = 0;
+  std::uint32_t running_ = 0;
+  std::uint64_t started_us_ = 0;
+  double cpu_before_us_ = 0;
+  StoreStats before_;
+  std::vector<std::uint32_t> latencies_;
+};
+
+void run(const std::string& path, double seconds, std::uint64_t size_mib) {
+  if (!std::filesystem::exists(path)) io::UringDisk::create_file(path, size_mib << 20);
+  io::UringLoop loop;
+  io::UringDisk disk(loop, path);
+  Uuid id;
+  id.bytes.fill(0xbe);
+  FormatOptions format;
+  format.store_id = format.cluster_id = id;
+  format.force = true;
+  Store::format(disk, format);
+  Buffers buffers(256, 64, kDepthMax);
+  const std::unique_ptr<Store> store = Store::open(disk, loop, buffers, {.cluster_id = id});
+  // Three quarters of the store, so that whole chunks find fresh slots.
+  const auto blocks = static_cast<std::uint32_t>(std::min<std::uint64_t>(
+      store->info().capacity_bytes / 4 * 3 / kMutationBytesMax * kMutationBytesMax / kBlockBytes,
+      kSegmentBytes / kBlockBytes));
+  const SegmentId segment{id, 0};
+  std::unique_ptr<Bench> bench;
+  store->create_segment(segment, blocks, [&](Error error) {
+    if (error != Error::Ok) throw Fault(error, "cannot create the segment");
+    bench = std::make_unique<Bench>(loop, *store, buffers, *store->find_segment(segment), blocks,
+                                    seconds);
+    bench->start([&] { store->close([&](Error) { loop.stop(); }); });
+  });
+  loop.run();
+  const StoreStats& stats = store->stats();
+  std::printf("checkpoints %llu, journal batches %llu, writes per batch %.1f, flushes %llu\n",
+              static_cast<unsigned long long>(stats.checkpoints),
+              static_cast<unsigned long long>(stats.journal_batches),
+              static_cast<double>(stats.writes) / static_cast<double>(stats.journal_batches),
+              static_cast<unsigned long long>(stats.device_flushes));
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  if (argc < 2) {
+    std::fprintf(stderr, "usage: store_bench PATH [SECONDS] [SIZE_MIB]   (overwrites PATH)\n");
+    return 2;
+  }
+  try {
+    run(argv[1], argc > 2 ? std::atof(argv[2]) : 3,
+        argc > 3 ? std::strtoull(argv[3], nullptr, 10) : 2048);
+  } catch (const Fault& fault) {
+    std::fprintf(stderr, "store_bench: %s\n", fault.what());
+    return 1;
+  }
+  return 0;
+}
