@@ -91,7 +91,7 @@ def test_window_tells_servers_from_others() -> None:
         time.sleep(0.5)
         server, other, idle = as_server.close(), as_other.close(), as_idle.close()
         busy.kill()
-    assert server.servers > 0.1
+    assert server.servers >= 0.05
     assert other.servers == 0
     assert other.others >= 0.1
     assert idle.others < other.others
