@@ -16,10 +16,8 @@ inline constexpr std::uint32_t kBlocksPerChunk = kChunkBytes / kBlockBytes;
 inline constexpr std::uint64_t kSegmentBytes = 1ull << 30;  // the unit of placement
 inline constexpr std::uint32_t kChunksPerSegment =
     static_cast<std::uint32_t>(kSegmentBytes / kChunkBytes);
-inline constexpr std::uint32_t kMutationBytesMax =
-    256 * 1024;  // one engine mutation, one contiguous buffer
-
-// RFC 4122 bytes, in text order.
+// One engine mutation: one contiguous buffer of at most this.
+inline constexpr std::uint32_t kMutationBytesMax = 256 * 1024;
 struct Uuid {
   std::array<std::uint8_t, 16> bytes{};
   auto operator<=>(const Uuid&) const = default;
