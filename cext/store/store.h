@@ -89,7 +89,7 @@ struct StoreOp {
               // elsewhere, at exactly `version`, whatever was there. first_block is the chunk's
               // first, block_count kBlocksPerChunk; data and crcs have kBlocksPerChunk places.
               // version {0,0}: drop the chunk.
-    flush  // everything done before is durable; handle is ignored
+    flush     // everything done before is durable; handle is ignored
   };
   Op op = Op::read;
   Error error = Error::Ok;

@@ -18,6 +18,8 @@ inline constexpr std::uint32_t kChunksPerSegment =
     static_cast<std::uint32_t>(kSegmentBytes / kChunkBytes);
 // One engine mutation: one contiguous buffer of at most this.
 inline constexpr std::uint32_t kMutationBytesMax = 256 * 1024;
+
+// RFC 4122 bytes, in text order.
 struct Uuid {
   std::array<std::uint8_t, 16> bytes{};
   auto operator<=>(const Uuid&) const = default;

@@ -102,7 +102,8 @@ TEST_CASE("commands from several threads race with closing, and each is answered
   std::vector<Token> tokens{100'000};
   for (Token i = 1; i <= kThreads * kEach; ++i) tokens.push_back(i);
   for (const auto& [token, completion] : reap(core, tokens)) {
-    const bool refused = completion.error == Error::NotAttached || completion.error == Error::ShuttingDown;
+    const bool refused =
+        completion.error == Error::NotAttached || completion.error == Error::ShuttingDown;
     CHECK(token == 100'000 ? completion.error == Error::Ok : refused);
   }
   core.join();
