@@ -169,31 +169,55 @@ void Metadata::remove_from_index(SegmentHandle handle) {
   segment = Segment{};
 }
 
+// Slots that were freed lately come first: they have been written before, which file systems and
+// thin devices reward, and a store that is not full touches no more of its device than it must. The
+// search from there is bounded; a fragmented store falls back to going round.
 std::optional<std::uint32_t> Metadata::take_run(std::uint32_t count) noexcept {
   BLOCKD_ASSERT(count > 0);
   if (free_slots_ < count) return std::nullopt;
+  constexpr std::uint32_t kNearSlots = 1024;
+  const auto total = static_cast<std::uint32_t>(slots_.size());
+  if (const auto near = find_run(freed_cursor_, std::min(total, kNearSlots), count)) {
+    freed_cursor_ = take(*near, count);
+    return near;
+  }
+  const auto far = find_run(cursor_, total + count, count);
+  if (far) freed_cursor_ = cursor_ = take(*far, count);
+  return far;
+}
+
+// The first run of `count` free slots that ends within `steps` slots from `from`, going round.
+std::optional<std::uint32_t> Metadata::find_run(std::uint32_t from, std::uint32_t steps,
+                                                std::uint32_t count) const noexcept {
   const auto total = static_cast<std::uint32_t>(slots_.size());
   std::uint32_t run = 0;
-  for (std::uint32_t step = 0, at = cursor_; step < total + count; ++step, ++at) {
+  for (std::uint32_t step = 0, at = from; step < steps; ++step, ++at) {
     if (at == total) {
       at = 0;
       run = 0;
     }
     run = states_[at].taken ? 0 : run + 1;
-    if (run < count) continue;
-    const std::uint32_t first = at + 1 - count;
-    for (std::uint32_t slot = first; slot <= at; ++slot) states_[slot].taken = true;
-    free_slots_ -= count;
-    cursor_ = at + 1 == total ? 0 : at + 1;
-    return first;
+    if (run == count) return at + 1 - count;
   }
   return std::nullopt;
+}
+
+// Returns where the search goes on.
+std::uint32_t Metadata::take(std::uint32_t first, std::uint32_t count) noexcept {
+  for (std::uint32_t slot = first; slot < first + count; ++slot) {
+    BLOCKD_ASSERT(!states_[slot].taken);
+    states_[slot].taken = true;
+  }
+  free_slots_ -= count;
+  const std::uint32_t next = first + count;
+  return next == slots_.size() ? 0 : next;
 }
 
 void Metadata::give_back(std::uint32_t slot) noexcept {
   BLOCKD_ASSERT(states_[slot].taken && states_[slot].io_pins == 0);
   BLOCKD_ASSERT(slots_[slot].state == format::SlotState::free);
   states_[slot].taken = false;
+  freed_cursor_ = std::min(freed_cursor_, slot);
   ++free_slots_;
 }
 

@@ -104,6 +104,9 @@ class Metadata {
                   std::uint32_t first_page, Use use);
   void mark_page(std::uint32_t page, std::uint64_t lsn) noexcept;
   void index_slot(std::uint32_t slot);
+  [[nodiscard]] std::optional<std::uint32_t> find_run(std::uint32_t from, std::uint32_t steps,
+                                                      std::uint32_t count) const noexcept;
+  [[nodiscard]] std::uint32_t take(std::uint32_t first, std::uint32_t count) noexcept;
 
   format::Superblock superblock_;
   std::vector<format::SlotRecord> slots_;
@@ -113,7 +116,8 @@ class Metadata {
   std::vector<PageState> pages_;
   std::uint32_t dirty_pages_ = 0;
   std::uint32_t free_slots_ = 0;
-  std::uint32_t cursor_ = 0;  // next-fit
+  std::uint32_t cursor_ = 0;        // goes round
+  std::uint32_t freed_cursor_ = 0;  // goes back to what was freed
 };
 
 }  // namespace blockd::store
