@@ -89,6 +89,10 @@ void StoreImpl::recover() {
   checkpoint_->slot_unpinned = [](void* self) noexcept {
     static_cast<StoreImpl*>(self)->reclaim_slots();
   };
+  for (SegmentHandle handle = 0; handle < metadata_.segment_limit(); ++handle) {
+    if (metadata_.segment(handle).tombstone_count > 0) want_reap(handle);
+  }
+  if (!reaping_.empty()) wake();
 }
 
 void StoreImpl::submit(StoreOp& op) noexcept {
@@ -139,6 +143,10 @@ void StoreImpl::batch_done(std::uint64_t lsn, StoreOp* ops, Error error) noexcep
     StoreOp& op = *std::exchange(ops, ops->next);
     --mutations_in_flight_;
     finish(op, error);
+  }
+  // What a trim gave back is of use only once it is flushed, and perhaps nobody else will flush.
+  if (reaped_lsn_ > journal_.flushed_lsn() && reaped_lsn_ <= journal_.completed().lsn) {
+    flusher_.request();
   }
   loop_.defer(end_task_);
 }

@@ -107,6 +107,8 @@ class StoreImpl final : public Store, private JournalListener {
   [[nodiscard]] bool append_segment(SegmentHandle segment) noexcept;
   [[nodiscard]] bool append_meta_ops() noexcept;
   [[nodiscard]] bool append_reaps() noexcept;
+  [[nodiscard]] bool reap_tombstones(SegmentHandle segment) noexcept;
+  void want_reap(SegmentHandle segment) noexcept;
   void queue_meta(std::function<Start(MetaOp&)> append, Done done);
   [[nodiscard]] Start append_create(MetaOp& op, SegmentId id, std::uint32_t block_count);
   [[nodiscard]] Start append_drop(MetaOp& op, SegmentHandle segment);
@@ -135,6 +137,7 @@ class StoreImpl final : public Store, private JournalListener {
   std::deque<MetaOp> meta_waiting_;
   std::deque<MetaOp> meta_ending_;
   std::vector<SegmentHandle> reaping_;  // segments whose stable mark has moved
+  std::uint64_t reaped_lsn_ = 0;        // of the newest entry that freed a tombstone
   std::uint64_t unflushed_map_bytes_ = 0;
   std::uint64_t mutations_in_flight_ = 0;
   bool stopping_ = false;  // close() was called

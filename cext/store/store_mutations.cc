@@ -354,10 +354,7 @@ void StoreImpl::set_mask(SegmentHandle handle, format::SlotRecord& record,
   if (record.valid_mask == 0 && mask != 0) --segment.tombstone_count;
   if (record.valid_mask != 0 && mask == 0) ++segment.tombstone_count;
   record.valid_mask = mask;
-  if (mask == 0 && record.version <= segment.record.stable &&
-      std::find(reaping_.begin(), reaping_.end(), handle) == reaping_.end()) {
-    reaping_.push_back(handle);
-  }
+  if (mask == 0 && record.version <= segment.record.stable) want_reap(handle);
 }
 
 void StoreImpl::free_slot(std::uint32_t slot) noexcept {

@@ -191,31 +191,45 @@ void StoreImpl::set_stable(SegmentHandle handle, Version stable) noexcept {
   if (!segment.used() || stable <= segment.record.stable) return;
   segment.record.stable = stable;
   segment.stable_unsaved = true;
-  if (std::find(reaping_.begin(), reaping_.end(), handle) == reaping_.end())
-    reaping_.push_back(handle);
+  want_reap(handle);
   if (segment.tombstone_count > 0) loop_.defer(end_task_);
+}
+
+void StoreImpl::want_reap(SegmentHandle handle) noexcept {
+  metadata_.segment(handle).reap_due = true;
+  if (std::find(reaping_.begin(), reaping_.end(), handle) == reaping_.end()) {
+    reaping_.push_back(handle);
+  }
 }
 
 // Tombstones that the stable mark has passed are freed, and the mark itself goes along with a batch
 // that is going anyway: it is never worth a device write of its own.
 bool StoreImpl::append_reaps() noexcept {
-  while (!reaping_.empty()) {
-    const SegmentHandle handle = reaping_.back();
-    Segment& segment = metadata_.segment(handle);
-    for (std::uint32_t chunk = 0;
-         segment.tombstone_count > 0 && chunk < segment.slot_of_chunk.size(); ++chunk) {
-      const std::uint32_t slot = segment.slot_of_chunk[chunk];
-      if (slot == kNoSlot || metadata_.slot(slot).valid_mask != 0) continue;
-      if (metadata_.slot(slot).version > segment.record.stable) continue;
-      if (!journal_.reserve(1, sizeof(EntryHeader), 0)) return false;
-      append_free(handle, chunk, slot);
-    }
-    if (segment.stable_unsaved) {
-      if (!journal_.has_open() && !waiting_head_ && !closing_) return true;  // with the next batch
-      if (!append_segment(handle)) return false;
-    }
-    reaping_.pop_back();
+  for (const SegmentHandle handle : reaping_) {
+    if (!reap_tombstones(handle)) return false;
   }
+  if (!journal_.has_open() && !waiting_head_ && !closing_) return true;
+  for (const SegmentHandle handle : reaping_) {
+    if (metadata_.segment(handle).stable_unsaved && !append_segment(handle)) return false;
+  }
+  reaping_.clear();
+  return true;
+}
+
+// Looks at a segment once for each move of its mark. False: no room in the journal, begin again.
+bool StoreImpl::reap_tombstones(SegmentHandle handle) noexcept {
+  Segment& segment = metadata_.segment(handle);
+  if (!segment.reap_due) return true;
+  for (std::uint32_t chunk = 0; segment.tombstone_count > 0 && chunk < segment.slot_of_chunk.size();
+       ++chunk) {
+    const std::uint32_t slot = segment.slot_of_chunk[chunk];
+    if (slot == kNoSlot || metadata_.slot(slot).valid_mask != 0) continue;
+    if (metadata_.slot(slot).version > segment.record.stable) continue;
+    if (!journal_.reserve(1, sizeof(EntryHeader), 0)) return false;
+    append_free(handle, chunk, slot);
+    reaped_lsn_ = journal_.open_lsn();
+  }
+  segment.reap_due = false;
   return true;
 }
 

@@ -180,6 +180,26 @@ TEST_CASE("a tombstone stays until the stable mark has passed it") {
   CHECK(client.version_of(2) != Version{});
 }
 
+TEST_CASE("trimmed space comes back by itself, in every segment, soon after the stable mark") {
+  OpenStore s(14);
+  Client a(s.rig, 160);
+  REQUIRE(a.create(1, 160) == Error::Ok);
+  Client b(s.rig, Client::Existing{});
+  b.use(1);
+  const std::uint64_t free_before = s.rig.store->info().allocated_bytes;
+  CHECK(a.write(0, 64, 1) == Error::Ok);
+  CHECK(b.write(0, 64, 2) == Error::Ok);
+  CHECK(s.rig.store->info().allocated_bytes == free_before + 8 * kChunkBytes);
+  CHECK(a.zero(0, 64) == Error::Ok);
+  CHECK(b.zero(0, 64) == Error::Ok);
+  // No client asks for anything more: what is freed must not wait for the next write or flush.
+  s.rig.store->set_stable(a.segment, a.last_version());
+  s.rig.store->set_stable(b.segment, b.last_version());
+  s.rig.world.run_for(50'000);
+  CHECK(s.rig.store->info().allocated_bytes == free_before);
+  CHECK(s.rig.store->check().empty());
+}
+
 TEST_CASE("chunks are listed in order, from a chunk, above a version, as many as asked for") {
   OpenStore s(9);
   Client client(s.rig, 640);
