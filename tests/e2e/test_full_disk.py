@@ -1,0 +1,75 @@
+"""A disk that is really full: writes fail cleanly, the rest works, and a trim brings writes back."""
+
+import subprocess
+
+import pytest
+
+from tests.cluster import dev_cluster, run, wait_until
+from tests.e2e.history import PYTHON
+
+pytestmark = pytest.mark.timeout(240)
+
+MIB = 1 << 20
+
+# Writes blocks of 1 MiB that differ from each other until the volume refuses one; prints how many it took.
+FILL = """
+import errno, sys, nbd
+h = nbd.NBD(); h.connect_uri(sys.argv[1])
+step = 1 << 20
+for number in range(h.get_size() // step):
+    try:
+        h.pwrite(number.to_bytes(8, "little") * (step // 8), number * step)
+    except nbd.Error as error:
+        assert error.errnum == errno.ENOSPC, error
+        break
+h.flush()
+print(number)
+"""
+
+CHECK = """
+import sys, nbd
+h = nbd.NBD(); h.connect_uri(sys.argv[1])
+step = 1 << 20
+for number in range(int(sys.argv[2]), int(sys.argv[3])):
+    assert h.pread(step, number * step) == number.to_bytes(8, "little") * (step // 8), number
+"""
+
+TRIM = """
+import sys, nbd
+h = nbd.NBD(); h.connect_uri(sys.argv[1])
+h.trim(int(sys.argv[2]), 0)
+assert h.pread(4096, 0) == bytes(4096)
+"""
+
+WRITE = """
+import sys, nbd
+h = nbd.NBD(); h.connect_uri(sys.argv[1])
+h.pwrite(b"x" * 65536, int(sys.argv[2]), nbd.CMD_FLAG_FUA)
+"""
+
+
+def can_write(uri: str, offset: int) -> bool:
+    command = [PYTHON, "-c", WRITE, uri, str(offset)]
+    return subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+
+def test_a_full_store_refuses_writes_until_something_is_trimmed() -> None:
+    with dev_cluster(store_size="512MiB") as cluster:
+        cluster.create("big", 900 * MIB)
+        uri = cluster.attach("big", "paris-1").nbd_uris[0]
+        taken = int(run([PYTHON, "-c", FILL, uri]).stdout)
+        assert 300 < taken < 512
+        run([PYTHON, "-c", CHECK, uri, "0", str(taken)])  # everything taken is there
+        assert not can_write(uri, 800 * MIB)
+        assert cluster.ctl("volume", "verify", "big", "--read").returncode == 0
+        run([PYTHON, "-c", TRIM, uri, str(100 * MIB)])
+        wait_until(lambda: can_write(uri, 800 * MIB), 8, "writes after the trim")
+        run([PYTHON, "-c", CHECK, uri, "100", str(taken)])
+
+        # Full again, and a replica that comes back has to be resynced into a full store.
+        cluster.kill("lyon-1")
+        run([PYTHON, "-c", FILL, uri])
+        cluster.start("lyon-1")
+        cluster.wait_in_sync("big")
+        run([PYTHON, "-c", CHECK, uri, "100", str(taken)])
+        assert cluster.ctl("volume", "verify", "big", "--read").returncode == 0
