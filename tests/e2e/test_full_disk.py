@@ -1,4 +1,4 @@
-"""A disk that is really full: writes fail cleanly, the rest works, and a trim brings writes back."""
+"""A store that is really full: writes fail cleanly, the rest works, a trim brings writes back."""
 
 import subprocess
 
@@ -11,7 +11,7 @@ pytestmark = pytest.mark.timeout(240)
 
 MIB = 1 << 20
 
-# Writes blocks of 1 MiB that differ from each other until the volume refuses one; prints how many it took.
+# Writes differing blocks of 1 MiB until one is refused; prints how many were taken.
 FILL = """
 import errno, sys, nbd
 h = nbd.NBD(); h.connect_uri(sys.argv[1])
