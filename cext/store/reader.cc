@@ -1,5 +1,6 @@
 #include "store/reader.h"
 
+#include <bit>
 #include <cstring>
 #include <utility>
 
@@ -56,6 +57,7 @@ void Reader::resume() noexcept {
 
 Reader::Place Reader::place_of(const StoreOp& op, std::uint32_t block) const noexcept {
   Place place;
+  place.crc = crc32c_zero_block();
   const Segment& segment = metadata_.segment(op.segment);
   const std::uint32_t in_segment = op.first_block + block;
   const std::uint32_t chunk = in_segment / kBlocksPerChunk, within = in_segment % kBlocksPerChunk;
@@ -75,46 +77,55 @@ Reader::Place Reader::place_of(const StoreOp& op, std::uint32_t block) const noe
   return place;
 }
 
+// A block that needs no device: a hole, or one that is staged.
+void Reader::read_memory(StoreOp& op, std::uint32_t block, const Place& place) noexcept {
+  std::byte* into = op.data + std::size_t{block} * kBlockBytes;
+  if (place.kind == Place::Kind::hole) {
+    std::memset(into, 0, kBlockBytes);
+    return;
+  }
+  std::memcpy(into, place.memory, kBlockBytes);
+  if (crc32c(into, kBlockBytes) == place.crc) return;
+  ++device_.stats.checksum_errors;  // memory rots too
+  op.error = Error::ChecksumMismatch;
+}
+
 // False when out of runs; op.scratch then says where to go on.
 bool Reader::read_blocks(StoreOp& op, std::uint32_t from, std::uint32_t end) noexcept {
   Run* run = nullptr;
   for (std::uint32_t block = from; block < end; ++block) {
     const Place place = place_of(op, block);
-    std::byte* into = op.data + std::size_t{block} * kBlockBytes;
-    if (op.crcs_out)
-      op.crcs_out[block] = place.kind == Place::Kind::hole ? crc32c_zero_block() : place.crc;
-    if (place.kind == Place::Kind::hole) {
-      std::memset(into, 0, kBlockBytes);
-    } else if (place.kind == Place::Kind::staged) {
-      std::memcpy(into, place.memory, kBlockBytes);
-      if (crc32c(into, kBlockBytes) != place.crc) {  // memory rots too
-        ++device_.stats.checksum_errors;
-        op.error = Error::ChecksumMismatch;
-      }
-    } else {
-      const bool goes_on = run && run->first + run->count == block &&
-                           run->request.offset_bytes + std::uint64_t{run->count} * kBlockBytes ==
-                               place.device_offset;
-      if (!goes_on) {
-        if (run) submit(*std::exchange(run, nullptr));
-        if (!free_) {
-          op.scratch = reinterpret_cast<void*>(static_cast<std::uintptr_t>(block));
-          return false;
-        }
-        run = std::exchange(free_, free_->next);
-        run->op = &op;
-        run->first = block;
-        run->count = 0;
-        run->first_slot = place.slot;
-        run->iov.iov_base = into;
-        run->request.offset_bytes = place.device_offset;
-      }
-      run->crcs[run->count++] = place.crc;
-      run->last_slot = place.slot;
+    if (op.crcs_out) op.crcs_out[block] = place.crc;
+    if (place.kind != Place::Kind::home) {
+      read_memory(op, block, place);
+      continue;
     }
+    const bool goes_on =
+        run && run->first + run->count == block &&
+        run->request.offset_bytes + std::uint64_t{run->count} * kBlockBytes == place.device_offset;
+    if (!goes_on) {
+      if (run) submit(*std::exchange(run, nullptr));
+      if (!free_) {
+        op.scratch = reinterpret_cast<void*>(static_cast<std::uintptr_t>(block));
+        return false;
+      }
+      run = std::exchange(free_, free_->next);
+      begin(*run, op, block, place);
+    }
+    run->crcs[run->count++] = place.crc;
+    run->last_slot = place.slot;
   }
   if (run) submit(*run);
   return true;
+}
+
+void Reader::begin(Run& run, StoreOp& op, std::uint32_t block, const Place& place) noexcept {
+  run.op = &op;
+  run.first = block;
+  run.count = 0;
+  run.first_slot = run.last_slot = place.slot;
+  run.iov.iov_base = op.data + std::size_t{block} * kBlockBytes;
+  run.request.offset_bytes = place.device_offset;
 }
 
 void Reader::submit(Run& run) noexcept {
@@ -132,31 +143,55 @@ void Reader::run_done(Run& run) noexcept {
     BLOCKD_ASSERT(metadata_.slot_state(slot).io_pins > 0);
     --metadata_.slot_state(slot).io_pins;
   }
+  --runs_in_flight_;
   StoreOp& op = *run.op;
   const Error error = run.request.error != Error::Ok ? run.request.error : verify(run);
   if (error != Error::Ok && op.error == Error::Ok) op.error = error;
-  run.next = std::exchange(free_, &run);
-  --runs_in_flight_;
+  if (!read_again(run)) run.next = std::exchange(free_, &run);
   release(op);
   resume();
   slot_unpinned(owner);
 }
 
-// Reads again, one by one, the blocks that changed under the read.
+// Notes the blocks that changed under the read.
 Error Reader::verify(Run& run) noexcept {
-  StoreOp& op = *run.op;
+  static_assert(kMutationBytesMax / kBlockBytes <= 64);
+  Error error = Error::Ok;
   const auto* data = static_cast<const std::byte*>(run.iov.iov_base);
   for (std::uint32_t i = 0; i < run.count; ++i) {
     if (crc32c(data + std::size_t{i} * kBlockBytes, kBlockBytes) == run.crcs[i]) continue;
-    const Place now = place_of(op, run.first + i);
+    const Place now = place_of(*run.op, run.first + i);
     const std::uint64_t was = run.request.offset_bytes + std::uint64_t{i} * kBlockBytes;
     if (now.kind == Place::Kind::home && now.device_offset == was && now.crc == run.crcs[i]) {
       ++device_.stats.checksum_errors;
-      return Error::ChecksumMismatch;
+      error = Error::ChecksumMismatch;
+    } else {
+      run.again |= std::uint64_t{1} << (run.first + i);
     }
-    if (!read_blocks(op, run.first + i, run.first + i + 1)) return Error::Busy;
   }
-  return Error::Ok;
+  return error;
+}
+
+// One by one, with the run that has read them: others may all be taken, and there is always this
+// one. False: nothing is left to read.
+bool Reader::read_again(Run& run) noexcept {
+  StoreOp& op = *run.op;
+  if (op.error != Error::Ok) run.again = 0;
+  while (run.again != 0) {
+    const auto block = static_cast<std::uint32_t>(std::countr_zero(run.again));
+    run.again &= run.again - 1;
+    const Place place = place_of(op, block);
+    if (op.crcs_out) op.crcs_out[block] = place.crc;
+    if (place.kind != Place::Kind::home) {
+      read_memory(op, block, place);
+      continue;
+    }
+    begin(run, op, block, place);
+    run.crcs[run.count++] = place.crc;
+    submit(run);
+    return true;
+  }
+  return false;
 }
 
 void Reader::release(StoreOp& op) noexcept {

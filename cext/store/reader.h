@@ -3,7 +3,8 @@
 //
 // A device read can race with a checkpoint's home write, a remap or a trim of the same block; the
 // record's CRC then changes under it. A mismatch is therefore an error only if the block is still
-// what it was when the read was submitted; else that part is read again.
+// what it was when the read was submitted; else that part is read again, by the same run: it never
+// needs another.
 #pragma once
 
 #include <cstdint>
@@ -38,6 +39,7 @@ class Reader {
     std::uint32_t first_slot = 0;
     std::uint32_t last_slot = 0;
     std::uint32_t crcs[kMutationBytesMax / kBlockBytes] = {};
+    std::uint64_t again = 0;  // bit b: block b of the op changed under the read
     Run* next = nullptr;
     Reader* reader = nullptr;
   };
@@ -50,10 +52,13 @@ class Reader {
   };
 
   [[nodiscard]] Place place_of(const StoreOp& op, std::uint32_t block) const noexcept;
+  void read_memory(StoreOp& op, std::uint32_t block, const Place& place) noexcept;
   [[nodiscard]] bool read_blocks(StoreOp& op, std::uint32_t from, std::uint32_t end) noexcept;
+  static void begin(Run& run, StoreOp& op, std::uint32_t block, const Place& place) noexcept;
   void submit(Run& run) noexcept;
   void run_done(Run& run) noexcept;
   [[nodiscard]] Error verify(Run& run) noexcept;
+  [[nodiscard]] bool read_again(Run& run) noexcept;
   void release(StoreOp& op) noexcept;
 
   Device& device_;

@@ -266,6 +266,35 @@ TEST_CASE("reads of what was just written need no device, later ones one request
   CHECK(s.rig.store->stats().device_reads == before + 1);  // four chunks side by side
 }
 
+TEST_CASE("reads that a checkpoint overtakes are read again, however many others are in flight") {
+  OpenStore s(19);
+  Client& c = *s.client;
+  constexpr std::uint32_t kBlocks = 64 * kBlocksPerChunk;
+  for (std::uint32_t b = 0; b < kBlocks; b += 2) REQUIRE(c.write(b, 1, 1000 + b) == Error::Ok);
+  s.rig.world.run_for(30'000'000);  // all home
+  // Every other block is a hole: 32 device reads an operation, more of them than there are places.
+  s.rig.disk.set_slowness(200'000);
+  std::vector<CallRef> reads;
+  for (std::uint32_t i = 0; i < 48; ++i) reads.push_back(c.start_read(i * 64 % kBlocks, 64));
+  s.rig.world.run_for(1'000);
+  s.rig.disk.set_slowness(1);
+  for (std::uint32_t b = 0; b < kBlocks; b += 8) REQUIRE(c.write(b, 1, 5000 + b) == Error::Ok);
+  s.rig.world.run_for(8'000'000);  // home, too
+  REQUIRE_FALSE(s.rig.store->locate(c.segment, 0).in_journal);
+  for (const CallRef& read : reads) {
+    REQUIRE(c.finish(*read) == Error::Ok);
+    const std::vector<Tag> tags = read->tags();
+    for (std::uint32_t i = 0; i < 64; ++i) {
+      const Tag was = 1000 + read->op.first_block + i;
+      const bool right =
+          i % 2 ? tags[i] == kHole : tags[i] == was || (i % 8 == 0 && tags[i] == was + 4000);
+      CHECK(right);
+    }
+    CHECK(crc32c_verify(read->memory.data(), {read->crcs.data(), 64}) == 64);
+  }
+  CHECK(s.rig.store->stats().checksum_errors == 0);
+}
+
 TEST_CASE("flushes at the same time share the device's flushes") {
   OpenStore s(12);
   Client& c = *s.client;
