@@ -244,7 +244,7 @@ void StoreImpl::maybe_closed() noexcept {
       mutations_in_flight_ > 0)
     return;
   const bool failed = device_.failed() != Error::Ok;
-  if (!failed && (!closing_checkpointed_ || !journal_.idle())) return;
+  if (!journal_.idle() || (!failed && !closing_checkpointed_)) return;
   if (reader_.in_flight() > 0 || !flusher_.idle() || !meta_waiting_.empty() ||
       !meta_ending_.empty())
     return;

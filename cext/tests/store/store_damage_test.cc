@@ -296,6 +296,27 @@ TEST_CASE("a device that dies ends everything in flight with an error") {
   }
 }
 
+TEST_CASE("a store whose device has failed closes when nothing of it is in flight any more") {
+  for (std::uint64_t seed = 0; seed < 60; ++seed) {
+    CAPTURE(seed);
+    Rig rig(seed);
+    make_store(rig);
+    rig.world.run_for(600'000'000);
+    Client client(rig, Client::Existing{});
+    client.seq = 1000;
+    const format::Superblock layout = superblock_of(rig);
+    rig.disk.fail_writes(layout.data_offset, layout.device_bytes - layout.data_offset);
+    const CallRef write = client.start_write(400, 16, 7000);
+    rig.world.run_for(seed * 2);
+    rig.store->create_segment(segment_id(1), 16, [](Error) {});  // alone in its batch
+    std::size_t in_flight = ~std::size_t{0};
+    rig.store->close([&](Error) { in_flight = rig.disk.in_flight(); });
+    (void)rig.world.run_until([&] { return in_flight != ~std::size_t{0}; }, kPatienceUs);
+    CHECK(in_flight == 0);
+    CHECK(client.finish(*write) == Error::DiskError);
+  }
+}
+
 TEST_CASE("a slow and a stuck device delay operations and fail none") {
   Rig rig(8);
   make_store(rig);
