@@ -55,6 +55,17 @@ void Reader::resume() noexcept {
   }
 }
 
+void Reader::segment_dropped(SegmentHandle segment) noexcept {
+  for (StoreOp* op = waiting_head_; op; op = op->next) {
+    if (op->segment != segment) continue;
+    op->error = Error::NotFound;
+    op->scratch = reinterpret_cast<void*>(static_cast<std::uintptr_t>(op->block_count));
+  }
+  for (Run& run : runs_) {
+    if (run.op && run.op->segment == segment) run.op->error = Error::NotFound;
+  }
+}
+
 Reader::Place Reader::place_of(const StoreOp& op, std::uint32_t block) const noexcept {
   Place place;
   place.crc = crc32c_zero_block();
@@ -147,7 +158,10 @@ void Reader::run_done(Run& run) noexcept {
   StoreOp& op = *run.op;
   const Error error = run.request.error != Error::Ok ? run.request.error : verify(run);
   if (error != Error::Ok && op.error == Error::Ok) op.error = error;
-  if (!read_again(run)) run.next = std::exchange(free_, &run);
+  if (!read_again(run)) {
+    run.op = nullptr;
+    run.next = std::exchange(free_, &run);
+  }
   release(op);
   resume();
   slot_unpinned(owner);

@@ -23,6 +23,8 @@ class Reader {
   // Validated by the caller. Ends through `finished`, never from inside this call.
   void start(StoreOp& op) noexcept;
   void resume() noexcept;  // after runs came free
+  // What is still to be read of the segment must not be: its handle may be another's soon.
+  void segment_dropped(SegmentHandle segment) noexcept;
   [[nodiscard]] std::uint32_t in_flight() const noexcept { return runs_in_flight_; }
 
   void (*finished)(void* owner, StoreOp& op) noexcept = nullptr;
@@ -33,7 +35,7 @@ class Reader {
   struct Run {  // blocks that lie next to each other on the device
     io::DiskRequest request;
     iovec iov{};
-    StoreOp* op = nullptr;
+    StoreOp* op = nullptr;    // null: free
     std::uint32_t first = 0;  // block of the op
     std::uint32_t count = 0;
     std::uint32_t first_slot = 0;

@@ -141,8 +141,9 @@ class Store {
   // Metadata mutations: durable (flushed) before done(Error).
   using Done = std::function<void(Error)>;
   virtual void create_segment(SegmentId id, std::uint32_t block_count,
-                              Done done) = 0;                       // AlreadyExists, NoSpace
-  virtual void drop_segment(SegmentHandle segment, Done done) = 0;  // frees its chunks
+                              Done done) = 0;  // AlreadyExists, NoSpace
+  // Frees its chunks. Operations on it that have not started by then end with NotFound.
+  virtual void drop_segment(SegmentHandle segment, Done done) = 0;
   virtual void resize_segment(SegmentHandle segment, std::uint32_t block_count,
                               Done done) = 0;  // never smaller
   // Refuses (EpochFenced) an epoch lower than the promised one; equal is done at once.

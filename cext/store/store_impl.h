@@ -113,6 +113,7 @@ class StoreImpl final : public Store, private JournalListener {
   [[nodiscard]] Start append_create(MetaOp& op, SegmentId id, std::uint32_t block_count);
   [[nodiscard]] Start append_drop(MetaOp& op, SegmentHandle segment);
   void end_meta_ops() noexcept;
+  void refuse_waiting(SegmentHandle segment) noexcept;
 
   io::Loop& loop_;
   format::Superblock superblock_;

@@ -113,7 +113,25 @@ StoreImpl::Start StoreImpl::append_drop(MetaOp& op, SegmentHandle handle) {
   }
   metadata_.remove_from_index(handle);
   std::erase(reaping_, handle);
+  refuse_waiting(handle);
+  reader_.segment_dropped(handle);
   return Start::started;
+}
+
+// Operations that name a segment which is gone: the next one may get its handle.
+void StoreImpl::refuse_waiting(SegmentHandle handle) noexcept {
+  StoreOp* op = std::exchange(waiting_head_, nullptr);
+  waiting_tail_ = nullptr;
+  while (op) {
+    StoreOp& waiting = *std::exchange(op, op->next);
+    if (waiting.segment == handle) {
+      finish(waiting, Error::NotFound);
+      continue;
+    }
+    waiting.next = nullptr;
+    (waiting_tail_ ? waiting_tail_->next : waiting_head_) = &waiting;
+    waiting_tail_ = &waiting;
+  }
 }
 
 void StoreImpl::resize_segment(SegmentHandle handle, std::uint32_t block_count, Done done) {

@@ -94,6 +94,55 @@ TEST_CASE("a dropped segment is gone, its space is free, its id starts anew") {
   CHECK(again.read(64, 64) == tags_from(kHole, 64));
 }
 
+TEST_CASE("what waits for a segment that is dropped never reaches the one that takes its place") {
+  for (std::uint64_t seed = 0; seed < 20; ++seed) {
+    CAPTURE(seed);
+    OpenStore s(20 + seed);
+    Client client(s.rig, 64);
+    const CallRef before = client.start_write(0, 16, 100);
+    s.rig.world.run_for(1);                                // on its way
+    const CallRef behind = client.start_write(3, 1, 200);  // waits for the whole chunk
+    const CallRef zero = client.start_zero(0, 2);
+    Error dropped = Error::WriteUnresolved;
+    s.rig.store->drop_segment(client.segment, [&](Error error) { dropped = error; });
+    REQUIRE(client.create(1, 64) == Error::Ok);
+    REQUIRE(dropped == Error::Ok);
+    REQUIRE(s.handle(1) == client.segment);  // its place
+    CHECK(client.finish(*before) == Error::Ok);
+    CHECK(client.finish(*behind) == Error::NotFound);
+    CHECK(client.finish(*zero) == Error::NotFound);
+    CHECK(client.read(0, 64) == tags_from(kHole, 64));
+    CHECK(client.version_of(0) == Version{});
+    CHECK(s.rig.store->check().empty());
+  }
+}
+
+TEST_CASE("a read that waits when its segment is dropped reads no other one's blocks") {
+  OpenStore s(41);
+  Client client(s.rig, 1024);
+  for (std::uint32_t b = 0; b < 1024; b += 2) REQUIRE(client.write(b, 1, 1 + b) == Error::Ok);
+  s.rig.world.run_for(30'000'000);  // all home: a device read for each block
+  s.rig.disk.set_slowness(100'000);
+  std::vector<CallRef> reads;
+  for (std::uint32_t i = 0; i < 48; ++i)
+    reads.push_back(client.start_read(i * 64 % 1024, 64));  // more than there are places
+  s.rig.disk.set_slowness(1);
+  Error dropped = Error::WriteUnresolved;
+  s.rig.store->drop_segment(client.segment, [&](Error error) { dropped = error; });
+  REQUIRE(client.create(1, 1024) == Error::Ok);
+  REQUIRE(dropped == Error::Ok);
+  REQUIRE(s.handle(1) == client.segment);
+  REQUIRE(client.write(992, 31, 9000) == Error::Ok);
+  for (const CallRef& read : reads) {
+    const Error error = client.finish(*read);
+    CHECK((error == Error::Ok || error == Error::NotFound));
+    if (error != Error::Ok) continue;
+    for (std::uint32_t i = 0; i < 64; i += 2)
+      CHECK(read->tags()[i] == 1 + read->op.first_block + i);
+  }
+  CHECK(client.read(992, 31) == tags_from(9000, 31));
+}
+
 TEST_CASE("there are places for a thousand segments, then NoSpace, then places again") {
   OpenStore s(4);
   Client client(s.rig, 16);
