@@ -10,6 +10,19 @@ namespace blockd::store {
 using format::kNoSlot;
 using format::kRecordsPerPage;
 
+namespace {
+
+// A page that cannot be read is as good as a torn one: zeros. Its neighbours are read without it.
+void read_pages(io::Disk& disk, std::uint64_t offset, std::span<std::byte> into) {
+  if (disk.read_now(offset, into) == Error::Ok) return;
+  for (std::size_t at = 0; at < into.size(); at += kBlockBytes) {
+    const std::span<std::byte> page = into.subspan(at, kBlockBytes);
+    if (disk.read_now(offset + at, page) != Error::Ok) std::memset(page.data(), 0, page.size());
+  }
+}
+
+}  // namespace
+
 Metadata::Metadata(const format::Superblock& superblock)
     : superblock_(superblock),
       slots_(superblock.slot_count),
@@ -26,11 +39,9 @@ void Metadata::load_pages(io::Disk& disk, format::PageKind kind, std::uint64_t o
   auto page = std::make_unique<PageType>();
   for (std::uint32_t first = 0; first < count; first += kPagesPerRead) {
     const std::uint32_t now = std::min(kPagesPerRead, count - first);
-    bool readable[2];
     for (std::uint32_t copy = 0; copy < 2; ++copy) {
       const std::uint64_t at = offset + (std::uint64_t{copy} * count + first) * kBlockBytes;
-      readable[copy] =
-          disk.read_now(at, {copies[copy].data(), std::size_t{now} * kBlockBytes}) == Error::Ok;
+      read_pages(disk, at, {copies[copy].data(), std::size_t{now} * kBlockBytes});
     }
     for (std::uint32_t i = 0; i < now; ++i) {
       PageState& state = pages_[first_page + first + i];
@@ -38,8 +49,7 @@ void Metadata::load_pages(io::Disk& disk, format::PageKind kind, std::uint64_t o
       for (std::uint32_t copy = 0; copy < 2; ++copy) {
         std::memcpy(static_cast<void*>(page.get()),
                     copies[copy].data() + std::size_t{i} * kBlockBytes, kBlockBytes);
-        const bool sound = readable[copy] && page->magic == format::kPageMagic &&
-                           format::checksum_matches(*page) &&
+        const bool sound = page->magic == format::kPageMagic && format::checksum_matches(*page) &&
                            page->store_id == superblock_.store_id && page->kind == kind &&
                            page->number == first + i && (page->generation & 1) == copy;
         if (!sound) {

@@ -191,6 +191,27 @@ TEST_CASE("a metadata page in another's place is damage, not that page") {
   CHECK(open_and_read(rig).opened == Error::StoreDamaged);
 }
 
+TEST_CASE("a page that cannot be read is one damaged page, not all of its neighbours") {
+  Rig rig(9);
+  make_store(rig);
+  rig.kill();
+  const format::Superblock layout = superblock_of(rig);
+  REQUIRE(layout.slot_page_count >= 3);
+  const auto copy = [&](std::uint64_t which, std::uint64_t page) {
+    return layout.slot_pages_offset + (which * layout.slot_page_count + page) * kBlockBytes;
+  };
+  rig.disk.fail_reads(copy(0, 0), kBlockBytes);  // the journal has what is on this page
+  Outcome outcome = open_and_read(rig);
+  CHECK(outcome.opened == Error::Ok);
+  CHECK(outcome.unreadable + outcome.wrong == 0);
+  rig.kill();
+  rig.disk.fail_reads(copy(1, layout.slot_page_count - 1), kBlockBytes);  // and nothing of this one
+  CHECK(open_and_read(rig).opened == Error::StoreDamaged);
+  rig.kill();
+  rig.disk.clear_faults();
+  CHECK(open_and_read(rig).opened == Error::Ok);
+}
+
 TEST_CASE("a write that went astray makes errors, not wrong bytes") {
   for (std::uint64_t seed = 0; seed < 60; ++seed) {
     CAPTURE(seed);
