@@ -89,6 +89,7 @@ class StoreImpl final : public Store, private JournalListener {
   [[nodiscard]] Start start_replace(StoreOp& op) noexcept;
   [[nodiscard]] Start end_with(StoreOp& op, std::uint64_t lsn) noexcept;
   [[nodiscard]] Start journal_blocks(StoreOp& op, bool direct_started) noexcept;
+  void count_map_bytes(std::uint64_t bytes) noexcept;
   [[nodiscard]] bool append_maps() noexcept;
   void append_map(const StoreOp& op, std::uint32_t chunk, std::uint32_t slot,
                   const std::uint32_t* crcs) noexcept;
@@ -137,9 +138,9 @@ class StoreImpl final : public Store, private JournalListener {
   std::deque<FreedSlot> freed_;
   std::deque<MetaOp> meta_waiting_;
   std::deque<MetaOp> meta_ending_;
-  std::vector<SegmentHandle> reaping_;  // segments whose stable mark has moved
-  std::uint64_t reaped_lsn_ = 0;        // of the newest entry that freed a tombstone
-  std::uint64_t unflushed_map_bytes_ = 0;
+  std::vector<SegmentHandle> reaping_;     // segments whose stable mark has moved
+  std::uint64_t reaped_lsn_ = 0;           // of the newest entry that freed a tombstone
+  std::uint64_t unflushed_map_bytes_ = 0;  // since a flush was last asked for
   std::uint64_t mutations_in_flight_ = 0;
   bool stopping_ = false;  // close() was called
   Done closing_;

@@ -135,12 +135,19 @@ StoreImpl::Start StoreImpl::journal_blocks(StoreOp& op, bool direct_started) noe
         append_write(op, chunk, first, count, at, slot);
       });
   if (direct_started) {
-    unflushed_map_bytes_ += std::uint64_t{op.block_count} * kBlockBytes;
-    if (unflushed_map_bytes_ > kUnflushedMapBytesMax) flusher_.request();
+    count_map_bytes(std::uint64_t{op.block_count} * kBlockBytes);
   } else {
     journal_.attach(op);
   }
   return Start::started;
+}
+
+// One flush for so many bytes: those mapped while it is on its way count towards the next.
+void StoreImpl::count_map_bytes(std::uint64_t bytes) noexcept {
+  unflushed_map_bytes_ += bytes;
+  if (unflushed_map_bytes_ <= kUnflushedMapBytesMax) return;
+  unflushed_map_bytes_ = 0;
+  flusher_.request();
 }
 
 bool StoreImpl::append_maps() noexcept {
@@ -276,8 +283,7 @@ StoreImpl::Start StoreImpl::start_replace(StoreOp& op) noexcept {
   if (drop) {
     append_free(op.segment, chunk, *old);
   } else if (op.valid_mask == 0xffff && direct_.start(op, chunk, 1, 0)) {
-    unflushed_map_bytes_ += kChunkBytes;
-    if (unflushed_map_bytes_ > kUnflushedMapBytesMax) flusher_.request();
+    count_map_bytes(kChunkBytes);
     return Start::started;  // ends with its map entry
   } else {
     append_replace(op, chunk, old ? *old : metadata_.take_run(1).value());

@@ -253,6 +253,27 @@ TEST_CASE("a large write goes to the device once, with one small journal batch b
   CHECK(after.device_write_bytes - before.device_write_bytes == kMutationBytesMax + kBlockBytes);
 }
 
+TEST_CASE("whole chunks that stream in ask for a flush now and then, not all the time") {
+  Rig rig(20, 480 * kMiB);
+  rig.format(32 * kMiB);  // checkpoints are far apart
+  rig.open();
+  Client c(rig, 512 * kBlocksPerChunk);
+  std::vector<CallRef> calls;
+  for (std::uint32_t i = 0; i < 16; ++i) calls.push_back(c.start_write(i * 64, 64, 1));
+  for (std::uint32_t next = 16; rig.store->stats().write_bytes < 1000 * kMiB; ++next) {
+    Call& call = *calls[next % calls.size()];
+    REQUIRE(c.finish(call) == Error::Ok);
+    call.done = false;
+    call.op.first_block = next % 128 * 64;
+    call.op.version = c.next_version();
+    rig.store->submit(call.op);
+  }
+  for (const CallRef& call : calls) REQUIRE(c.finish(*call) == Error::Ok);
+  CHECK(rig.store->stats().checkpoints == 0);
+  CHECK(rig.store->stats().device_flushes >= 3);  // recovery would have too much to verify
+  CHECK(rig.store->stats().device_flushes <= 8);
+}
+
 TEST_CASE("reads of what was just written need no device, later ones one request") {
   OpenStore s(11);
   Client& c = *s.client;
