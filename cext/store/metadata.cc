@@ -128,7 +128,10 @@ void Metadata::index_slot(std::uint32_t slot) {
   }
   segment.slot_of_chunk[record.chunk] = slot;
   ++segment.chunk_count;
-  if (record.valid_mask == 0) ++segment.tombstone_count;
+  if (record.valid_mask == 0) {
+    ++segment.tombstone_count;
+    segment.oldest_tombstone = std::min(segment.oldest_tombstone, record.version);
+  }
   states_[slot].taken = true;
 }
 

@@ -18,12 +18,14 @@
 
 namespace blockd::store {
 
+inline constexpr Version kNoTombstone = {~std::uint64_t{0}, ~std::uint64_t{0}};
+
 struct Segment {
   format::SegmentRecord record;
   std::vector<std::uint32_t> slot_of_chunk;  // kNoSlot where the chunk is a hole
   std::uint32_t chunk_count = 0;             // chunks with a slot, tombstones included
   std::uint32_t tombstone_count = 0;         // of those, the ones without a valid block
-  bool reap_due = false;                     // tombstones may have fallen below the stable mark
+  Version oldest_tombstone = kNoTombstone;   // none has a lower version
   bool stable_unsaved = false;               // record.stable is newer than any journal entry
   [[nodiscard]] bool used() const noexcept { return record.state == format::SegmentState::used; }
 };

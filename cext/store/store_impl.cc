@@ -346,6 +346,8 @@ std::vector<std::string> StoreImpl::check() const {
       const format::SlotRecord& record = metadata_.slot(slot);
       ++chunks;
       if (record.valid_mask == 0) ++tombstones;
+      if (record.valid_mask == 0 && record.version < segment.oldest_tombstone)
+        problems.push_back(name + ": slot " + std::to_string(slot) + " is an older tombstone");
       const bool matches = record.state == format::SlotState::used && record.segment == handle &&
                            record.chunk == chunk;
       if (!matches)

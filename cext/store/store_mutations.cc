@@ -360,6 +360,7 @@ void StoreImpl::set_mask(SegmentHandle handle, format::SlotRecord& record,
   if (record.valid_mask == 0 && mask != 0) --segment.tombstone_count;
   if (record.valid_mask != 0 && mask == 0) ++segment.tombstone_count;
   record.valid_mask = mask;
+  if (mask == 0) segment.oldest_tombstone = std::min(segment.oldest_tombstone, record.version);
   if (mask == 0 && record.version <= segment.record.stable) want_reap(handle);
 }
 

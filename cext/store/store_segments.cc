@@ -210,11 +210,10 @@ void StoreImpl::set_stable(SegmentHandle handle, Version stable) noexcept {
   segment.record.stable = stable;
   segment.stable_unsaved = true;
   want_reap(handle);
-  if (segment.tombstone_count > 0) loop_.defer(end_task_);
+  if (segment.oldest_tombstone <= stable) loop_.defer(end_task_);
 }
 
 void StoreImpl::want_reap(SegmentHandle handle) noexcept {
-  metadata_.segment(handle).reap_due = true;
   if (std::find(reaping_.begin(), reaping_.end(), handle) == reaping_.end()) {
     reaping_.push_back(handle);
   }
@@ -234,20 +233,26 @@ bool StoreImpl::append_reaps() noexcept {
   return true;
 }
 
-// Looks at a segment once for each move of its mark. False: no room in the journal, begin again.
+// The search visits every chunk, so it is made only when there may be something to find. False: no
+// room in the journal, begin again.
 bool StoreImpl::reap_tombstones(SegmentHandle handle) noexcept {
   Segment& segment = metadata_.segment(handle);
-  if (!segment.reap_due) return true;
+  if (segment.oldest_tombstone > segment.record.stable) return true;
+  Version oldest = kNoTombstone;  // of those that stay
   for (std::uint32_t chunk = 0; segment.tombstone_count > 0 && chunk < segment.slot_of_chunk.size();
        ++chunk) {
     const std::uint32_t slot = segment.slot_of_chunk[chunk];
     if (slot == kNoSlot || metadata_.slot(slot).valid_mask != 0) continue;
-    if (metadata_.slot(slot).version > segment.record.stable) continue;
+    const Version version = metadata_.slot(slot).version;
+    if (version > segment.record.stable) {
+      oldest = std::min(oldest, version);
+      continue;
+    }
     if (!journal_.reserve(1, sizeof(EntryHeader), 0)) return false;
     append_free(handle, chunk, slot);
     reaped_lsn_ = journal_.open_lsn();
   }
-  segment.reap_due = false;
+  segment.oldest_tombstone = oldest;
   return true;
 }
 
