@@ -81,11 +81,12 @@ StoreImpl::Start StoreImpl::start(StoreOp& op) noexcept {
   return result;
 }
 
-// Started, or why not: blocked while freed slots wait for a flush, failed when there are none.
+// Started, or why not: blocked while freed slots wait for a flush or for a device request that
+// touches them, failed when there are none.
 StoreImpl::Start StoreImpl::need_slots(std::uint32_t count) noexcept {
   if (metadata_.free_slots() >= count) return Start::started;
   if (freed_.empty()) return direct_.idle() ? Start::failed : Start::blocked;
-  flusher_.request();
+  if (freed_.front().lsn > journal_.flushed_lsn()) flusher_.request();
   return Start::blocked;
 }
 

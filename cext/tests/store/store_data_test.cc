@@ -408,6 +408,28 @@ TEST_CASE("trim gives space back once the stable mark has passed it") {
   CHECK(s.rig.store->check().empty());
 }
 
+TEST_CASE("a write that waits for a slot somebody still reads waits quietly, and gets it") {
+  OpenStore s(21, 4 * kMiB);
+  Client& c = *s.client;
+  const std::uint32_t slots = fill(s);
+  s.rig.world.run_for(30'000'000);  // all home
+  s.rig.disk.set_slowness(10'000);
+  const CallRef read = c.start_read(0, 1);
+  s.rig.disk.set_slowness(1);
+  CHECK(c.replace(0, 0, 0, {}) == Error::Ok);  // its slot is free, but for the read
+  const CallRef write = c.start_write(slots * kBlocksPerChunk, 1, 900);
+  s.rig.world.run_for(10'000);
+  const std::uint64_t flushes = s.rig.store->stats().device_flushes;
+  s.rig.world.run_for(100'000);
+  CHECK_FALSE(read->done);
+  CHECK_FALSE(write->done);
+  CHECK(s.rig.store->stats().device_flushes == flushes);
+  CHECK(c.finish(*write) == Error::Ok);
+  CHECK(c.finish(*read) == Error::Ok);
+  CHECK(read->tags() == std::vector<Tag>{1});
+  CHECK(c.read_one(slots * kBlocksPerChunk) == 900);
+}
+
 TEST_CASE("overwriting whole chunks for ever needs no more slots than chunks") {
   OpenStore s(16, 4 * kMiB);
   Client& c = *s.client;
