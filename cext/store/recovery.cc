@@ -36,6 +36,31 @@ std::uint32_t payload_blocks(const EntryHeader& entry) noexcept {
   return entry.kind == EntryKind::write || entry.kind == EntryKind::replace ? entry.count : 0;
 }
 
+// What the entry says of itself: how many blocks, which, and that there is a CRC for each.
+bool is_sane(const EntryHeader& entry) noexcept {
+  const std::uint32_t count = entry.count;
+  switch (entry.kind) {
+    case EntryKind::write:
+      return count > 0 && entry.first + count <= kBlocksPerChunk;
+    case EntryKind::map:
+      return entry.first == 0 && count == kBlocksPerChunk;
+    case EntryKind::replace:
+      return entry.first == 0 && count == static_cast<std::uint32_t>(std::popcount(entry.mask));
+    case EntryKind::zero:
+    case EntryKind::free:
+      return entry.first == 0 && count == 0;
+    case EntryKind::segment:
+      break;
+  }
+  return false;
+}
+
+bool is_sane(const format::SegmentRecord& record) noexcept {
+  if (record.state == format::SegmentState::free) return true;
+  return record.state == format::SegmentState::used && record.block_count > 0 &&
+         record.block_count <= kSegmentBytes / kBlockBytes;
+}
+
 // Calls use(entry, extra) for each entry; false when the entries do not parse.
 template <class Use>
 bool for_each_entry(const BatchHeader& header, Use use) {
@@ -94,10 +119,10 @@ void Recovery::read_record() {
     if (device_.disk().read_now(at, {block.data(), kBlockBytes}) != Error::Ok) continue;
     format::CheckpointRecord record;
     std::memcpy(static_cast<void*>(&record), block.data(), kBlockBytes);
-    const bool sound = record.magic == format::kCheckpointMagic &&
-                       format::checksum_matches(record) &&
-                       record.store_id == superblock_.store_id && (record.generation & 1) == copy &&
-                       record.tail_offset < superblock_.journal_bytes;
+    const bool sound =
+        record.magic == format::kCheckpointMagic && format::checksum_matches(record) &&
+        record.store_id == superblock_.store_id && (record.generation & 1) == copy &&
+        record.tail_offset < superblock_.journal_bytes && record.tail_offset % kBlockBytes == 0;
     if (sound && (!found || record.generation > record_.generation)) {
       record_ = record;
       found = true;
@@ -213,8 +238,8 @@ std::size_t Recovery::whole_length(std::uint64_t flushed_lsn) {
 
 bool Recovery::map_whole(const EntryHeader& entry, const std::byte* extra) {
   if (entry.slot >= metadata_.slot_count() || entry.segment >= metadata_.segment_limit() ||
-      entry.count != kBlocksPerChunk) {
-    return false;
+      !is_sane(entry)) {
+    return true;  // replay refuses it
   }
   if (superseded_[entry.slot] == 0xffff || segment_dropped_[entry.segment]) return true;
   BufferPool pool(kChunkBytes, 1);
@@ -281,13 +306,12 @@ void Recovery::replay_batch(const Found& batch) {
 void Recovery::replay_entry(const EntryHeader& entry, const std::byte* extra, const Found& batch,
                             std::uint32_t& payload_block) {
   if (entry.kind == EntryKind::segment) return replay_segment(entry.segment, extra, batch.lsn);
-  const bool sane = entry.slot < metadata_.slot_count() &&
+  const bool sane = is_sane(entry) && entry.slot < metadata_.slot_count() &&
                     entry.segment < metadata_.segment_limit() &&
-                    entry.first + std::uint32_t{entry.count} <= kBlocksPerChunk &&
                     (entry.old_slot == format::kNoSlot || entry.old_slot < metadata_.slot_count());
   if (!sane)
-    throw Fault(Error::StoreDamaged,
-                "journal batch " + std::to_string(batch.lsn) + " names no slot of this store");
+    throw Fault(Error::StoreDamaged, "journal batch " + std::to_string(batch.lsn) +
+                                         " contradicts itself or names no slot of this store");
   if (entry.kind == EntryKind::free) return release_slot(entry.slot, batch.lsn);
   format::SlotRecord& record = own_slot(entry, batch.lsn);
   std::uint16_t blocks = entry.mask;  // those that the CRCs are for
@@ -339,18 +363,19 @@ void Recovery::release_slot(std::uint32_t slot, std::uint64_t lsn) {
 }
 
 void Recovery::replay_segment(std::uint32_t handle, const std::byte* extra, std::uint64_t lsn) {
-  if (handle >= metadata_.segment_limit()) {
+  format::SegmentRecord record;
+  std::memcpy(static_cast<void*>(&record), extra, sizeof record);
+  if (handle >= metadata_.segment_limit() || !is_sane(record)) {
     throw Fault(Error::StoreDamaged,
                 "journal batch " + std::to_string(lsn) + " names no segment of this store");
   }
   Segment& segment = metadata_.segment(handle);
-  std::memcpy(static_cast<void*>(&segment.record), extra, sizeof segment.record);
+  segment.record = record;
   metadata_.mark_segment(handle, lsn);
   if (segment.used()) return;
   for (std::uint32_t slot = 0; slot < metadata_.slot_count(); ++slot) {
-    const format::SlotRecord& record = metadata_.slot(slot);
-    if (record.state == format::SlotState::used && record.segment == handle)
-      release_slot(slot, lsn);
+    const format::SlotRecord& owned = metadata_.slot(slot);
+    if (owned.state == format::SlotState::used && owned.segment == handle) release_slot(slot, lsn);
   }
 }
 

@@ -204,6 +204,89 @@ TEST_CASE("a superblock that contradicts itself is damage, checksum or not") {
   }
 }
 
+TEST_CASE("a journal or a record that contradicts itself is damage, checksum or not") {
+  using format::EntryHeader;
+  using format::EntryKind;
+  struct Contents {
+    format::SegmentRecord segment;
+    EntryHeader entry;
+    std::uint32_t crcs = 0;  // behind the entry
+    std::uint64_t tail_offset = 0;
+  };
+  const auto open_with = [](void (*edit)(Contents&)) {
+    Contents contents;
+    contents.segment.state = format::SegmentState::used;
+    contents.segment.block_count = 64;
+    contents.entry.kind = EntryKind::zero;
+    contents.entry.slot = 3;
+    contents.entry.version = {1, 1};
+    contents.entry.mask = 1;
+    edit(contents);
+    Rig rig(16);
+    rig.format();
+    io::testing::Page page;
+    auto* batch = new (page.data()) format::BatchHeader;
+    batch->store_id = kStoreId;
+    batch->lsn = batch->incarnation = 1;
+    batch->entry_count = 2;
+    const auto put = [&](const void* bytes, std::size_t count) {
+      std::memcpy(batch->entries + batch->entry_bytes, bytes, count);
+      batch->entry_bytes += static_cast<std::uint32_t>(count);
+    };
+    EntryHeader first;
+    first.kind = EntryKind::segment;
+    put(&first, sizeof first);
+    put(&contents.segment, sizeof contents.segment);
+    put(&contents.entry, sizeof contents.entry);
+    batch->entry_bytes += contents.crcs * 4;
+    format::seal(*batch);
+    const std::uint64_t journal =
+        static_cast<std::uint64_t>(format::FixedBlock::journal) * kBlockBytes;
+    REQUIRE(rig.disk.write_now(journal, page.span()) == Error::Ok);
+    if (contents.tail_offset != 0) {
+      page = io::testing::Page();
+      auto* record = new (page.data()) format::CheckpointRecord;
+      record->store_id = kStoreId;
+      record->generation = 2;
+      record->tail_offset = contents.tail_offset;
+      format::seal(*record);
+      const std::uint64_t at =
+          static_cast<std::uint64_t>(format::FixedBlock::checkpoint_a) * kBlockBytes;
+      REQUIRE(rig.disk.write_now(at, page.span()) == Error::Ok);
+    }
+    const Error error = fault_of([&] { rig.open(); });
+    if (error == Error::Ok) CHECK(rig.store->stats().recovered_batches == 1);
+    return error;
+  };
+  CHECK(open_with([](Contents&) {}) == Error::Ok);
+  const auto edits = std::to_array<void (*)(Contents&)>({
+      [](Contents& c) { c.entry.slot = 1u << 20; },
+      [](Contents& c) { c.entry.segment = 1u << 20; },
+      [](Contents& c) { c.entry.chunk = 4; },
+      [](Contents& c) { c.entry.old_slot = 1u << 20; },
+      [](Contents& c) { c.entry.kind = static_cast<EntryKind>(7); },
+      [](Contents& c) { c.entry.kind = static_cast<EntryKind>(0); },
+      [](Contents& c) { c.entry.count = 1; },
+      [](Contents& c) { c.entry.kind = EntryKind::replace, c.entry.mask = 0xffff; },
+      [](Contents& c) { c.entry.kind = EntryKind::map; },
+      [](Contents& c) {
+        c.entry.kind = EntryKind::map, c.entry.count = 16, c.entry.first = 1, c.crcs = 16;
+      },
+      [](Contents& c) { c.entry.kind = EntryKind::write, c.entry.first = 200; },
+      [](Contents& c) { c.segment.block_count = 0; },
+      [](Contents& c) { c.segment.block_count = ~0u - 31; },
+      [](Contents& c) { c.segment.state = static_cast<format::SegmentState>(2); },
+      [](Contents& c) { c.tail_offset = 512; },
+      [](Contents& c) { c.tail_offset = kMiB; },
+  });
+  for (std::size_t i = 0; i < edits.size(); ++i) {
+    CAPTURE(i);
+    const Error error = open_with(edits[i]);
+    // A checkpoint record that is not sound leaves the older one.
+    CHECK(error == (i >= edits.size() - 2 ? Error::Ok : Error::StoreDamaged));
+  }
+}
+
 TEST_CASE("one damaged superblock is made up for by the other, two are not") {
   Rig rig(10);
   rig.format();
