@@ -5,8 +5,9 @@
 
 namespace blockd::sim {
 
-std::size_t History::write_called(std::uint64_t first, std::uint64_t count, std::uint64_t tag) {
-  writes_.push_back({first, count, tag, ++clock_});
+std::size_t History::write_called(std::uint64_t first, std::uint64_t count, std::uint64_t tag,
+                                  std::uint64_t epoch) {
+  writes_.push_back({first, count, tag, epoch, ++clock_});
   for (std::uint64_t sector = first; sector < first + count; ++sector) {
     sectors_[sector].writes.push_back(writes_.size() - 1);
   }
@@ -109,9 +110,9 @@ std::string History::check_sector(std::uint64_t number, const Sector& sector) co
   return {};
 }
 
-void History::flush_answered(std::uint64_t called) {
+void History::flush_answered(std::uint64_t called, std::uint64_t epoch) {
   for (Write& write : writes_) {
-    if (write.answered < called) write.flushed = true;
+    if (write.answered < called && write.epoch == epoch) write.flushed = true;
   }
 }
 

@@ -22,8 +22,10 @@ class History {
  public:
   explicit History(std::uint64_t sectors) : sectors_(sectors) {}
 
-  // A tag: 0 for zeros, else unique. Returns the call's number.
-  std::size_t write_called(std::uint64_t first, std::uint64_t count, std::uint64_t tag);
+  // A tag: 0 for zeros, else unique. `epoch`: the attachment that was asked. Returns the call's
+  // number.
+  std::size_t write_called(std::uint64_t first, std::uint64_t count, std::uint64_t tag,
+                           std::uint64_t epoch = 0);
   void write_answered(std::size_t call) { writes_[call].answered = ++clock_; }
   std::uint64_t read_called() { return ++clock_; }
   void read_answered(std::uint64_t called, std::uint64_t first,
@@ -33,7 +35,9 @@ class History {
   [[nodiscard]] std::string check() const;
   // After a power loss: each sector holds what a flush had covered, or something later. Begins a
   // new history from what `tags` shows.
-  void flush_answered(std::uint64_t called);
+  // A flush covers what its own attachment had answered before it was called: what an earlier one
+  // left unflushed may have been lost with its power by then.
+  void flush_answered(std::uint64_t called, std::uint64_t epoch = 0);
   void write_flushed(std::size_t call) { writes_[call].flushed = true; }
   [[nodiscard]] std::string restart(const std::vector<std::uint64_t>& tags);
   [[nodiscard]] std::uint64_t clock() const { return clock_; }
@@ -42,7 +46,7 @@ class History {
 
  private:
   struct Write {
-    std::uint64_t first, count, tag;
+    std::uint64_t first, count, tag, epoch;
     std::uint64_t called, answered = kNever;
     bool flushed = false;
   };

@@ -98,11 +98,11 @@ void Workload::fill(Client& client) {
       std::memset(sector, static_cast<int>(tag & 0xff), kSectorBytes);
       std::memcpy(sector, words, sizeof words);
     }
-    client.call = history_.write_called(first, count, tag);
+    client.call = history_.write_called(first, count, tag, client.epoch);
   } else {
     request.op = random.chance(2) ? BlockRequest::Op::trim : BlockRequest::Op::write_zeroes;
     request.data = nullptr;
-    client.call = history_.write_called(first, count, 0);
+    client.call = history_.write_called(first, count, 0, client.epoch);
   }
 }
 
@@ -127,7 +127,7 @@ void Workload::done(Client& client) {
   if (request.error != Error::Ok) {
     ++failed_;
   } else if (request.op == BlockRequest::Op::flush) {
-    history_.flush_answered(client.called);
+    history_.flush_answered(client.called, client.epoch);
   } else if (request.op == BlockRequest::Op::read) {
     const std::uint64_t first = request.offset_bytes / kSectorBytes;
     history_.read_answered(client.called, first,
@@ -181,7 +181,7 @@ bool Workload::flush(std::uint32_t host, std::uint64_t max_us) {
   cluster_.volume(host)->submit(request);
   if (!cluster_.world().run_until([&] { return over; }, max_us) || request.error != Error::Ok)
     return false;
-  history_.flush_answered(called);
+  history_.flush_answered(called, cluster_.process(host).epoch);
   return true;
 }
 
