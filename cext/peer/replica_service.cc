@@ -76,7 +76,9 @@ void ReplicaService::open(Session&, ReplicaOp& op) noexcept {
 std::uint64_t ReplicaService::lease_wait_us(const ReplicaOp& op, std::uint64_t promised) noexcept {
   const std::uint64_t now = loop_.now_us();
   const Grant& grant = grant_of(op.segment.volume);
-  if (grant.epoch < op.version.epoch && grant.until_us > now) return grant.until_us - now;
+  const std::uint64_t newest = grant.epoch < op.version.epoch ? grant.until_us : 0;
+  const std::uint64_t alive_until = std::max(newest, grant.older_until_us);
+  if (alive_until > now) return alive_until - now;
   const bool forgot = promised != 0 && promised < op.version.epoch && now < started_us_ + lease_us_;
   return forgot ? started_us_ + lease_us_ - now : 0;
 }
@@ -175,8 +177,13 @@ bool nearly_full(const store::Store& store) noexcept {
 void ReplicaService::heartbeat(ReplicaOp& op) noexcept {
   Grant& grant = grant_of(op.segment.volume);
   if (op.version.epoch < grant.fence) return completions_.push(op, Error::EpochFenced);
-  grant.epoch = op.version.epoch;
-  grant.until_us = loop_.now_us() + lease_us_;
+  // A newer engine's lease says nothing about the end of an older one's.
+  const std::uint64_t until = loop_.now_us() + lease_us_;
+  if (op.version.epoch > grant.epoch) {
+    grant.older_until_us = std::max(grant.older_until_us, grant.until_us);
+    grant.epoch = op.version.epoch;
+  }
+  (op.version.epoch == grant.epoch ? grant.until_us : grant.older_until_us) = until;
   op.lease_us = lease_us_;
   op.full = std::any_of(stores_.begin(), stores_.end(),
                         [](const auto& held) { return nearly_full(*held.second); });

@@ -57,9 +57,10 @@ class ReplicaService {
 
  private:
   struct Grant {
-    std::uint64_t epoch = 0;     // who holds it
-    std::uint64_t until_us = 0;  // on this host's clock
-    std::uint64_t fence = 0;     // lower epochs get nothing any more
+    std::uint64_t epoch = 0;           // who holds it
+    std::uint64_t until_us = 0;        // on this host's clock
+    std::uint64_t older_until_us = 0;  // the last that was granted to an epoch before that one
+    std::uint64_t fence = 0;           // lower epochs get nothing any more
   };
 
   void open(Session& session, ReplicaOp& op) noexcept;

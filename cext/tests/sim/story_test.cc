@@ -341,6 +341,24 @@ TEST_CASE("a volume grows while it serves") {
   CHECK(f.io.all(2, 0, 4096));
 }
 
+TEST_CASE("a new engine's heartbeat makes no member forget the lease of the old one") {
+  Fixture f;
+  REQUIRE(f.io.write(0, 4096, 1) == Error::Ok);
+  f.cluster.meta_reachable = false;
+  f.cluster.partition(0, 1, true);
+  f.cluster.reset_links(0, 1);
+  f.cluster.world().run_for(2'000'000);  // host 1 knows by now that host 0 cannot be reached
+  REQUIRE(f.io.write(0, 4096, 1) == Error::Ok);
+  f.cluster.partition(0, 2, true);
+  f.cluster.meta_reachable = true;
+  f.cluster.attach(1);
+  Io other(f.cluster, 1);
+  REQUIRE(until_state(f.cluster, 1, VolumeState::serving));
+  REQUIRE(other.write(0, 4096, 2) == Error::Ok);
+  f.io.begin(BlockRequest::Op::read, 0, 4096);
+  CHECK(f.io.wait(100'000) == Error::Timeout);
+}
+
 TEST_CASE("the same seed gives the same run") {
   const auto run = [] {
     ClusterOptions options;
