@@ -57,8 +57,9 @@ struct Mutation {
   bool zero = false;
   bool fua = false;
   bool quorum_acked = false;
-  bool requeue = false;   // to be sequenced anew once no member has it
-  bool no_space = false;  // some member had no room for it
+  bool requeue = false;    // to be sequenced anew once no member has it
+  bool no_space = false;   // some member had no room for it
+  bool completed = false;  // its edge blocks hold what was there before
   std::uint32_t first_block = 0;
   std::uint32_t block_count = 0;
   std::uint64_t seq = 0;

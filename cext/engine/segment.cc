@@ -49,7 +49,7 @@ void Segment::run() noexcept {
 void Segment::submit(Mutation& mutation) noexcept {
   mutation.segment = this;
   mutation.started_us = engine_.loop.now_us();
-  mutation.quorum_acked = mutation.requeue = mutation.no_space = false;
+  mutation.quorum_acked = mutation.requeue = mutation.no_space = mutation.completed = false;
   mutation.acked = mutation.outstanding = mutation.lagging = 0;
   mutation.read_error = Error::Ok;
   const bool begun =
@@ -211,6 +211,12 @@ void Segment::requeue(Mutation& mutation) noexcept {
   // Its client was told that the outcome is unknown: leave it so. Or it is what filled the stores.
   if (mutation.parent == nullptr || mutation.no_space) return finish(mutation, Error::NoSpace);
   mutation.stage = Mutation::Stage::admit;
+  if (mutation.completed) {
+    // Others may have come first by now: its edges are read anew. The front's bytes are still
+    // there, for it has no answer.
+    mutation.stage = Mutation::Stage::prepare;
+    mutation.hold.reset();
+  }
   waiting_.push_back(mutation);
   poke();
 }

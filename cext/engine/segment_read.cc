@@ -165,6 +165,7 @@ bool Segment::try_prepare(Mutation& mutation) noexcept {
     return try_admit(mutation);
   }
   mutation.stage = Mutation::Stage::reading;
+  mutation.completed = true;
   lock(mutation.lock, mutation.first_block, end_block);
   if (head) start_edge_read(mutation, *reads[0], 0);
   if (tail) start_edge_read(mutation, *reads[1], mutation.block_count - 1);

@@ -359,6 +359,36 @@ TEST_CASE("a new engine's heartbeat makes no member forget the lease of the old 
   CHECK(f.io.wait(100'000) == Error::Timeout);
 }
 
+// The bytes around an unaligned write are those that are there when it is sequenced, also when that
+// happens again after every member was lost.
+TEST_CASE("an unaligned write that is sequenced anew brings back nothing old") {
+  for (std::uint64_t after_us = 0; after_us <= 3'000; after_us += 100) {
+    CAPTURE(after_us);
+    ClusterOptions options;
+    options.hosts = 2;
+    options.replicas = options.min_in_sync = 1;
+    options.seed = after_us + 1;
+    Fixture f(options, 1);
+    REQUIRE(f.io.write(0, 8192, 1) == Error::Ok);
+    Io part(f.cluster, 1);
+    Io whole(f.cluster, 1);
+    std::memset(part.memory, 2, 512);
+    std::memset(whole.memory, 3, 8192);
+    part.begin(BlockRequest::Op::write, 4096 - 256, 512);
+    f.cluster.world().run_for(after_us);
+    f.cluster.partition(0, 1, true);
+    f.cluster.world().run_for(330'000);  // no lease any more, but the link is not given up
+    whole.begin(BlockRequest::Op::write, 0, 8192);
+    f.cluster.world().run_for(1'000'000);
+    f.cluster.heal();
+    REQUIRE(part.wait() == Error::Ok);
+    REQUIRE(whole.wait() == Error::Ok);
+    REQUIRE(f.io.read(0, 8192) == Error::Ok);
+    CHECK(f.io.all(3, 0, 4096 - 256));
+    CHECK(f.io.all(3, 4096 + 256, 4096 - 256));
+  }
+}
+
 TEST_CASE("the same seed gives the same run") {
   const auto run = [] {
     ClusterOptions options;
