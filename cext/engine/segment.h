@@ -39,7 +39,7 @@ class Segment {
   void lease_renewed() noexcept;
   void configure(const SegmentConfig& config) noexcept;
   void ask_failed() noexcept;
-  void set_block_count(std::uint32_t block_count) noexcept { block_count_ = block_count; }
+  void set_block_count(std::uint32_t block_count);
   // Everything waiting or unanswered gets `error`.
   void fail_requests(Error error) noexcept;
   void announce_stable() noexcept;

@@ -59,6 +59,17 @@ void Segment::begin_join(std::uint32_t index) {
   join_list_joiner(index, 0);
 }
 
+// Nobody has written what is new, here or at the joiner: it is not pending.
+void Segment::set_block_count(std::uint32_t block_count) {
+  block_count_ = block_count;
+  const std::uint32_t words = (chunk_count() + 63) / 64;
+  for (Member& member : members_) {
+    if (!member.join) continue;
+    for (Bits* bits : {&member.join->pending, &member.join->touched, &member.join->copying})
+      bits->resize(words, 0);
+  }
+}
+
 void Segment::join_list_joiner(std::uint32_t index, std::uint32_t from_chunk) noexcept {
   Member& member = members_[index];
   member.join->phase = Join::Phase::list_joiner;

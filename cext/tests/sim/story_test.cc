@@ -389,6 +389,29 @@ TEST_CASE("an unaligned write that is sequenced anew brings back nothing old") {
   }
 }
 
+TEST_CASE("a volume grows while a member is resynced") {
+  Fixture f;
+  for (int byte = 1; byte <= 2; ++byte) {
+    for (std::uint64_t at = 0; at < 1u << 20; at += kMutationBytesMax)
+      REQUIRE(f.io.write(at, kMutationBytesMax, byte) == Error::Ok);
+    if (byte == 2) break;
+    f.cluster.kill(1, false);
+    REQUIRE(until_in_sync(f.cluster, 2));
+  }
+  f.cluster.restart(1);
+  fake(f.cluster, 1).store().slowness = 100;
+  const auto joining = [&] { return !f.cluster.volume(0)->status()[0].joining.empty(); };
+  REQUIRE(f.cluster.world().run_until(joining, kPatienceUs));
+  REQUIRE(f.cluster.grow(0, 512u << 20));
+  REQUIRE(joining());
+  for (std::uint64_t at = 2u << 20; at < 512u << 20; at += 5u << 20)
+    REQUIRE(f.io.write(at, 8192, 3) == Error::Ok);
+  REQUIRE(f.io.trim(4u << 20, 400u << 20) == Error::Ok);
+  fake(f.cluster, 1).store().slowness = 1;
+  REQUIRE(until_in_sync(f.cluster, 3));
+  CHECK(f.cluster.compare_replicas().empty());
+}
+
 TEST_CASE("the same seed gives the same run") {
   const auto run = [] {
     ClusterOptions options;
