@@ -70,6 +70,7 @@ struct Member {
   std::unique_ptr<Join> join;
   peer::ReplicaOp control;  // opening, listing, flushing: one at a time
   bool control_busy = false;
+  std::uint64_t control_sent_us = 0;
   bool joining = false;         // counted in the volume's joins
   std::vector<std::byte> page;  // of a list
   peer::ReplicaOp stable_op;

@@ -86,10 +86,11 @@ struct Read {
   Segment* segment = nullptr;
   Parent* parent = nullptr;
   Mutation* for_mutation = nullptr;  // an edge of a read-modify-write, instead of a parent
-  peer::ListLink<Read> link;         // waiting or held
+  peer::ListLink<Read> link;         // waiting, with a member, or held
   std::uint32_t first_block = 0;
   std::uint32_t block_count = 0;
   std::uint64_t started_us = 0;
+  std::uint64_t sent_us = 0;
   std::uint64_t start_seq = 0;  // the segment's last sequence when it was sent
   MemberMask tried = 0;
   MemberMask damaged = 0;  // answered with a bad block

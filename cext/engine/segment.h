@@ -125,6 +125,8 @@ class Segment {
   void emit_ask(const char* reason) noexcept;
   void maybe_serve() noexcept;
   void check_hung_operations() noexcept;
+  void check_hung_reads() noexcept;
+  void check_hung_controls() noexcept;
   void place_members(const SegmentConfig& config);
   [[nodiscard]] std::vector<Uuid> hosts_of(MemberMask mask) const;
   [[nodiscard]] MemberMask members_in(Member::State state) const noexcept;
@@ -206,6 +208,7 @@ class Segment {
   peer::List<Mutation> in_flight_;  // in order of their sequence
   peer::List<Mutation> waiting_;
   peer::List<Read> waiting_reads_;
+  peer::List<Read> sent_reads_;  // a member has them, oldest first
   peer::List<Read> held_reads_;  // have their data, may have seen an unsettled mutation
   peer::List<Flush> flushes_;
   peer::List<RangeLock> locks_;

@@ -341,6 +341,7 @@ void Segment::control(std::uint32_t owner, std::uint32_t at,
   Member& member = members_[owner];
   BLOCKD_ASSERT(!member.control_busy);
   member.control_busy = true;
+  member.control_sent_us = engine_.loop.now_us();
   ReplicaOp& op = member.control;
   op.fua = false;
   op.hold = BufferRef{};
@@ -399,6 +400,8 @@ void Segment::tick() noexcept {
   if (engine_.fenced || engine_.closed) return;
   const std::uint64_t now = engine_.loop.now_us();
   check_hung_operations();
+  check_hung_reads();
+  check_hung_controls();
   if (asked_ != 0 && now >= asked_at_us_ + kAskAgainUs) emit_ask("asked again");
   if (phase_ == Phase::formed && now >= background_at_us_) {
     background_at_us_ = now + kBackgroundFlushUs;
@@ -470,6 +473,28 @@ void Segment::check_hung_operations() noexcept {
         list->push_back(read);
       }
     }
+  }
+}
+
+void Segment::check_hung_reads() noexcept {
+  const std::uint64_t now = engine_.loop.now_us();
+  const std::uint64_t hung_us = kOpTimeouts * engine_.hub.config().member_timeout_us;
+  for (Read* read = sent_reads_.front(); read != nullptr && now > read->sent_us + hung_us;
+       read = peer::List<Read>::next(*read)) {
+    if (read->part.session == members_[read->part.tag].session)
+      member_failed(read->part.tag, Error::Timeout);
+  }
+}
+
+// An opening or a resync that a member does not get on with: others need not wait for it. Its link
+// is left alone; the member is opened again once the operation is back.
+void Segment::check_hung_controls() noexcept {
+  const std::uint64_t now = engine_.loop.now_us();
+  const std::uint64_t hung_us = kOpTimeouts * engine_.hub.config().member_timeout_us;
+  for (std::uint32_t i = 0; i < kMembersMax; ++i) {
+    const Member& member = members_[i];
+    const bool here = member.control_busy && member.control.session == member.session;
+    if (here && now > member.control_sent_us + hung_us) member_failed(i, Error::DiskError);
   }
 }
 

@@ -50,6 +50,8 @@ bool Segment::try_read(Read& read) noexcept {
   const std::uint32_t index = nearest(from);
   Member& member = members_[index];
   read.start_seq = last_seq_;
+  read.sent_us = engine_.loop.now_us();
+  sent_reads_.push_back(read);
   ReplicaOp& op = read.part;
   op.kind = ReplicaOp::Kind::read;
   op.handle = member.handle;
@@ -88,6 +90,7 @@ void Segment::read_part_done(ReplicaOp& op) noexcept {
   Read& read = *static_cast<Read*>(op.owner);
   Segment& self = *read.segment;
   self.engine_.op_back();
+  self.sent_reads_.erase(read);
   if (self.engine_.fenced) return self.finish(read, Error::EpochFenced);
   if (op.error == Error::Ok && op.session == self.members_[op.tag].session)
     return self.read_answered(read);

@@ -412,6 +412,46 @@ TEST_CASE("a volume grows while a member is resynced") {
   CHECK(f.cluster.compare_replicas().empty());
 }
 
+TEST_CASE("a read that hangs on a member's disk is answered by another, and costs the member") {
+  ClusterOptions options;
+  options.hosts = 4;
+  Fixture f(options, 3);
+  REQUIRE(f.io.write(0, 4096, 4) == Error::Ok);
+  REQUIRE(f.io.flush() == Error::Ok);
+  f.cluster.world().run_for(3'000'000);
+  fake(f.cluster, 0).store().stuck = true;  // the nearest
+  REQUIRE(f.io.read(0, 4096) == Error::Ok);
+  CHECK(f.io.all(4, 0, 4096));
+  CHECK(until_in_sync(f.cluster, 2));
+}
+
+TEST_CASE("a local disk that hangs keeps later reads for no longer than noticing it") {
+  Fixture f;
+  REQUIRE(f.io.write(0, 4096, 4) == Error::Ok);
+  REQUIRE(f.io.flush() == Error::Ok);
+  f.cluster.world().run_for(3'000'000);
+  fake(f.cluster, 0).store().stuck = true;
+  f.io.begin(BlockRequest::Op::read, 0, 4096);
+  CHECK(f.io.wait(10'000'000) == Error::Timeout);  // the device has its memory
+  Io later(f.cluster, 0);
+  REQUIRE(later.read(0, 4096) == Error::Ok);
+  CHECK(later.all(4, 0, 4096));
+}
+
+TEST_CASE("a member whose disk hangs while the volume opens is left behind") {
+  ClusterOptions options;
+  options.hosts = 4;
+  Fixture f(options, 3);
+  REQUIRE(f.io.write(0, 4096, 4) == Error::Ok);
+  fake(f.cluster, 2).store().stuck = true;
+  f.cluster.kill(3, false);
+  f.cluster.restart(3);
+  f.cluster.attach(3);
+  REQUIRE(until_state(f.cluster, 3, VolumeState::serving));
+  REQUIRE(f.io.read(0, 4096) == Error::Ok);
+  CHECK(f.io.all(4, 0, 4096));
+}
+
 TEST_CASE("the same seed gives the same run") {
   const auto run = [] {
     ClusterOptions options;
