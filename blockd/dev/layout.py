@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import blockd
-from blockd.config.host import NAME
+from blockd.config.daemon import NAME
 from blockd.model.errors import InvalidArgument
 from blockd.model.units import format_size
 from blockd.rpc.gen import types_pb2

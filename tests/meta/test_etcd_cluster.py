@@ -234,6 +234,10 @@ async def test_another_clusters_etcd_is_refused(supervised):
         ({"etcd": ("127.0.0.1:1",), "name": "A"}, "not a name"),
         ({"etcd": ("127.0.0.1:1",), "listen": "10.0.0.1:7400"}, "allow_plaintext"),
         (
+            {"etcd": ("127.0.0.1:1",), "listen": "0.0.0.0:7400", "allow_plaintext": True},
+            "set advertise",
+        ),
+        (
             {"etcd_dir": "/tmp/x", "etcd_initial_cluster": "other=http://127.0.0.1:1"},
             "etcd_initial_cluster",
         ),
