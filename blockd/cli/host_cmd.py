@@ -1,12 +1,12 @@
-"""`blockd host`: run the host daemon. Every option is a setting of blockd/config/host.py."""
+"""`blockd host`: run the host daemon. Every option is a setting of HostSettings."""
 
 import asyncio
-import logging
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from blockd.cli.logs import start_logging
 from blockd.config.base import split_list
 from blockd.config.host import HostSettings
 
@@ -68,10 +68,7 @@ def host(
             "log_level": log_level,
         },
     )
-    logging.basicConfig(
-        level=settings.log_level.upper(),
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-    )
+    start_logging(settings)
     # Imported here: `blockd dev` and `blockd store` must not load what only the daemon needs.
     from blockd.host.daemon import run
 

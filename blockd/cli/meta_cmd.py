@@ -1,10 +1,12 @@
-"""`blockd meta`: run the metadata service. Every option is a setting of blockd/config/meta.py."""
+"""`blockd meta`: run the metadata service. Every option is a setting of MetaSettings."""
 
+import asyncio
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from blockd.cli.logs import start_logging
 from blockd.config.base import split_list
 from blockd.config.meta import MetaSettings
 
@@ -63,7 +65,8 @@ def meta(
             "log_level": log_level,
         },
     )
+    start_logging(settings)
     # Imported here: other commands must not load what only the service needs.
     from blockd.meta.main import run
 
-    run(settings)
+    asyncio.run(run(settings))

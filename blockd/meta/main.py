@@ -29,16 +29,8 @@ DRAIN_SECONDS = 5.0
 LEARN_SECONDS = 30.0
 
 
-def run(settings: MetaSettings) -> None:
+async def run(settings: MetaSettings) -> None:
     """Serve until SIGTERM or SIGINT. Raises BlockdError when it cannot start."""
-    logging.basicConfig(
-        level=settings.log_level.upper(),
-        format="%(asctime)s %(levelname)-7s %(name)s: %(message)s",
-    )
-    asyncio.run(_serve_until_signal(settings))
-
-
-async def _serve_until_signal(settings: MetaSettings) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
