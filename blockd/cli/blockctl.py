@@ -14,6 +14,7 @@ from blockd.cli import blockctl_cluster, blockctl_host, blockctl_places, blockct
 from blockd.cli.blockctl_events import events
 from blockd.cli.blockctl_session import Format, Session, find_endpoints
 from blockd.cli.failure import run_app
+from blockd.cli.version import Version
 
 app = typer.Typer(
     help="Manage a blockd cluster.",
@@ -43,6 +44,7 @@ def session(
     output: Annotated[
         Format, typer.Option("--output", "-o", help="table, or json with stable keys.")
     ] = Format.TABLE,
+    version: Version = False,
 ) -> None:
     """Manage a blockd cluster."""
     context.obj = Session(find_endpoints(meta, directory), output)

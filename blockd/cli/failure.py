@@ -21,7 +21,8 @@ HIDDEN_FACTS = ("field", "grpc")  # for programs
 def run_app(program: str, app: typer.Typer, arguments: Sequence[str] | None = None) -> int:
     """Run a command line (sys.argv without `arguments`); returns the exit code."""
     try:
-        code = app(None if arguments is None else list(arguments), standalone_mode=False)
+        given = None if arguments is None else list(arguments)
+        code = app(given, prog_name=program, standalone_mode=False)
     except BlockdError as error:
         say(program, line_of(error), hints_of(error))
         return error.exit_code
