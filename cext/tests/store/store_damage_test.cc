@@ -166,6 +166,98 @@ TEST_CASE(
   }
 }
 
+TEST_CASE("a chunk that did not reach the device does not count although a lost one replaced it") {
+  Rig rig(10);
+  rig.format();
+  rig.open();
+  Client client(rig);
+  REQUIRE(client.write(100, 1, 50) == Error::Ok);
+  REQUIRE(client.flush() == Error::Ok);
+  io::testing::Memory nothing(kChunkBytes);
+  std::vector<std::uint64_t> slots;
+  for (const Tag tag : {Tag{100}, Tag{200}}) {
+    REQUIRE(client.write(0, 16, tag) == Error::Ok);
+    slots.push_back(rig.store->locate(client.segment, 0).device_offset_bytes);
+  }
+  REQUIRE(slots[0] != slots[1]);
+  rig.kill();
+  for (const std::uint64_t slot : slots)  // the power failed: the journal is there, they are not
+    REQUIRE(rig.disk.write_now(slot, nothing.span()) == Error::Ok);
+  rig.open();
+  Client again(rig, Client::Existing{});
+  CHECK(again.read(0, 16) == tags_from(kHole, 16));
+  CHECK(again.version_of(0) == Version{});
+  CHECK(again.read_one(100) == 50);
+  CHECK(rig.store->check().empty());
+}
+
+TEST_CASE(
+    "a slot of a dropped segment may be written over before anything else is in the journal") {
+  Rig rig(11);
+  rig.format();
+  rig.open();
+  Client client(rig, 64);
+  REQUIRE(client.create(1, 64) == Error::Ok);
+  REQUIRE(client.write(0, 16, 100) == Error::Ok);
+  const std::uint64_t slot = rig.store->locate(client.segment, 0).device_offset_bytes;
+  REQUIRE(rig.wait([&](Store::Done done) {
+    rig.store->drop_segment(client.segment, std::move(done));
+  }) == Error::Ok);
+  client.use(1);
+  const CallRef write = client.start_write(0, 16, 200);  // takes the slot
+  rig.world.run_for(1);
+  rig.power_off(io::SimDisk::Crash::keep_all);  // its chunk is there, its entry is not
+  io::testing::Page page;
+  rig.disk.peek(slot, page.span());
+  REQUIRE(tag_of_block(page.data()) == 200);
+  rig.open();
+  CHECK_FALSE(rig.store->find_segment(segment_id(0)).has_value());
+  CHECK(rig.store->find_segment(segment_id(1)).has_value());
+  CHECK(rig.store->check().empty());
+}
+
+TEST_CASE("a chunk that rots after its flush costs its own blocks, not the store") {
+  Rig rig(12);
+  rig.format();
+  rig.open();
+  Client client(rig);
+  REQUIRE(client.write(0, 16, 100) == Error::Ok);
+  const std::uint64_t slot = rig.store->locate(client.segment, 0).device_offset_bytes;
+  REQUIRE(client.flush() == Error::Ok);
+  REQUIRE(client.write(40, 1, 300) == Error::Ok);  // its batch says what has been flushed
+  REQUIRE(client.flush() == Error::Ok);
+  rig.kill();
+  rig.disk.corrupt(slot + 5 * kBlockBytes, 3);
+  rig.open();
+  Client again(rig, Client::Existing{});
+  CHECK(again.try_read(5, 1) == Error::ChecksumMismatch);
+  CHECK(again.read(6, 10) == tags_from(106, 10));
+  CHECK(again.read_one(40) == 300);
+}
+
+TEST_CASE("a slot is not used again while a checkpoint still writes to it") {
+  Rig rig(13);
+  rig.format();
+  rig.open();
+  Client client(rig);
+  REQUIRE(client.write(0, 1, 100) == Error::Ok);
+  const std::uint64_t slot = rig.store->locate(client.segment, 0).device_offset_bytes;
+  rig.mortal.hold_writes(slot, kBlockBytes);
+  rig.world.run_for(12'000'000);  // the block is on its way home, and stays there
+  REQUIRE(rig.mortal.holding() == 1);
+  REQUIRE(client.write(0, 16, 200) == Error::Ok);  // to another slot
+  REQUIRE(client.flush() == Error::Ok);
+  for (std::uint32_t chunk = 1; chunk < 4; ++chunk)
+    REQUIRE(client.write(chunk * 16, 16, 1000 + chunk * 16) == Error::Ok);
+  rig.mortal.let_go();
+  rig.world.run_for(12'000'000);
+  CHECK(client.read(0, 16) == tags_from(200, 16));
+  CHECK(client.read(16, 48) == tags_from(1016, 48));
+  REQUIRE(client.write(64, 16, 3000) == Error::Ok);  // now it is
+  CHECK(rig.store->locate(client.segment, 64).device_offset_bytes == slot);
+  CHECK(rig.store->check().empty());
+}
+
 TEST_CASE("one damaged checkpoint record is made up for, two are damage") {
   Rig rig(3);
   make_store(rig);

@@ -6,6 +6,7 @@
 #include <memory>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "io/sim_disk.h"
 #include "io/sim_world.h"
@@ -38,7 +39,26 @@ class MortalDisk final : public io::Disk {
   void die_after(std::uint64_t blocking_writes) noexcept { left_ = blocking_writes; }
   [[nodiscard]] bool dead() const noexcept { return left_ == 0; }
 
-  void submit(io::DiskRequest& request) noexcept override { disk_.submit(request); }
+  // Writes that touch the range stay on their way until they are let go.
+  void hold_writes(std::uint64_t offset_bytes, std::uint64_t length_bytes) noexcept {
+    hold_from_ = offset_bytes;
+    hold_end_ = offset_bytes + length_bytes;
+  }
+  [[nodiscard]] std::size_t holding() const noexcept { return held_.size(); }
+  void let_go() {
+    hold_end_ = hold_from_;
+    for (io::DiskRequest* request : std::exchange(held_, {})) disk_.submit(*request);
+  }
+  void forget_held() noexcept { held_.clear(); }  // their process has died
+
+  void submit(io::DiskRequest& request) noexcept override {
+    std::uint64_t end = request.offset_bytes;
+    for (std::uint32_t i = 0; i < request.iov_count; ++i) end += request.iov[i].iov_len;
+    const bool held = request.op == io::DiskRequest::Op::write &&
+                      request.offset_bytes < hold_end_ && hold_from_ < end;
+    if (held) return held_.push_back(&request);
+    disk_.submit(request);
+  }
   [[nodiscard]] std::uint64_t capacity_bytes() const noexcept override {
     return disk_.capacity_bytes();
   }
@@ -66,6 +86,8 @@ class MortalDisk final : public io::Disk {
 
   io::SimDisk& disk_;
   std::uint64_t left_ = kImmortal;
+  std::uint64_t hold_from_ = 0, hold_end_ = 0;
+  std::vector<io::DiskRequest*> held_;
 };
 
 // One machine: its disk stays, its processes come and go.
@@ -94,6 +116,7 @@ class Rig {
     store.reset();
     loop.reset();
     mortal.die_after(MortalDisk::kImmortal);
+    mortal.forget_held();
   }
   // Power loss: what was in flight and what was not flushed is kept, lost or torn.
   void power_off(io::SimDisk::Crash mode) {
