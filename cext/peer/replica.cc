@@ -45,6 +45,7 @@ void Replica::submit_mutation(ReplicaOp& op) noexcept {
   op.store_op.data = op.data;
   op.store_op.crcs = op.crcs;
   op.store_op.hold = op.hold;
+  op.store_op.broken = &failed;
   op.store_op.done = mutation_done;
   if (replace) op.store_op.block_count = kBlocksPerChunk;
   op.arrival = ++arrivals_;

@@ -220,8 +220,10 @@ void ReplicaService::submit_to_replica(Session& session, ReplicaOp& op) noexcept
   }
   op.replica = replica;
   if (op.stable > Version{}) replica->store().set_stable(replica->segment(), op.stable);
-  if (const Error error = check_extent(*replica, op); error != Error::Ok)
+  if (const Error error = check_extent(*replica, op); error != Error::Ok) {
+    if (is_mutation(op.kind)) replica->failed = true;
     return completions_.push(op, error);
+  }
   switch (op.kind) {
     case ReplicaOp::Kind::list:
       replica->list(op);

@@ -182,7 +182,12 @@ void FakeStore::submit(StoreOp& op) noexcept {
     return;
   }
   if (op.op != StoreOp::Op::flush) {
-    op.error = fail_mutations;
+    if (fail_mutations != Error::Ok && fail_count > 0) {
+      op.error = fail_mutations;
+      --fail_count;
+    }
+    if (op.broken && *op.broken) op.error = Error::NotInSync;
+    if (op.broken && op.error != Error::Ok) *op.broken = true;
     if (op.error == Error::Ok) {
       FakeMutation m{op.op, op.segment, op.first_block, op.block_count, op.version, op.valid_mask,
                      {},    {}};

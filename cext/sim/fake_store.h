@@ -85,6 +85,7 @@ class FakeStore final : public store::Store {
 
   // Faults.
   Error fail_mutations = Error::Ok;
+  std::uint32_t fail_count = ~std::uint32_t{0};  // so many of them
   Error fail_reads = Error::Ok;
   bool stuck = false;
   std::uint64_t slowness = 1;

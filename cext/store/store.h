@@ -99,6 +99,9 @@ struct StoreOp {
       0;            // read, write: at most kMutationBytesMax / kBlockBytes; may span chunks
   Version version;  // mutations only; applied to every chunk touched
   std::uint16_t valid_mask = 0;  // replace
+  // Mutations, may be null: set once one has failed; others that share it and had not begun by then
+  // are refused (NotInSync). Without it a chunk's next mutation could hide that one is missing.
+  bool* broken = nullptr;
   // write, replace: payload, any alignment (aligned ones go to the device uncopied when large);
   // read: destination, aligned to 4096.
   std::byte* data = nullptr;

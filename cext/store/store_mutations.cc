@@ -66,6 +66,10 @@ StoreImpl::Start StoreImpl::start(StoreOp& op) noexcept {
     finish(op, error);
     return Start::failed;
   }
+  if (op.broken && *op.broken) {
+    finish(op, Error::NotInSync);
+    return Start::failed;
+  }
   const std::uint32_t first_chunk = op.first_block / kBlocksPerChunk;
   if (!direct_.idle() && direct_.busy(op.segment, first_chunk, end_chunk(op)))
     return Start::blocked;
@@ -73,6 +77,7 @@ StoreImpl::Start StoreImpl::start(StoreOp& op) noexcept {
   if (op.op == StoreOp::Op::write) result = start_write(op);
   if (op.op == StoreOp::Op::zero) result = start_zero(op);
   if (op.op == StoreOp::Op::replace) result = start_replace(op);
+  if (result == Start::failed && op.broken) *op.broken = true;
   if (result == Start::started) {
     ++device_.stats.writes;
     if (op.op == StoreOp::Op::write)

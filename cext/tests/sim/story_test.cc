@@ -452,6 +452,38 @@ TEST_CASE("a member whose disk hangs while the volume opens is left behind") {
   CHECK(f.io.all(4, 0, 4096));
 }
 
+// I1: a chunk's version never stands for a history with a hole.
+TEST_CASE("a mutation that one member refused is not hidden by the next one of its chunk") {
+  for (const bool too_small : {false, true}) {
+    CAPTURE(too_small);
+    Fixture f;
+    Io next(f.cluster, 0);
+    constexpr std::uint64_t kEnd = (2u << 20) + 4096;
+    const auto set_blocks = [&](std::uint64_t bytes) {
+      for (auto* image : {&fake(f.cluster, 2).medium().base, &fake(f.cluster, 2).medium().live})
+        image->begin()->second.info.block_count = static_cast<std::uint32_t>(bytes / kBlockBytes);
+    };
+    if (too_small) {
+      REQUIRE(f.cluster.grow(0, kEnd + (1u << 20)));
+      set_blocks(kEnd);
+    } else {
+      fake(f.cluster, 2).store().fail_mutations = Error::NoSpace;
+      fake(f.cluster, 2).store().fail_count = 1;
+    }
+    std::memset(f.io.memory, 1, 8192);
+    std::memset(next.memory, 2, 4096);
+    f.io.begin(BlockRequest::Op::write, kEnd - 4096 - (too_small ? 0 : 8192), 8192);
+    next.begin(BlockRequest::Op::write, kEnd - 4096 - (too_small ? 0 : 4096), 4096);
+    REQUIRE(f.io.wait() == Error::Ok);
+    REQUIRE(next.wait() == Error::Ok);
+    f.cluster.world().run_for(20'000);
+    set_blocks(too_small ? kEnd + (1u << 20) : 2u << 20);
+    REQUIRE(until_in_sync(f.cluster, 2));
+    REQUIRE(until_in_sync(f.cluster, 3));
+    CHECK(f.cluster.compare_replicas() == "");
+  }
+}
+
 TEST_CASE("the same seed gives the same run") {
   const auto run = [] {
     ClusterOptions options;

@@ -390,6 +390,31 @@ TEST_CASE("a full store refuses new chunks and goes on with those it has") {
   CHECK(s.client->write(slots * kBlocksPerChunk, 1, 1) == Error::NoSpace);
 }
 
+TEST_CASE(
+    "what follows a refused mutation of its stream is refused as well, until that is mended") {
+  OpenStore s(17, 4 * kMiB);
+  Client& c = *s.client;
+  const std::uint32_t slots = fill(s);
+  const std::uint32_t last = (slots - 1) * kBlocksPerChunk;
+  const Version before = c.version_of(slots - 1);
+  bool broken = false;
+  const CallRef first = c.start_write(last, 64, 900);  // in part new
+  const CallRef second = c.start_write(last, 1, 950);
+  const CallRef other = c.start_write(last + 1, 1, 960);
+  first->op.broken = second->op.broken = &broken;
+  CHECK(c.finish(*first) == Error::NoSpace);
+  CHECK(c.finish(*second) == Error::NotInSync);
+  CHECK(broken);
+  CHECK(c.read_one(last) == slots);
+  CHECK(c.finish(*other) == Error::Ok);  // of another stream
+  CHECK(c.version_of(slots - 1) > before);
+  broken = false;
+  const CallRef third = c.start_write(last, 1, 970);
+  third->op.broken = &broken;
+  CHECK(c.finish(*third) == Error::Ok);
+  CHECK(c.read_one(last) == 970);
+}
+
 TEST_CASE("trim gives space back once the stable mark has passed it") {
   OpenStore s(15, 4 * kMiB);
   Client& c = *s.client;
