@@ -170,7 +170,10 @@ void HostPlane::list_digests(Token token, const SegmentId& id, bool read) noexce
   guard(token, [&] {
     const Replica replica = replica_of(id);
     auto digests = list_all_digests(*replica.open->store, replica.segment);
-    const auto reply_with = [this, token](std::vector<store::ChunkDigest> listed) {
+    const auto reply_with = [this, token, id, store = replica.open->store.get()](
+                                std::vector<store::ChunkDigest> listed) {
+      if (store->metadata_lost())
+        return answer(token, Error::StoreDamaged, text(id) + ": its store has lost metadata");
       auto reply = std::make_unique<Reply>();
       reply->digests = std::move(listed);
       answer(token, std::move(reply));

@@ -88,7 +88,8 @@ struct SlotRecord {
 static_assert(sizeof(SlotRecord) == 128 && offsetof(SlotRecord, version) == 16 &&
               offsetof(SlotRecord, crcs) == 32);
 
-enum class SegmentState : std::uint32_t { free = 0, used = 1 };
+// dropping: gone for everybody, its slots are being given back one by one.
+enum class SegmentState : std::uint32_t { free = 0, used = 1, dropping = 2 };
 
 struct SegmentRecord {
   SegmentState state = SegmentState::free;

@@ -36,7 +36,8 @@ class Disk {
   virtual void submit(DiskRequest& request) noexcept = 0;
   [[nodiscard]] virtual std::uint64_t capacity_bytes() const noexcept = 0;
 
-  // Blocking forms, for format, open and recovery only; never while requests are in flight.
+  // Blocking forms, for format, open and recovery; of them, only read_now() also while requests are
+  // in flight.
   [[nodiscard]] virtual Error read_now(std::uint64_t offset_bytes,
                                        std::span<std::byte> into) noexcept = 0;
   [[nodiscard]] virtual Error write_now(std::uint64_t offset_bytes,

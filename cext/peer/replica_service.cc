@@ -164,6 +164,11 @@ ReplicaService::Grant& ReplicaService::grant_of(const Uuid& volume) {
 
 namespace {
 
+// Of an answer that was looked up in the store's metadata.
+Error sound(Replica& replica) noexcept {
+  return replica.store().metadata_lost() ? Error::DiskError : Error::Ok;
+}
+
 // What is left must take everything that engines may have under way when they hear of it.
 bool nearly_full(const store::Store& store) noexcept {
   const store::StoreInfo info = store.info();
@@ -227,11 +232,11 @@ void ReplicaService::submit_to_replica(Session& session, ReplicaOp& op) noexcept
   switch (op.kind) {
     case ReplicaOp::Kind::list:
       replica->list(op);
-      return completions_.push(op, Error::Ok);
+      return completions_.push(op, sound(*replica));
     case ReplicaOp::Kind::read:
       return replica->submit_read(op);
     case ReplicaOp::Kind::read_chunk:
-      if (!replica->submit_read_chunk(op)) completions_.push(op, Error::Ok);
+      if (!replica->submit_read_chunk(op)) completions_.push(op, sound(*replica));
       return;
     case ReplicaOp::Kind::flush:
       return replica->submit_flush(op);

@@ -78,6 +78,7 @@ class FakeStore final : public store::Store {
                                          std::span<store::ChunkDigest> out) const noexcept override;
   [[nodiscard]] store::BlockLocation locate(store::SegmentHandle segment,
                                             std::uint32_t block) const noexcept override;
+  [[nodiscard]] bool metadata_lost() const noexcept override { return false; }
   [[nodiscard]] store::StoreInfo info() const noexcept override;
   [[nodiscard]] const store::StoreStats& stats() const noexcept override { return stats_; }
   [[nodiscard]] std::vector<std::string> check() const override { return {}; }

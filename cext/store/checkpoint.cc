@@ -151,7 +151,7 @@ void Checkpoint::submit_home(HomeWrite& write, const StagedChunk& chunk, std::ui
       write.iov[write.request.iov_count++] = {data, kBlockBytes};
     }
   }
-  ++metadata_.slot_state(chunk.slot).io_pins;
+  metadata_.pin(chunk.slot);
   ++home_in_flight_;
   device_.submit(write.request);
 }
@@ -159,8 +159,7 @@ void Checkpoint::submit_home(HomeWrite& write, const StagedChunk& chunk, std::ui
 void Checkpoint::home_done(HomeWrite& write) noexcept {
   BLOCKD_ASSERT(phase_ == Phase::home && home_in_flight_ > 0);
   --home_in_flight_;
-  BLOCKD_ASSERT(metadata_.slot_state(write.slot).io_pins > 0);
-  --metadata_.slot_state(write.slot).io_pins;
+  metadata_.unpin(write.slot);
   if (write.request.error != Error::Ok) {
     device_.note_failure(write.request.error);
   } else if (const StagedChunk* chunk = staged_.find(write.slot)) {
@@ -187,6 +186,7 @@ void Checkpoint::stage_pages() noexcept {
     if (!metadata_.page_dirty(page_cursor_)) continue;
     min_lsn = std::max(min_lsn, metadata_.page_lsn(page_cursor_));
     PageWrite& write = page_writes_[pages_staged_];
+    write.page = page_cursor_;
     write.request.error = Error::Ok;
     write.request.offset_bytes =
         metadata_.stage_page(page_cursor_, page_buffers_[pages_staged_].data());
@@ -206,6 +206,7 @@ void Checkpoint::page_done(io::DiskRequest& request) noexcept {
   if (request.error != Error::Ok) device_.note_failure(request.error);
   BLOCKD_ASSERT(pages_in_flight_ > 0);
   if (--pages_in_flight_ > 0) return;
+  for (std::uint32_t i = 0; i < pages_staged_; ++i) metadata_.page_written(page_writes_[i].page);
   if (device_.failed() != Error::Ok) return finish();
   stage_pages();
 }

@@ -56,6 +56,7 @@ class Checkpoint {
   struct PageWrite {
     io::DiskRequest request;
     iovec iov{};
+    std::uint32_t page = 0;
   };
 
   void flush_then(std::uint64_t min_lsn, Phase phase) noexcept;

@@ -9,7 +9,7 @@ namespace blockd::store {
 
 inline constexpr std::uint64_t kJournalBytesMin = 1ull << 20;
 inline constexpr std::uint64_t kJournalBytesDefaultMin = 8ull << 20;
-inline constexpr std::uint64_t kJournalBytesDefaultMax = 256ull << 20;
+inline constexpr std::uint64_t kJournalBytesDefaultMax = 128ull << 20;
 inline constexpr std::uint64_t kJournalShare =
     64;  // default journal: capacity / 64, within the bounds
 
@@ -24,9 +24,13 @@ inline constexpr std::uint64_t kBatchBytesMax =
 inline constexpr std::uint32_t kBatchesInFlightMax =
     4;  // enough to keep a queue of depth 32 moving
 
+inline constexpr std::uint64_t kMetadataCacheBytes = 48ull << 20;  // slot pages in memory
+
 inline constexpr std::uint32_t kReadRunsMax = 1024;     // device reads in flight
 inline constexpr std::uint32_t kDirectWritesMax = 256;  // device writes of whole chunks in flight
 inline constexpr std::uint32_t kHomeWritesMax = 32;     // checkpoint writes in flight
+inline constexpr std::uint32_t kPinnedSlotsMax =
+    kReadRunsMax * (kMutationBytesMax / kChunkBytes + 1) + kHomeWritesMax;
 inline constexpr std::uint32_t kPagesPerRound = 64;  // metadata pages staged and written at a time
 
 inline constexpr std::uint64_t kIdleCheckpointUs =

@@ -2,8 +2,11 @@
 
 #include <algorithm>
 #include <cstring>
+#include <string>
 
 #include "base/assert.h"
+#include "base/buffer.h"
+#include "store/constants.h"
 
 namespace blockd::store {
 
@@ -21,22 +24,20 @@ void read_pages(io::Disk& disk, std::uint64_t offset, std::span<std::byte> into)
   }
 }
 
-}  // namespace
+std::uint32_t frames_for(std::uint64_t cache_bytes) {
+  const std::uint64_t bytes = cache_bytes ? cache_bytes : kMetadataCacheBytes;
+  return static_cast<std::uint32_t>(std::max<std::uint64_t>(bytes / kBlockBytes, 1));
+}
 
-Metadata::Metadata(const format::Superblock& superblock)
-    : superblock_(superblock),
-      slots_(superblock.slot_count),
-      states_(superblock.slot_count),
-      segments_(std::size_t{superblock.segment_page_count} * kRecordsPerPage),
-      pages_(std::size_t{superblock.segment_page_count} + superblock.slot_page_count) {}
-
-template <class PageType, class Use>
-void Metadata::load_pages(io::Disk& disk, format::PageKind kind, std::uint64_t offset,
-                          std::uint32_t count, std::uint32_t first_page, Use use) {
-  constexpr std::uint32_t kPagesPerRead = 128;
+// Calls use(page, number) with the newest sound copy of each page; `damaged` gets the pages
+// (counted from first_page) with a copy that is not. Throws StoreDamaged where neither is sound.
+template <class PageType, class Sound, class Use>
+void for_each_page(io::Disk& disk, std::uint64_t offset, std::uint32_t count,
+                   std::uint32_t first_page, Sound sound, std::vector<std::uint32_t>& damaged,
+                   Use use) {
+  constexpr std::uint32_t kPagesPerRead = 256;
   BufferPool pool(kPagesPerRead * kBlockBytes, 2);
   const BufferRef copies[2] = {pool.get(), pool.get()};
-  auto page = std::make_unique<PageType>();
   for (std::uint32_t first = 0; first < count; first += kPagesPerRead) {
     const std::uint32_t now = std::min(kPagesPerRead, count - first);
     for (std::uint32_t copy = 0; copy < 2; ++copy) {
@@ -44,83 +45,111 @@ void Metadata::load_pages(io::Disk& disk, format::PageKind kind, std::uint64_t o
       read_pages(disk, at, {copies[copy].data(), std::size_t{now} * kBlockBytes});
     }
     for (std::uint32_t i = 0; i < now; ++i) {
-      PageState& state = pages_[first_page + first + i];
-      bool found = false;
+      const std::uint32_t number = first + i;
+      const PageType* newest = nullptr;
       for (std::uint32_t copy = 0; copy < 2; ++copy) {
-        std::memcpy(static_cast<void*>(page.get()),
-                    copies[copy].data() + std::size_t{i} * kBlockBytes, kBlockBytes);
-        const bool sound = page->magic == format::kPageMagic && format::checksum_matches(*page) &&
-                           page->store_id == superblock_.store_id && page->kind == kind &&
-                           page->number == first + i && (page->generation & 1) == copy;
-        if (!sound) {
-          state.copy_damaged = true;
-        } else if (!found || page->generation > state.generation) {
-          found = true;
-          state.generation = page->generation;
-          use(first + i, *page);
+        const auto* page =
+            reinterpret_cast<const PageType*>(copies[copy].data() + std::size_t{i} * kBlockBytes);
+        if (!sound(*page, number, copy)) {
+          damaged.push_back(first_page + number);
+        } else if (!newest || page->generation > newest->generation) {
+          newest = page;
         }
       }
-      if (!found) {
+      if (!newest)
         throw Fault(Error::StoreDamaged, "both copies of metadata page " +
-                                             std::to_string(first_page + first + i) +
+                                             std::to_string(first_page + number) +
                                              " are damaged: rebuild this store from its peers");
-      }
+      use(*newest, number);
     }
   }
 }
 
-void Metadata::load(io::Disk& disk) {
-  load_pages<format::SegmentPage>(disk, format::PageKind::segments,
-                                  superblock_.segment_pages_offset, superblock_.segment_page_count,
-                                  0, [this](std::uint32_t number, const format::SegmentPage& page) {
-                                    for (std::uint32_t i = 0; i < kRecordsPerPage; ++i) {
-                                      segments_[std::size_t{number} * kRecordsPerPage + i].record =
-                                          page.records[i];
-                                    }
-                                  });
-  load_pages<format::SlotPage>(
-      disk, format::PageKind::slots, superblock_.slot_pages_offset, superblock_.slot_page_count,
-      superblock_.segment_page_count, [this](std::uint32_t number, const format::SlotPage& page) {
-        const std::size_t first = std::size_t{number} * kRecordsPerPage;
-        for (std::size_t i = 0; i < kRecordsPerPage && first + i < slots_.size(); ++i) {
-          slots_[first + i] = page.records[i];
-        }
+}  // namespace
+
+Metadata::Metadata(Device& device, const format::Superblock& superblock, std::uint64_t cache_bytes)
+    : device_(device),
+      superblock_(superblock),
+      slot_pages_(device, superblock, frames_for(cache_bytes)),
+      taken_((superblock.slot_count + 63) / 64),
+      pins_(kPinnedSlotsMax),
+      segments_(std::size_t{superblock.segment_page_count} * kRecordsPerPage),
+      segment_pages_(superblock.segment_page_count) {}
+
+void Metadata::load(const std::vector<bool>& touched) {
+  load_segment_pages();
+  load_slot_pages(touched);
+}
+
+void Metadata::load_segment_pages() {
+  const auto sound = [this](const format::SegmentPage& page, std::uint32_t number,
+                            std::uint32_t copy) {
+    return page.magic == format::kPageMagic && format::checksum_matches(page) &&
+           page.store_id == superblock_.store_id && page.kind == format::PageKind::segments &&
+           page.number == number && (page.generation & 1) == copy;
+  };
+  for_each_page<format::SegmentPage>(
+      device_.disk(), superblock_.segment_pages_offset, superblock_.segment_page_count, 0, sound,
+      damaged_pages_, [this](const format::SegmentPage& page, std::uint32_t number) {
+        segment_pages_[number].generation = page.generation;
+        for (std::uint32_t i = 0; i < kRecordsPerPage; ++i)
+          segments_[std::size_t{number} * kRecordsPerPage + i].record = page.records[i];
+      });
+}
+
+void Metadata::load_slot_pages(const std::vector<bool>& touched) {
+  for_each_page<format::SlotPage>(
+      device_.disk(), superblock_.slot_pages_offset, superblock_.slot_page_count,
+      superblock_.segment_page_count,
+      [this](const format::SlotPage& page, std::uint32_t number, std::uint32_t copy) {
+        return slot_pages_.sound(page, number, copy);
+      },
+      damaged_pages_,
+      [&](const format::SlotPage& page, std::uint32_t number) {
+        slot_pages_.loaded(page, number, touched[number]);
+        if (touched[number]) return;
+        const std::uint32_t first = number * kRecordsPerPage;
+        for (std::uint32_t i = 0; i < kRecordsPerPage && first + i < slot_count(); ++i)
+          index_slot(first + i, page.records[i]);
       });
 }
 
 void Metadata::check_torn_pages() const {
-  for (std::size_t page = 0; page < pages_.size(); ++page) {
-    if (pages_[page].copy_damaged && !pages_[page].dirty) {
-      throw Fault(Error::StoreDamaged,
-                  "a copy of metadata page " + std::to_string(page) +
-                      " is damaged and no interrupted checkpoint explains it: rebuild this "
-                      "store from its peers");
-    }
+  for (const std::uint32_t page : damaged_pages_) {
+    if (page_dirty(page)) continue;
+    throw Fault(Error::StoreDamaged,
+                "a copy of metadata page " + std::to_string(page) +
+                    " is damaged and no interrupted checkpoint explains it: rebuild this "
+                    "store from its peers");
   }
 }
 
-void Metadata::index() {
+void Metadata::index(const std::vector<bool>& touched) {
+  for (std::uint32_t number = 0; number < touched.size(); ++number) {
+    const std::uint32_t first = number * kRecordsPerPage;
+    for (std::uint32_t i = 0; touched[number] && i < kRecordsPerPage && first + i < slot_count();
+         ++i)
+      index_slot(first + i, slot(first + i));
+  }
+  free_slots_ = slot_count();
   for (SegmentHandle handle = 0; handle < segments_.size(); ++handle) {
-    if (segments_[handle].used()) add_to_index(handle);
-  }
-  free_slots_ = 0;
-  for (std::uint32_t slot = 0; slot < slots_.size(); ++slot) {
-    states_[slot] = SlotState{};
-    if (slots_[slot].state == format::SlotState::used) {
-      index_slot(slot);
-    } else {
-      ++free_slots_;
-    }
+    Segment& segment = segments_[handle];
+    free_slots_ -= segment.chunk_count;
+    if (segment.used()) add_to_index(handle);
+    if (segment.record.state == format::SegmentState::free && segment.chunk_count > 0)
+      throw Fault(Error::StoreDamaged,
+                  "slots belong to segment " + std::to_string(handle) + ", which is not there");
   }
 }
 
-void Metadata::index_slot(std::uint32_t slot) {
-  const format::SlotRecord& record = slots_[slot];
-  const bool known = record.segment < segments_.size() && segments_[record.segment].used() &&
-                     record.chunk < segments_[record.segment].slot_of_chunk.size();
-  if (!known)
+// Before replay it is not known which segments there are and how large: index() looks at that.
+void Metadata::index_slot(std::uint32_t slot, const format::SlotRecord& record) {
+  if (record.state != format::SlotState::used) return;
+  if (record.segment >= segments_.size() || record.chunk >= kChunksPerSegment)
     throw Fault(Error::StoreDamaged, "slot " + std::to_string(slot) + " belongs to no segment");
   Segment& segment = segments_[record.segment];
+  if (segment.slot_of_chunk.size() <= record.chunk)
+    segment.slot_of_chunk.resize(kChunksPerSegment, kNoSlot);
   if (segment.slot_of_chunk[record.chunk] != kNoSlot) {
     throw Fault(Error::StoreDamaged, "slots " +
                                          std::to_string(segment.slot_of_chunk[record.chunk]) +
@@ -132,28 +161,20 @@ void Metadata::index_slot(std::uint32_t slot) {
     ++segment.tombstone_count;
     segment.oldest_tombstone = std::min(segment.oldest_tombstone, record.version);
   }
-  states_[slot].taken = true;
+  set_taken(slot, true);
 }
 
-format::SlotRecord& Metadata::change_slot(std::uint32_t slot, std::uint64_t lsn) noexcept {
-  BLOCKD_ASSERT(slot < slots_.size());
-  mark_page(superblock_.segment_page_count + slot / kRecordsPerPage, lsn);
-  return slots_[slot];
+void Metadata::set_taken(std::uint32_t slot, bool taken) noexcept {
+  const std::uint64_t bit = std::uint64_t{1} << slot % 64;
+  taken_[slot / 64] = taken ? taken_[slot / 64] | bit : taken_[slot / 64] & ~bit;
 }
 
 void Metadata::mark_segment(std::uint32_t handle, std::uint64_t lsn) noexcept {
   BLOCKD_ASSERT(handle < segments_.size());
-  mark_page(handle / kRecordsPerPage, lsn);
-}
-
-void Metadata::mark_page(std::uint32_t page, std::uint64_t lsn) noexcept {
-  PageState& state = pages_[page];
-  if (!state.dirty) {
-    state.dirty = true;
-    ++dirty_pages_;
-  }
-  BLOCKD_ASSERT(lsn >= state.last_lsn || lsn == 0);
-  state.last_lsn = std::max(state.last_lsn, lsn);
+  SegmentPageState& state = segment_pages_[handle / kRecordsPerPage];
+  state.dirty = true;
+  BLOCKD_ASSERT(lsn >= state.last_lsn);
+  state.last_lsn = lsn;
 }
 
 std::optional<SegmentHandle> Metadata::find(SegmentId id) const noexcept {
@@ -164,22 +185,27 @@ std::optional<SegmentHandle> Metadata::find(SegmentId id) const noexcept {
 
 std::optional<SegmentHandle> Metadata::free_segment() const noexcept {
   for (SegmentHandle handle = 0; handle < segments_.size(); ++handle) {
-    if (!segments_[handle].used()) return handle;
+    if (segments_[handle].record.state == format::SegmentState::free) return handle;
   }
   return std::nullopt;
 }
 
+// Throws StoreDamaged when it has chunks beyond its end.
 void Metadata::add_to_index(SegmentHandle handle) {
   Segment& segment = segments_[handle];
   const std::uint32_t chunks = (segment.record.block_count + kBlocksPerChunk - 1) / kBlocksPerChunk;
+  for (std::size_t chunk = chunks; chunk < segment.slot_of_chunk.size(); ++chunk) {
+    if (segment.slot_of_chunk[chunk] != kNoSlot)
+      throw Fault(Error::StoreDamaged,
+                  "segment " + std::to_string(handle) + " has chunks beyond its end");
+  }
   segment.slot_of_chunk.resize(chunks, kNoSlot);
+  segment.slot_of_chunk.shrink_to_fit();
   by_id_[SegmentId{segment.record.volume, segment.record.index}] = handle;
 }
 
 void Metadata::remove_from_index(SegmentHandle handle) {
-  Segment& segment = segments_[handle];
-  by_id_.erase(SegmentId{segment.record.volume, segment.record.index});
-  segment = Segment{};
+  by_id_.erase(SegmentId{segments_[handle].record.volume, segments_[handle].record.index});
 }
 
 // Slots that were freed lately come first: they have been written before, which file systems and
@@ -189,12 +215,11 @@ std::optional<std::uint32_t> Metadata::take_run(std::uint32_t count) noexcept {
   BLOCKD_ASSERT(count > 0);
   if (free_slots_ < count) return std::nullopt;
   constexpr std::uint32_t kNearSlots = 1024;
-  const auto total = static_cast<std::uint32_t>(slots_.size());
-  if (const auto near = find_run(freed_cursor_, std::min(total, kNearSlots), count)) {
+  if (const auto near = find_run(freed_cursor_, std::min(slot_count(), kNearSlots), count)) {
     freed_cursor_ = take(*near, count);
     return near;
   }
-  const auto far = find_run(cursor_, total + count, count);
+  const auto far = find_run(cursor_, slot_count() + count, count);
   if (far) freed_cursor_ = cursor_ = take(*far, count);
   return far;
 }
@@ -202,70 +227,81 @@ std::optional<std::uint32_t> Metadata::take_run(std::uint32_t count) noexcept {
 // The first run of `count` free slots that ends within `steps` slots from `from`, going round.
 std::optional<std::uint32_t> Metadata::find_run(std::uint32_t from, std::uint32_t steps,
                                                 std::uint32_t count) const noexcept {
-  const auto total = static_cast<std::uint32_t>(slots_.size());
   std::uint32_t run = 0;
   for (std::uint32_t step = 0, at = from; step < steps; ++step, ++at) {
-    if (at == total) {
+    if (at == slot_count()) {
       at = 0;
       run = 0;
     }
-    run = states_[at].taken ? 0 : run + 1;
+    if (at % 64 == 0 && ~taken_[at / 64] == 0 && slot_count() - at > 64) {  // none of 64
+      run = 0;
+      step += 63;
+      at += 63;
+      continue;
+    }
+    run = taken(at) ? 0 : run + 1;
     if (run == count) return at + 1 - count;
   }
   return std::nullopt;
 }
 
-// Returns where the search goes on.
+// Returns where the search goes on. The records are not needed before the next iteration, mostly.
 std::uint32_t Metadata::take(std::uint32_t first, std::uint32_t count) noexcept {
-  for (std::uint32_t slot = first; slot < first + count; ++slot) {
-    BLOCKD_ASSERT(!states_[slot].taken);
-    states_[slot].taken = true;
+  const std::uint32_t next = first + count;
+  for (std::uint32_t slot = first; slot < next; ++slot) {
+    BLOCKD_ASSERT(!taken(slot));
+    set_taken(slot, true);
   }
   free_slots_ -= count;
-  const std::uint32_t next = first + count;
-  return next == slots_.size() ? 0 : next;
+  const std::uint32_t ahead = std::min(next / kRecordsPerPage + 1, slot_pages_.count() - 1);
+  for (std::uint32_t number = first / kRecordsPerPage; number <= ahead; ++number)
+    slot_pages_.prefetch(number);
+  return next == slot_count() ? 0 : next;
 }
 
 void Metadata::give_back(std::uint32_t slot) noexcept {
-  BLOCKD_ASSERT(states_[slot].taken && states_[slot].io_pins == 0);
-  BLOCKD_ASSERT(slots_[slot].state == format::SlotState::free);
-  states_[slot].taken = false;
+  BLOCKD_ASSERT(taken(slot) && !pinned(slot));
+  set_taken(slot, false);
   freed_cursor_ = std::min(freed_cursor_, slot);
   ++free_slots_;
 }
 
+bool Metadata::page_dirty(std::uint32_t page) const noexcept {
+  if (page < segment_pages_.size()) return segment_pages_[page].dirty;
+  return slot_pages_.dirty(page - superblock_.segment_page_count);
+}
+
+std::uint64_t Metadata::page_lsn(std::uint32_t page) const noexcept {
+  if (page < segment_pages_.size()) return segment_pages_[page].last_lsn;
+  return slot_pages_.last_lsn(page - superblock_.segment_page_count);
+}
+
 std::uint64_t Metadata::stage_page(std::uint32_t page, std::byte* into) noexcept {
-  PageState& state = pages_[page];
+  if (page < segment_pages_.size()) return stage_segments(page, into);
+  return slot_pages_.stage(page - superblock_.segment_page_count, into);
+}
+
+void Metadata::page_written(std::uint32_t page) noexcept {
+  if (page >= segment_pages_.size()) slot_pages_.written(page - superblock_.segment_page_count);
+}
+
+std::uint64_t Metadata::stage_segments(std::uint32_t number, std::byte* into) noexcept {
+  SegmentPageState& state = segment_pages_[number];
   BLOCKD_ASSERT(state.dirty);
   state.dirty = false;
-  --dirty_pages_;
   ++state.generation;
-  const std::uint32_t copy = state.generation & 1;
-  const bool segments = page < superblock_.segment_page_count;
-  const std::uint32_t number = segments ? page : page - superblock_.segment_page_count;
-  const std::size_t first = std::size_t{number} * kRecordsPerPage;
-  auto fill = [&](auto staged, format::PageKind kind, auto record_at, std::size_t limit) {
-    staged.store_id = superblock_.store_id;
-    staged.kind = kind;
-    staged.number = number;
-    staged.generation = state.generation;
-    for (std::size_t i = 0; i < kRecordsPerPage && first + i < limit; ++i)
-      staged.records[i] = record_at(first + i);
-    format::seal(staged);
-    std::memcpy(into, &staged, kBlockBytes);
-  };
-  if (segments) {
-    fill(
-        format::SegmentPage{}, format::PageKind::segments,
-        [&](std::size_t i) { return segments_[i].record; }, segments_.size());
-    return superblock_.segment_pages_offset +
-           (std::uint64_t{copy} * superblock_.segment_page_count + number) * kBlockBytes;
-  }
-  fill(
-      format::SlotPage{}, format::PageKind::slots, [&](std::size_t i) { return slots_[i]; },
-      slots_.size());
-  return superblock_.slot_pages_offset +
-         (std::uint64_t{copy} * superblock_.slot_page_count + number) * kBlockBytes;
+  format::SegmentPage page;
+  page.store_id = superblock_.store_id;
+  page.kind = format::PageKind::segments;
+  page.number = number;
+  page.generation = state.generation;
+  for (std::size_t i = 0; i < kRecordsPerPage; ++i)
+    page.records[i] = segments_[std::size_t{number} * kRecordsPerPage + i].record;
+  format::seal(page);
+  std::memcpy(into, &page, kBlockBytes);
+  const std::uint64_t copy = state.generation & 1;
+  return superblock_.segment_pages_offset +
+         (copy * superblock_.segment_page_count + number) * kBlockBytes;
 }
 
 }  // namespace blockd::store

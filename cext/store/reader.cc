@@ -74,9 +74,12 @@ Reader::Place Reader::place_of(const StoreOp& op, std::uint32_t block) const noe
   const std::uint32_t chunk = in_segment / kBlocksPerChunk, within = in_segment % kBlocksPerChunk;
   if (!segment.used() || chunk >= segment.slot_of_chunk.size()) return place;
   const std::uint32_t slot = segment.slot_of_chunk[chunk];
-  if (slot == format::kNoSlot || !(metadata_.slot(slot).valid_mask >> within & 1)) return place;
+  if (slot == format::kNoSlot) return place;
+  const format::SlotRecord& record = metadata_.slot(slot);
+  if (record.state != format::SlotState::used) place.kind = Place::Kind::lost;
+  if (!(record.valid_mask >> within & 1)) return place;
   place.slot = slot;
-  place.crc = metadata_.slot(slot).crcs[within];
+  place.crc = record.crcs[within];
   if (const StagedChunk* staged = staged_.find(slot); staged && (staged->mask >> within & 1)) {
     place.kind = Place::Kind::staged;
     place.memory =
@@ -91,6 +94,10 @@ Reader::Place Reader::place_of(const StoreOp& op, std::uint32_t block) const noe
 // A block that needs no device: a hole, or one that is staged.
 void Reader::read_memory(StoreOp& op, std::uint32_t block, const Place& place) noexcept {
   std::byte* into = op.data + std::size_t{block} * kBlockBytes;
+  if (place.kind == Place::Kind::lost) {
+    op.error = Error::DiskError;
+    return;
+  }
   if (place.kind == Place::Kind::hole) {
     std::memset(into, 0, kBlockBytes);
     return;
@@ -140,8 +147,7 @@ void Reader::begin(Run& run, StoreOp& op, std::uint32_t block, const Place& plac
 }
 
 void Reader::submit(Run& run) noexcept {
-  for (std::uint32_t slot = run.first_slot; slot <= run.last_slot; ++slot)
-    ++metadata_.slot_state(slot).io_pins;
+  for (std::uint32_t slot = run.first_slot; slot <= run.last_slot; ++slot) metadata_.pin(slot);
   run.iov.iov_len = std::size_t{run.count} * kBlockBytes;
   run.request.error = Error::Ok;
   ++run.op->scratch_count;
@@ -150,10 +156,7 @@ void Reader::submit(Run& run) noexcept {
 }
 
 void Reader::run_done(Run& run) noexcept {
-  for (std::uint32_t slot = run.first_slot; slot <= run.last_slot; ++slot) {
-    BLOCKD_ASSERT(metadata_.slot_state(slot).io_pins > 0);
-    --metadata_.slot_state(slot).io_pins;
-  }
+  for (std::uint32_t slot = run.first_slot; slot <= run.last_slot; ++slot) metadata_.unpin(slot);
   --runs_in_flight_;
   StoreOp& op = *run.op;
   const Error error = run.request.error != Error::Ok ? run.request.error : verify(run);

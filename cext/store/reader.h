@@ -46,7 +46,8 @@ class Reader {
     Reader* reader = nullptr;
   };
   struct Place {
-    enum class Kind : std::uint8_t { hole, staged, home } kind = Kind::hole;
+    // lost: its record can no longer be read
+    enum class Kind : std::uint8_t { hole, staged, home, lost } kind = Kind::hole;
     std::uint32_t slot = 0;
     std::uint32_t crc = 0;
     std::uint64_t device_offset = 0;

@@ -57,8 +57,9 @@ bool is_sane(const EntryHeader& entry) noexcept {
 
 bool is_sane(const format::SegmentRecord& record) noexcept {
   if (record.state == format::SegmentState::free) return true;
-  return record.state == format::SegmentState::used && record.block_count > 0 &&
-         record.block_count <= kSegmentBytes / kBlockBytes;
+  const bool known =
+      record.state == format::SegmentState::used || record.state == format::SegmentState::dropping;
+  return known && record.block_count > 0 && record.block_count <= kSegmentBytes / kBlockBytes;
 }
 
 // Calls use(entry, extra) for each entry; false when the entries do not parse.
@@ -90,14 +91,15 @@ Recovery::Recovery(Device& device, const format::Superblock& superblock, Journal
 
 void Recovery::run() {
   read_record();
-  metadata_.load(device_.disk());
   read_journal();
   scan();
   verify_maps();
   refuse_damage();
+  const std::vector<bool> touched = touched_pages();
+  metadata_.load(touched);
   replay();
   metadata_.check_torn_pages();
-  metadata_.index();
+  metadata_.index(touched);
   // The page cache of a dead process may hold what we have just read: durable before anybody relies
   // on it.
   if (device_.disk().flush_now() != Error::Ok)
@@ -216,8 +218,7 @@ void Recovery::verify_maps() {
 
 // How many batches come before the first one with a map that is not whole.
 std::size_t Recovery::whole_length(std::uint64_t flushed_lsn) {
-  superseded_.assign(metadata_.slot_count(), 0);
-  segment_dropped_.assign(metadata_.segment_limit(), false);
+  superseded_.clear();
   std::size_t length = chain_.size();
   for (std::size_t i = chain_.size(); i-- > 0 && chain_[i].lsn > flushed_lsn;) {
     std::vector<std::pair<EntryHeader, const std::byte*>> entries;
@@ -229,7 +230,7 @@ std::size_t Recovery::whole_length(std::uint64_t flushed_lsn) {
     for (auto entry = entries.rbegin(); entry != entries.rend(); ++entry) {
       if (entry->first.kind == EntryKind::map && !map_whole(entry->first, entry->second))
         whole = false;
-      supersede(entry->first, entry->second);
+      supersede(entry->first);
     }
     if (!whole) length = i;
   }
@@ -241,7 +242,9 @@ bool Recovery::map_whole(const EntryHeader& entry, const std::byte* extra) {
       !is_sane(entry)) {
     return true;  // replay refuses it
   }
-  if (superseded_[entry.slot] == 0xffff || segment_dropped_[entry.segment]) return true;
+  const auto found = superseded_.find(entry.slot);
+  const std::uint16_t superseded = found == superseded_.end() ? 0 : found->second;
+  if (superseded == 0xffff) return true;
   BufferPool pool(kChunkBytes, 1);
   const BufferRef chunk = pool.get();
   // What cannot be read cannot be told; whoever reads it later gets the device's error.
@@ -249,7 +252,7 @@ bool Recovery::map_whole(const EntryHeader& entry, const std::byte* extra) {
       device_.disk().read_now(metadata_.device_offset(entry.slot), {chunk.data(), kChunkBytes});
   if (error != Error::Ok) return true;
   for (std::uint32_t block = 0; block < kBlocksPerChunk; ++block) {
-    if (superseded_[entry.slot] >> block & 1) continue;
+    if (superseded >> block & 1) continue;
     std::uint32_t crc;
     std::memcpy(&crc, extra + block * 4u, 4);
     if (crc32c(chunk.data() + std::size_t{block} * kBlockBytes, kBlockBytes) != crc) return false;
@@ -258,21 +261,15 @@ bool Recovery::map_whole(const EntryHeader& entry, const std::byte* extra) {
 }
 
 // Notes what earlier entries no longer decide, once this one is replayed.
-void Recovery::supersede(const EntryHeader& entry, const std::byte* extra) {
-  if (entry.kind == EntryKind::segment) {
-    format::SegmentRecord record;
-    std::memcpy(static_cast<void*>(&record), extra, sizeof record);
-    if (record.state == format::SegmentState::free && entry.segment < segment_dropped_.size()) {
-      segment_dropped_[entry.segment] = true;
-    }
-    return;
-  }
+void Recovery::supersede(const EntryHeader& entry) {
+  if (!is_sane(entry))
+    return;  // replay refuses it, or it is a segment's: slots are freed one by one
   std::uint16_t blocks = 0xffff;  // map, replace and free decide the whole chunk
   if (entry.kind == EntryKind::zero) blocks = entry.mask;
   if (entry.kind == EntryKind::write)
     blocks = static_cast<std::uint16_t>(((1u << entry.count) - 1) << entry.first);
-  if (entry.slot < superseded_.size()) superseded_[entry.slot] |= blocks;
-  if (entry.old_slot < superseded_.size()) superseded_[entry.old_slot] = 0xffff;
+  superseded_[entry.slot] |= blocks;
+  if (entry.old_slot != format::kNoSlot) superseded_[entry.old_slot] = 0xffff;
 }
 
 void Recovery::refuse_damage() {
@@ -287,6 +284,23 @@ void Recovery::refuse_damage() {
                       " is damaged although it was flushed: rebuild this store from its peers");
     }
   }
+}
+
+// The pages of the slot table that replay will change.
+std::vector<bool> Recovery::touched_pages() const {
+  std::vector<bool> touched(superblock_.slot_page_count);
+  const auto touch = [&](std::uint32_t slot) {
+    if (slot < superblock_.slot_count) touched[slot / format::kRecordsPerPage] = true;
+  };
+  for (const Found& batch : chain_) {
+    static_cast<void>(
+        for_each_entry(header_of(batch), [&](const EntryHeader& entry, const std::byte*) {
+          if (entry.kind == EntryKind::segment) return;
+          touch(entry.slot);
+          touch(entry.old_slot);
+        }));
+  }
+  return touched;
 }
 
 void Recovery::replay() {
@@ -372,11 +386,6 @@ void Recovery::replay_segment(std::uint32_t handle, const std::byte* extra, std:
   Segment& segment = metadata_.segment(handle);
   segment.record = record;
   metadata_.mark_segment(handle, lsn);
-  if (segment.used()) return;
-  for (std::uint32_t slot = 0; slot < metadata_.slot_count(); ++slot) {
-    const format::SlotRecord& owned = metadata_.slot(slot);
-    if (owned.state == format::SlotState::used && owned.segment == handle) release_slot(slot, lsn);
-  }
 }
 
 }  // namespace blockd::store

@@ -5,9 +5,10 @@
 // first batch that is torn, or whose mapped chunks did not reach the device, ends it; nothing after
 // it was covered by a flush, else it would have been whole. A damaged batch that a later one says
 // was flushed is no torn tail but a damaged store. Time is bounded by the journal's size and the
-// metadata's.
+// metadata's. The journal is read first: only the pages that it changes have to stay in memory.
 #pragma once
 
+#include <unordered_map>
 #include <vector>
 
 #include "store/device.h"
@@ -41,8 +42,9 @@ class Recovery {
   void verify_maps();
   [[nodiscard]] std::size_t whole_length(std::uint64_t flushed_lsn);
   [[nodiscard]] bool map_whole(const format::EntryHeader& entry, const std::byte* extra);
-  void supersede(const format::EntryHeader& entry, const std::byte* extra);
+  void supersede(const format::EntryHeader& entry);
   void refuse_damage();
+  [[nodiscard]] std::vector<bool> touched_pages() const;
   void replay();
   void replay_batch(const Found& batch);
   void replay_entry(const format::EntryHeader& entry, const std::byte* extra, const Found& batch,
@@ -60,8 +62,7 @@ class Recovery {
   format::CheckpointRecord record_;
   std::vector<Found> chain_;
   std::uint64_t incarnation_seen_ = 0;
-  std::vector<std::uint16_t> superseded_;  // by slot: blocks that later entries decide
-  std::vector<bool> segment_dropped_;      // by handle, likewise
+  std::unordered_map<std::uint32_t, std::uint16_t> superseded_;  // by slot: later entries decide
 };
 
 }  // namespace blockd::store

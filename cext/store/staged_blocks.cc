@@ -6,8 +6,8 @@
 
 namespace blockd::store {
 
-StagedBlocks::StagedBlocks(std::uint32_t slot_count, std::uint32_t journal_blocks)
-    : index_(slot_count), chunks_(journal_blocks) {
+StagedBlocks::StagedBlocks(std::uint32_t journal_blocks)
+    : index_(journal_blocks), chunks_(journal_blocks) {
   for (auto chunk = chunks_.rbegin(); chunk != chunks_.rend(); ++chunk) {
     chunk->next = free_;
     free_ = &*chunk;
@@ -16,8 +16,9 @@ StagedBlocks::StagedBlocks(std::uint32_t slot_count, std::uint32_t journal_block
 
 void StagedBlocks::stage(std::uint32_t slot, std::uint32_t block, std::uint32_t journal_block,
                          std::uint64_t lsn, std::uint32_t visit) noexcept {
-  BLOCKD_ASSERT(slot < index_.size() && block < kBlocksPerChunk);
-  if (index_[slot] == 0) {
+  BLOCKD_ASSERT(block < kBlocksPerChunk);
+  std::uint32_t place = index_.find(slot);
+  if (place == 0) {
     BLOCKD_ASSERT(free_ != nullptr);
     StagedChunk* fresh = free_;
     free_ = fresh->next;
@@ -25,9 +26,10 @@ void StagedBlocks::stage(std::uint32_t slot, std::uint32_t block, std::uint32_t 
     fresh->mask = 0;
     fresh->visit = visit;
     append(*fresh);
-    index_[slot] = static_cast<std::uint32_t>(fresh - chunks_.data()) + 1;
+    place = static_cast<std::uint32_t>(fresh - chunks_.data()) + 1;
+    index_.set(slot, place);
   }
-  StagedChunk& chunk = chunks_[index_[slot] - 1];
+  StagedChunk& chunk = chunks_[place - 1];
   const auto bit = static_cast<std::uint16_t>(1u << block);
   if (!(chunk.mask & bit)) ++block_count_;
   chunk.mask |= bit;
@@ -36,14 +38,15 @@ void StagedBlocks::stage(std::uint32_t slot, std::uint32_t block, std::uint32_t 
 }
 
 void StagedBlocks::drop(std::uint32_t slot, std::uint16_t mask) noexcept {
-  if (index_[slot] == 0) return;
-  StagedChunk& chunk = chunks_[index_[slot] - 1];
+  const std::uint32_t place = index_.find(slot);
+  if (place == 0) return;
+  StagedChunk& chunk = chunks_[place - 1];
   BLOCKD_ASSERT(chunk.slot == slot);
   block_count_ -=
       static_cast<std::uint64_t>(std::popcount(static_cast<std::uint16_t>(chunk.mask & mask)));
   chunk.mask &= static_cast<std::uint16_t>(~mask);
   if (chunk.mask != 0) return;
-  index_[slot] = 0;
+  index_.set(slot, 0);
   unlink(chunk);
   chunk.next = free_;
   free_ = &chunk;

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "blockd/types.h"
+#include "store/slot_table.h"
 
 namespace blockd::store {
 
@@ -25,7 +26,7 @@ struct StagedChunk {
 
 class StagedBlocks {
  public:
-  StagedBlocks(std::uint32_t slot_count, std::uint32_t journal_blocks);
+  explicit StagedBlocks(std::uint32_t journal_blocks);
 
   void stage(std::uint32_t slot, std::uint32_t block, std::uint32_t journal_block,
              std::uint64_t lsn, std::uint32_t visit) noexcept;
@@ -33,7 +34,8 @@ class StagedBlocks {
   void drop(std::uint32_t slot, std::uint16_t mask) noexcept;
   void drop_all(std::uint32_t slot) noexcept { drop(slot, 0xffff); }
   [[nodiscard]] const StagedChunk* find(std::uint32_t slot) const noexcept {
-    return index_[slot] == 0 ? nullptr : &chunks_[index_[slot] - 1];
+    const std::uint32_t place = index_.find(slot);
+    return place == 0 ? nullptr : &chunks_[place - 1];
   }
   // The chunk that was looked at longest ago; null when nothing is staged.
   [[nodiscard]] StagedChunk* oldest() noexcept { return head_; }
@@ -44,7 +46,7 @@ class StagedBlocks {
   void append(StagedChunk& chunk) noexcept;
   void unlink(StagedChunk& chunk) noexcept;
 
-  std::vector<std::uint32_t> index_;  // by slot: place in chunks_ + 1, or 0
+  SlotTable index_;  // place in chunks_ + 1
   std::vector<StagedChunk> chunks_;
   StagedChunk* free_ = nullptr;
   StagedChunk* head_ = nullptr;

@@ -40,7 +40,8 @@ struct FormatOptions {
 };
 
 struct OpenOptions {
-  Uuid cluster_id;  // a store of another cluster is refused (StoreForeign)
+  Uuid cluster_id;                         // a store of another cluster is refused (StoreForeign)
+  std::uint64_t metadata_cache_bytes = 0;  // for pages of the slot table; 0: 48 MiB
 };
 
 struct StoreInfo {
@@ -145,7 +146,8 @@ class Store {
   using Done = std::function<void(Error)>;
   virtual void create_segment(SegmentId id, std::uint32_t block_count,
                               Done done) = 0;  // AlreadyExists, NoSpace
-  // Frees its chunks. Operations on it that have not started by then end with NotFound.
+  // Gone when done; its space comes back by and by, also after a restart. Operations on it that
+  // have not started by then end with NotFound.
   virtual void drop_segment(SegmentHandle segment, Done done) = 0;
   virtual void resize_segment(SegmentHandle segment, std::uint32_t block_count,
                               Done done) = 0;  // never smaller
@@ -176,6 +178,9 @@ class Store {
   [[nodiscard]] virtual BlockLocation locate(SegmentHandle segment,
                                              std::uint32_t block) const noexcept = 0;
 
+  // A page of metadata that was sound at open() can no longer be read: mutations are refused, and
+  // what the calls above said may have left chunks out.
+  [[nodiscard]] virtual bool metadata_lost() const noexcept = 0;
   [[nodiscard]] virtual StoreInfo info() const noexcept = 0;
   [[nodiscard]] virtual const StoreStats& stats() const noexcept = 0;
   // Walks every structure: each slot owned once or free, masks and counts agree, journal accounting

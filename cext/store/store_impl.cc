@@ -34,19 +34,19 @@ std::unique_ptr<Store> Store::open(io::Disk& disk, io::Loop& loop, Buffers& buff
                                    const OpenOptions& options) {
   const format::Superblock superblock = read_superblock(disk);
   check_compatible(superblock, options.cluster_id, disk.capacity_bytes());
-  auto store = std::make_unique<StoreImpl>(disk, loop, buffers, superblock);
+  auto store =
+      std::make_unique<StoreImpl>(disk, loop, buffers, superblock, options.metadata_cache_bytes);
   store->recover();
   return store;
 }
 
 StoreImpl::StoreImpl(io::Disk& disk, io::Loop& loop, Buffers& buffers,
-                     const format::Superblock& superblock)
+                     const format::Superblock& superblock, std::uint64_t metadata_cache_bytes)
     : loop_(loop),
       superblock_(superblock),
       device_(disk),
-      metadata_(superblock),
-      staged_(superblock.slot_count,
-              static_cast<std::uint32_t>(superblock.journal_bytes / kBlockBytes)),
+      metadata_(device_, superblock, metadata_cache_bytes),
+      staged_(static_cast<std::uint32_t>(superblock.journal_bytes / kBlockBytes)),
       journal_(device_, superblock, *this),
       flusher_(device_, journal_),
       reader_(device_, journal_, metadata_, staged_),
@@ -72,6 +72,10 @@ StoreImpl::StoreImpl(io::Disk& disk, io::Loop& loop, Buffers& buffers,
   reader_.slot_unpinned = [](void* self) noexcept {
     static_cast<StoreImpl*>(self)->reclaim_slots();
   };
+  metadata_.slot_pages().owner = this;
+  metadata_.slot_pages().came = [](void* self) noexcept {
+    static_cast<StoreImpl*>(self)->page_came();
+  };
   direct_.written = [](void* self) noexcept { static_cast<StoreImpl*>(self)->wake(); };
 }
 
@@ -90,9 +94,13 @@ void StoreImpl::recover() {
     static_cast<StoreImpl*>(self)->reclaim_slots();
   };
   for (SegmentHandle handle = 0; handle < metadata_.segment_limit(); ++handle) {
-    if (metadata_.segment(handle).tombstone_count > 0) want_reap(handle);
+    if (metadata_.segment(handle).dropping()) {
+      dropping_.push_back(handle);
+    } else if (metadata_.segment(handle).tombstone_count > 0) {
+      want_reap(handle);
+    }
   }
-  if (!reaping_.empty()) wake();
+  if (!reaping_.empty() || !dropping_.empty()) wake();
 }
 
 void StoreImpl::submit(StoreOp& op) noexcept {
@@ -107,8 +115,9 @@ void StoreImpl::submit(StoreOp& op) noexcept {
     return flusher_.add(op);
   }
   if (const Error error = validate(op); error != Error::Ok) return finish(op, error);
-  if (op.op == StoreOp::Op::read) return reader_.start(op);
+  if (op.op == StoreOp::Op::read) return read(op);
   if (device_.failed() != Error::Ok) return finish(op, device_.failed());
+  static_cast<void>(pages_ready(op));  // on their way by the time it is its turn
   (waiting_tail_ ? waiting_tail_->next : waiting_head_) = &op;
   waiting_tail_ = &op;
 }
@@ -116,7 +125,7 @@ void StoreImpl::submit(StoreOp& op) noexcept {
 // Starts whatever can be started, once an iteration: whoever frees something defers end_task_.
 void StoreImpl::pump() noexcept {
   if (device_.failed() != Error::Ok) return fail_everything();
-  bool room = append_maps() && append_meta_ops() && append_reaps();
+  bool room = append_maps() && append_meta_ops() && append_reaps() && append_drops();
   while (room && waiting_head_) {
     StoreOp& op = *waiting_head_;
     StoreOp* rest = op.next;
@@ -202,7 +211,7 @@ void StoreImpl::fail_everything() noexcept {
 
 void StoreImpl::reclaim_slots() noexcept {
   while (!freed_.empty() && freed_.front().lsn <= journal_.flushed_lsn() &&
-         metadata_.slot_state(freed_.front().slot).io_pins == 0) {
+         !metadata_.pinned(freed_.front().slot)) {
     metadata_.give_back(freed_.front().slot);
     freed_.pop_front();
     if (waiting_head_) loop_.defer(end_task_);
@@ -215,9 +224,10 @@ void StoreImpl::maybe_checkpoint() noexcept {
   const std::uint64_t bytes = journal_.capacity_bytes();
   const bool half_full = journal_.used_bytes() > std::min(bytes / 2, bytes - 2 * kBatchBytesMax);
   const bool last = closing_ && !closing_checkpointed_ && mutations_in_flight_ == 0 &&
-                    !waiting_head_ && journal_.idle();
+                    !waiting_head_ && meta_waiting_.empty() && reaping_.empty() && journal_.idle();
   if (last) closing_checkpointed_ = true;
-  if (last || (half_full && !closing_checkpointed_)) return checkpoint_->start();
+  const bool due = half_full || metadata_.many_dirty();
+  if (last || (due && !closing_checkpointed_)) return checkpoint_->start();
   if (stopping_ || idle_timer_.armed() || journal_.used_bytes() == 0) return;
   idle_lsn_ = journal_.appended_lsn();
   loop_.arm(idle_timer_, loop_.now_us() + kIdleCheckpointUs);
@@ -245,8 +255,8 @@ void StoreImpl::maybe_closed() noexcept {
     return;
   const bool failed = device_.failed() != Error::Ok;
   if (!journal_.idle() || (!failed && !closing_checkpointed_)) return;
-  if (reader_.in_flight() > 0 || !flusher_.idle() || !meta_waiting_.empty() ||
-      !meta_ending_.empty())
+  if (reader_.in_flight() > 0 || cold_reads_ || metadata_.slot_pages().loading() ||
+      !flusher_.idle() || !meta_waiting_.empty() || !meta_ending_.empty())
     return;
   std::exchange(closing_, nullptr)(device_.failed());
 }
@@ -326,9 +336,7 @@ StoreInfo StoreImpl::info() const noexcept {
   info.allocated_bytes = info.capacity_bytes - std::uint64_t{metadata_.free_slots()} * kChunkBytes;
   info.journal_bytes = journal_.capacity_bytes();
   info.journal_used_bytes = journal_.used_bytes();
-  for (SegmentHandle handle = 0; handle < metadata_.segment_limit(); ++handle) {
-    if (metadata_.segment(handle).used()) ++info.segment_count;
-  }
+  info.segment_count = metadata_.segment_count();
   return info;
 }
 
@@ -337,7 +345,7 @@ std::vector<std::string> StoreImpl::check() const {
   std::vector<std::uint8_t> owned(metadata_.slot_count());
   for (SegmentHandle handle = 0; handle < metadata_.segment_limit(); ++handle) {
     const Segment& segment = metadata_.segment(handle);
-    if (!segment.used()) continue;
+    if (!segment.used() && !segment.dropping()) continue;
     const std::string name = "segment " + std::to_string(handle);
     std::uint32_t chunks = 0, tombstones = 0;
     for (std::uint32_t chunk = 0; chunk < segment.slot_of_chunk.size(); ++chunk) {
@@ -363,7 +371,7 @@ std::vector<std::string> StoreImpl::check() const {
   for (const FreedSlot& slot : freed_) ++freed[slot.slot];
   std::uint32_t free_slots = 0;
   for (std::uint32_t slot = 0; slot < metadata_.slot_count(); ++slot) {
-    const bool taken = metadata_.slot_state(slot).taken;
+    const bool taken = metadata_.taken(slot);
     if (!taken) ++free_slots;
     if (owned[slot] + freed[slot] != (taken ? 1 : 0))
       problems.push_back("slot " + std::to_string(slot) + " is leaked or shared");

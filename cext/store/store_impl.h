@@ -21,7 +21,8 @@ namespace blockd::store {
 
 class StoreImpl final : public Store, private JournalListener {
  public:
-  StoreImpl(io::Disk& disk, io::Loop& loop, Buffers& buffers, const format::Superblock& superblock);
+  StoreImpl(io::Disk& disk, io::Loop& loop, Buffers& buffers, const format::Superblock& superblock,
+            std::uint64_t metadata_cache_bytes);
   ~StoreImpl() override;
   void recover();
 
@@ -45,6 +46,9 @@ class StoreImpl final : public Store, private JournalListener {
                                          std::span<ChunkDigest> out) const noexcept override;
   [[nodiscard]] BlockLocation locate(SegmentHandle segment,
                                      std::uint32_t block) const noexcept override;
+  [[nodiscard]] bool metadata_lost() const noexcept override {
+    return metadata_.slot_pages().any_lost();
+  }
   [[nodiscard]] StoreInfo info() const noexcept override;
   [[nodiscard]] const StoreStats& stats() const noexcept override { return device_.stats; }
   [[nodiscard]] std::vector<std::string> check() const override;
@@ -78,6 +82,12 @@ class StoreImpl final : public Store, private JournalListener {
   void maybe_checkpoint() noexcept;
   void idle_timer_fired() noexcept;
   void maybe_closed() noexcept;
+  // Metadata pages that an operation needs (store_paging.cc)
+  [[nodiscard]] bool pages_ready(const StoreOp& op) noexcept;
+  [[nodiscard]] bool may_start(const StoreOp& op) noexcept;  // the first mutation in line
+  void page_came() noexcept;
+  void read(StoreOp& op) noexcept;
+  void start_cold_reads() noexcept;
   [[nodiscard]] const std::uint32_t* slot_of(SegmentHandle segment,
                                              std::uint32_t chunk) const noexcept;
 
@@ -115,6 +125,9 @@ class StoreImpl final : public Store, private JournalListener {
   [[nodiscard]] Start append_drop(MetaOp& op, SegmentHandle segment);
   void end_meta_ops() noexcept;
   void refuse_waiting(SegmentHandle segment) noexcept;
+  [[nodiscard]] bool append_drops() noexcept;
+  [[nodiscard]] bool drop_chunks(SegmentHandle segment) noexcept;
+  [[nodiscard]] bool drop_pages_ready(const Segment& segment) noexcept;
 
   io::Loop& loop_;
   format::Superblock superblock_;
@@ -132,12 +145,15 @@ class StoreImpl final : public Store, private JournalListener {
 
   StoreOp* waiting_head_ = nullptr;  // mutations not started, in order
   StoreOp* waiting_tail_ = nullptr;
+  StoreOp* cold_reads_ = nullptr;  // waiting for metadata pages
+  std::uint32_t pages_came_ = 0;   // since a mutation last started
   StoreOp* finished_head_ = nullptr;
   StoreOp* finished_tail_ = nullptr;
   bool delivering_ = false;
   std::deque<FreedSlot> freed_;
   std::deque<MetaOp> meta_waiting_;
   std::deque<MetaOp> meta_ending_;
+  std::deque<SegmentHandle> dropping_;
   std::vector<SegmentHandle> reaping_;     // segments whose stable mark has moved
   std::uint64_t reaped_lsn_ = 0;           // of the newest entry that freed a tombstone
   std::uint64_t unflushed_map_bytes_ = 0;  // since a flush was last asked for

@@ -70,6 +70,7 @@ StoreImpl::Start StoreImpl::start(StoreOp& op) noexcept {
     finish(op, Error::NotInSync);
     return Start::failed;
   }
+  if (metadata_.too_many_dirty() || !may_start(op)) return Start::blocked;
   const std::uint32_t first_chunk = op.first_block / kBlocksPerChunk;
   if (!direct_.idle() && direct_.busy(op.segment, first_chunk, end_chunk(op)))
     return Start::blocked;
@@ -232,6 +233,7 @@ StoreImpl::Start StoreImpl::start_zero(StoreOp& op) noexcept {
         std::min(kBlocksPerChunk - first, op.block_count - op.scratch_count);
     const std::uint32_t* slot = slot_of(op.segment, block / kBlocksPerChunk);
     if (slot) {
+      if (metadata_.too_many_dirty() || !may_start(op)) return Start::blocked;
       if (!journal_.reserve(1, sizeof(EntryHeader), 0)) return Start::blocked;
       append_zero(op, block / kBlocksPerChunk, *slot, mask_of(first, count));
     }
@@ -348,7 +350,7 @@ void StoreImpl::own_slot(SegmentHandle handle, std::uint32_t chunk, std::uint32_
   Segment& segment = metadata_.segment(handle);
   if (segment.slot_of_chunk[chunk] == slot) return;
   BLOCKD_ASSERT(segment.slot_of_chunk[chunk] == kNoSlot);
-  BLOCKD_ASSERT(metadata_.slot_state(slot).taken);
+  BLOCKD_ASSERT(metadata_.taken(slot));
   format::SlotRecord& record = metadata_.change_slot(slot, journal_.open_lsn());
   BLOCKD_ASSERT(record.state == format::SlotState::free);
   record = format::SlotRecord{};

@@ -102,24 +102,83 @@ StoreImpl::Start StoreImpl::append_drop(MetaOp& op, SegmentHandle handle) {
     return Start::failed;
   }
   if (direct_.busy(handle, 0, kChunksPerSegment)) return Start::blocked;
-  Segment& segment = metadata_.segment(handle);
-  const format::SegmentRecord before = std::exchange(segment.record, format::SegmentRecord{});
-  const bool appended = append_segment(handle);
-  segment.record = before;
-  if (!appended) return Start::blocked;
-  op.lsn = journal_.open_lsn();
-  for (const std::uint32_t slot : segment.slot_of_chunk) {
-    if (slot != kNoSlot) free_slot(slot);
+  format::SegmentState& state = metadata_.segment(handle).record.state;
+  state = format::SegmentState::dropping;
+  if (!append_segment(handle)) {
+    state = format::SegmentState::used;
+    return Start::blocked;
   }
+  op.lsn = journal_.open_lsn();
   metadata_.remove_from_index(handle);
+  dropping_.push_back(handle);
   std::erase(reaping_, handle);
   refuse_waiting(handle);
   reader_.segment_dropped(handle);
   return Start::started;
 }
 
+// Gives back what dropped segments hold, a little in each iteration. False: no room in the journal.
+bool StoreImpl::append_drops() noexcept {
+  while (!dropping_.empty() && !stopping_) {
+    const SegmentHandle handle = dropping_.front();
+    if (!drop_chunks(handle)) return false;
+    Segment& segment = metadata_.segment(handle);
+    if (segment.drop_cursor < segment.slot_of_chunk.size()) return true;
+    const format::SegmentRecord before = std::exchange(segment.record, format::SegmentRecord{});
+    if (!append_segment(handle)) {
+      segment.record = before;
+      return false;
+    }
+    segment = Segment{};
+    dropping_.pop_front();
+  }
+  return true;
+}
+
+bool StoreImpl::drop_chunks(SegmentHandle handle) noexcept {
+  constexpr std::uint32_t kChunksPerTurn = 256;
+  Segment& segment = metadata_.segment(handle);
+  std::uint32_t turn = 0;
+  for (; segment.drop_cursor < segment.slot_of_chunk.size(); ++segment.drop_cursor) {
+    const std::uint32_t slot = segment.slot_of_chunk[segment.drop_cursor];
+    if (slot == kNoSlot) continue;
+    if (turn++ == kChunksPerTurn) {
+      wake();
+      return true;
+    }
+    // Whoever makes pages clean, or brings one, wakes us.
+    if (metadata_.many_dirty() || !drop_pages_ready(segment)) return true;
+    if (!journal_.reserve(1, sizeof(EntryHeader), 0)) return false;
+    append_free(handle, segment.drop_cursor, slot);
+    reaped_lsn_ = journal_.open_lsn();
+  }
+  return true;
+}
+
+// The page of the chunk at the cursor; those of the next ones are asked for meanwhile.
+bool StoreImpl::drop_pages_ready(const Segment& segment) noexcept {
+  constexpr std::uint32_t kChunksAhead = 64;
+  if (metadata_.slot_ready(segment.slot_of_chunk[segment.drop_cursor])) return true;
+  const std::size_t end =
+      std::min<std::size_t>(segment.slot_of_chunk.size(), segment.drop_cursor + kChunksAhead);
+  for (std::size_t chunk = segment.drop_cursor + 1; chunk < end; ++chunk) {
+    const std::uint32_t slot = segment.slot_of_chunk[chunk];
+    if (slot != kNoSlot) static_cast<void>(metadata_.slot_ready(slot));
+  }
+  return false;
+}
+
 // Operations that name a segment which is gone: the next one may get its handle.
 void StoreImpl::refuse_waiting(SegmentHandle handle) noexcept {
+  for (StoreOp** link = &cold_reads_; *link;) {
+    StoreOp& read = **link;
+    if (read.segment == handle) {
+      *link = read.next;
+      finish(read, Error::NotFound);
+    } else {
+      link = &read.next;
+    }
+  }
   StoreOp* op = std::exchange(waiting_head_, nullptr);
   waiting_tail_ = nullptr;
   while (op) {

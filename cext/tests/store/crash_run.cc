@@ -27,6 +27,10 @@ CrashRun::CrashRun(std::uint64_t seed, CrashStats& stats)
   }};
   weights_ = kMixtures[random_.below(kMixtures.size())];
   constexpr std::array<std::uint32_t, 4> kLimits = {1, 4, 12, kFlightsMax};
+  // Every page of the slot table in memory, or hardly any.
+  constexpr std::array<std::uint64_t, 4> kCaches = {0, kBlockBytes, 2 * kBlockBytes,
+                                                    3 * kBlockBytes};
+  rig_.metadata_cache_bytes = kCaches[random_.below(kCaches.size())];
   flights_limit_ = kLimits[random_.below(kLimits.size())];
   chunks_max_ = static_cast<std::uint32_t>(random_.between(4, 48));
   for (std::uint32_t i = 0; i < kSegments; ++i) segments_[i].id = segment_id(i);

@@ -275,7 +275,7 @@ TEST_CASE("a journal or a record that contradicts itself is damage, checksum or 
       [](Contents& c) { c.entry.kind = EntryKind::write, c.entry.first = 200; },
       [](Contents& c) { c.segment.block_count = 0; },
       [](Contents& c) { c.segment.block_count = ~0u - 31; },
-      [](Contents& c) { c.segment.state = static_cast<format::SegmentState>(2); },
+      [](Contents& c) { c.segment.state = static_cast<format::SegmentState>(3); },
       [](Contents& c) { c.tail_offset = 512; },
       [](Contents& c) { c.tail_offset = kMiB; },
   });

@@ -107,7 +107,8 @@ class Rig {
   void open() {
     loop = std::make_unique<io::SimLoop>(world);
     disk.attach(*loop);
-    store = Store::open(mortal, *loop, buffers, {.cluster_id = kClusterId});
+    store = Store::open(mortal, *loop, buffers,
+                        {.cluster_id = kClusterId, .metadata_cache_bytes = metadata_cache_bytes});
   }
 
   // The process dies; what it had in flight got anywhere. Then nothing of it is left in memory.
@@ -160,6 +161,7 @@ class Rig {
   MortalDisk mortal;
   Buffers buffers;
   std::unique_ptr<io::SimLoop> loop;
+  std::uint64_t metadata_cache_bytes = 0;  // of the next open(); 0: the default, ample
   std::unique_ptr<Store> store;
 };
 

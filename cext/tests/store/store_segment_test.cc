@@ -105,6 +105,7 @@ TEST_CASE("what waits for a segment that is dropped never reaches the one that t
     const CallRef zero = client.start_zero(0, 2);
     Error dropped = Error::WriteUnresolved;
     s.rig.store->drop_segment(client.segment, [&](Error error) { dropped = error; });
+    s.rig.world.run_for(10'000);  // all of it is given back
     REQUIRE(client.create(1, 64) == Error::Ok);
     REQUIRE(dropped == Error::Ok);
     REQUIRE(s.handle(1) == client.segment);  // its place
@@ -129,6 +130,7 @@ TEST_CASE("a read that waits when its segment is dropped reads no other one's bl
   s.rig.disk.set_slowness(1);
   Error dropped = Error::WriteUnresolved;
   s.rig.store->drop_segment(client.segment, [&](Error error) { dropped = error; });
+  s.rig.world.run_for(10'000);  // all of it is given back
   REQUIRE(client.create(1, 1024) == Error::Ok);
   REQUIRE(dropped == Error::Ok);
   REQUIRE(s.handle(1) == client.segment);
