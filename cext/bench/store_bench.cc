@@ -1,11 +1,12 @@
 // The store alone on a real file or device: what a write, a read and a flush cost without any
 // network.
 //
-//   store_bench PATH [SECONDS] [SIZE_MIB]
+//   store_bench PATH [SECONDS] [SIZE_MIB] [--json]
 //
 // PATH is made (SIZE_MIB, 2048) when it is not there; what is on it is OVERWRITTEN. Each row runs
 // for SECONDS (3) at its depth; "device bytes" are those that the store wrote for each byte it was
-// given, checkpoints included. Everything runs on one loop on this thread.
+// given, checkpoints included. Everything runs on one loop on this thread. bench/store.py sets it
+// against the raw file.
 #include <sys/resource.h>
 
 #include <algorithm>
@@ -63,12 +64,13 @@ double cpu_us() {
 class Bench {
  public:
   Bench(io::UringLoop& loop, Store& store, Buffers& buffers, SegmentHandle segment,
-        std::uint32_t block_count, double seconds)
+        std::uint32_t block_count, double seconds, bool json)
       : loop_(loop),
         store_(store),
         segment_(segment),
         block_count_(block_count),
-        run_us_(static_cast<std::uint64_t>(seconds * 1e6)) {
+        run_us_(static_cast<std::uint64_t>(seconds * 1e6)),
+        json_(json) {
     for (Slot& slot : slots_) {
       slot.bench = this;
       slot.buffer = buffers.large.get();
@@ -79,8 +81,9 @@ class Bench {
 
   void start(std::function<void()> finished) {
     finished_ = std::move(finished);
-    std::printf("%-34s %5s %10s %9s %9s %9s %8s %12s\n", "", "depth", "per s", "MiB/s", "p50 us",
-                "p99 us", "CPU us", "device bytes");
+    if (!json_)
+      std::printf("%-32s %5s %9s %8s %7s %7s %8s %7s %12s\n", "", "depth", "per s", "MiB/s",
+                  "p50 us", "p99 us", "p99.9 us", "CPU us", "device bytes");
     start_row();
   }
 
@@ -156,11 +159,19 @@ class Bench {
     const StoreStats& after = store_.stats();
     const double given = static_cast<double>(after.write_bytes - before_.write_bytes);
     const double cost = static_cast<double>(after.device_write_bytes - before_.device_write_bytes);
+    const auto percentile = [this](std::size_t per_mille) {
+      return latencies_[latencies_.size() * per_mille / 1000];
+    };
     const double mib = count * row().block_count * kBlockBytes / seconds / (1 << 20);
-    std::printf("%-34s %5u %10.0f %9.1f %9u %9u %8.1f ", row().name, row().depth, count / seconds,
-                mib, latencies_[latencies_.size() / 2], latencies_[latencies_.size() * 99 / 100],
-                (cpu_us() - cpu_before_us_) / count);
-    given > 0 ? std::printf("%12.3f\n", cost / given) : std::printf("%12s\n", "-");
+    const double cpu = (cpu_us() - cpu_before_us_) / count;
+    const double amplification = given > 0 ? cost / given : 0;
+    const char* format =
+        json_ ? "{\"name\": \"%s\", \"depth\": %u, \"per_s\": %.0f, \"mib_per_s\": %.1f, "
+                "\"p50_us\": %u, \"p99_us\": %u, \"p999_us\": %u, \"cpu_us\": %.1f, "
+                "\"device_bytes_per_byte\": %.3f}\n"
+              : "%-32s %5u %9.0f %8.1f %7u %7u %8u %7.1f %12.3f\n";
+    std::printf(format, row().name, row().depth, count / seconds, mib, percentile(500),
+                percentile(990), percentile(999), cpu, amplification);
     std::fflush(stdout);
   }
 
@@ -169,6 +180,7 @@ class Bench {
   SegmentHandle segment_;
   std::uint32_t block_count_;
   std::uint64_t run_us_;
+  bool json_;
   Random random_{1};
   Slot slots_[kDepthMax];
   std::function<void()> finished_;
@@ -182,7 +194,7 @@ class Bench {
   std::vector<std::uint32_t> latencies_;
 };
 
-void run(const std::string& path, double seconds, std::uint64_t size_mib) {
+void run(const std::string& path, double seconds, std::uint64_t size_mib, bool json) {
   if (!std::filesystem::exists(path)) io::UringDisk::create_file(path, size_mib << 20);
   io::UringLoop loop;
   io::UringDisk disk(loop, path);
@@ -203,10 +215,11 @@ void run(const std::string& path, double seconds, std::uint64_t size_mib) {
   store->create_segment(segment, blocks, [&](Error error) {
     if (error != Error::Ok) throw Fault(error, "cannot create the segment");
     bench = std::make_unique<Bench>(loop, *store, buffers, *store->find_segment(segment), blocks,
-                                    seconds);
+                                    seconds, json);
     bench->start([&] { store->close([&](Error) { loop.stop(); }); });
   });
   loop.run();
+  if (json) return;
   const StoreStats& stats = store->stats();
   std::printf("checkpoints %llu, journal batches %llu, writes per batch %.1f, flushes %llu\n",
               static_cast<unsigned long long>(stats.checkpoints),
@@ -218,13 +231,16 @@ void run(const std::string& path, double seconds, std::uint64_t size_mib) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  const bool json = argc > 1 && std::string(argv[argc - 1]) == "--json";
+  if (json) --argc;
   if (argc < 2) {
-    std::fprintf(stderr, "usage: store_bench PATH [SECONDS] [SIZE_MIB]   (overwrites PATH)\n");
+    std::fprintf(stderr,
+                 "usage: store_bench PATH [SECONDS] [SIZE_MIB] [--json]   (overwrites PATH)\n");
     return 2;
   }
   try {
     run(argv[1], argc > 2 ? std::atof(argv[2]) : 3,
-        argc > 3 ? std::strtoull(argv[3], nullptr, 10) : 2048);
+        argc > 3 ? std::strtoull(argv[3], nullptr, 10) : 2048, json);
   } catch (const Fault& fault) {
     std::fprintf(stderr, "store_bench: %s\n", fault.what());
     return 1;

@@ -28,10 +28,10 @@ inline constexpr std::uint64_t kMetadataCacheBytes = 48ull << 20;  // slot pages
 
 inline constexpr std::uint32_t kReadRunsMax = 1024;     // device reads in flight
 inline constexpr std::uint32_t kDirectWritesMax = 256;  // device writes of whole chunks in flight
-inline constexpr std::uint32_t kHomeWritesMax = 32;     // checkpoint writes in flight
+inline constexpr std::uint32_t kHomeWritesMax = 64;     // checkpoint writes in flight
 inline constexpr std::uint32_t kPinnedSlotsMax =
     kReadRunsMax * (kMutationBytesMax / kChunkBytes + 1) + kHomeWritesMax;
-inline constexpr std::uint32_t kPagesPerRound = 64;  // metadata pages staged and written at a time
+inline constexpr std::uint32_t kPagesPerRound = 256;  // metadata pages staged and written at a time
 
 inline constexpr std::uint64_t kIdleCheckpointUs =
     5'000'000;  // a quiet journal goes home after this long
