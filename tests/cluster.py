@@ -144,6 +144,23 @@ class DevCluster:
 
         return asyncio.run(ask())
 
+    def stored_bytes(self, host: str) -> int:
+        """Bytes in chunks of a host's stores, as its daemon counts them now."""
+
+        async def ask() -> host_pb2.HostStatus:
+            client = HostClient()
+            try:
+                return await client.call(
+                    self.host_endpoint(host),
+                    lambda stub: stub.GetStatus,
+                    host_pb2.GetStatusRequest(),
+                    timeout=5,
+                )
+            finally:
+                await client.close()
+
+        return sum(store.allocated_bytes for store in asyncio.run(ask()).host.stores)
+
     # Waiting.
 
     def wait_in_sync(self, name: str, replicas: int = 3, seconds: float = 60) -> None:

@@ -1,7 +1,7 @@
 #include "format/disk.h"
 
-#include <algorithm>
 #include <array>
+#include <cstring>
 
 #include "base/assert.h"
 #include "base/crc32c.h"
@@ -18,7 +18,10 @@ std::uint32_t checksum_of(std::span<const std::byte> block, std::size_t crc_offs
 }
 
 bool all_zero(std::span<const std::byte> bytes) noexcept {
-  return std::all_of(bytes.begin(), bytes.end(), [](std::byte b) { return b == std::byte{0}; });
+  if (bytes.empty()) return true;
+  // The first byte is zero, and every other equals the one before it.
+  return bytes[0] == std::byte{0} &&
+         std::memcmp(bytes.data(), bytes.data() + 1, bytes.size() - 1) == 0;
 }
 
 }  // namespace blockd::format

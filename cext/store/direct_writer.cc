@@ -35,7 +35,7 @@ DirectWriter::DirectWriter(Device& device, Metadata& metadata, Buffers& buffers)
 }
 
 bool DirectWriter::start(StoreOp& op, std::uint32_t first_chunk, std::uint32_t count,
-                         std::uint32_t first_op_block) noexcept {
+                         std::uint32_t first_op_block, PieceMask skip) noexcept {
   BLOCKD_ASSERT(count > 0 && count <= kDirectChunksMax);
   if (!free_ || metadata_.free_slots() < count) return false;
   std::byte* data = op.data + std::size_t{first_op_block} * kBlockBytes;
@@ -53,7 +53,7 @@ bool DirectWriter::start(StoreOp& op, std::uint32_t first_chunk, std::uint32_t c
   write.first_op_block = first_op_block;
   write.error = Error::Ok;
   write.copy = std::move(copy);
-  const bool taken = take_slots(write);
+  const bool taken = take_slots(write, skip);
   BLOCKD_ASSERT(taken);
   write.prev = nullptr;
   write.next = active_;
@@ -61,6 +61,10 @@ bool DirectWriter::start(StoreOp& op, std::uint32_t first_chunk, std::uint32_t c
   active_ = &write;
   write.pending = 1;
   for (std::uint32_t i = 0; i < count;) {
+    if (write.slots[i] == format::kNoSlot) {
+      ++i;
+      continue;
+    }
     std::uint32_t run = 1;
     while (i + run < count && write.slots[i + run] == write.slots[i] + run) ++run;
     io::DiskRequest& request = write.requests[i];
@@ -75,15 +79,17 @@ bool DirectWriter::start(StoreOp& op, std::uint32_t first_chunk, std::uint32_t c
   return true;
 }
 
-bool DirectWriter::take_slots(DirectWrite& write) noexcept {
-  if (const auto run = metadata_.take_run(write.chunk_count)) {
-    for (std::uint32_t i = 0; i < write.chunk_count; ++i) write.slots[i] = *run + i;
-    return true;
-  }
+bool DirectWriter::take_slots(DirectWrite& write, PieceMask skip) noexcept {
+  std::uint32_t wanted = 0;
+  for (std::uint32_t i = 0; i < write.chunk_count; ++i) wanted += (skip >> i & 1) ? 0 : 1;
+  auto run = metadata_.take_run(wanted);
   for (std::uint32_t i = 0; i < write.chunk_count; ++i) {
-    const auto slot = metadata_.take_run(1);
+    write.slots[i] = format::kNoSlot;
+    if (skip >> i & 1) continue;
+    const auto slot = run ? run : metadata_.take_run(1);
     if (!slot) return false;
     write.slots[i] = *slot;
+    if (run) ++*run;
   }
   return true;
 }

@@ -11,6 +11,7 @@
 #include "store/constants.h"
 #include "store/device.h"
 #include "store/metadata.h"
+#include "store/pieces.h"
 
 namespace blockd::store {
 
@@ -20,8 +21,8 @@ struct DirectWrite {
   StoreOp* op = nullptr;
   std::uint32_t first_chunk = 0;
   std::uint32_t chunk_count = 0;
-  std::uint32_t first_op_block = 0;  // where the chunks' data starts in the op
-  std::uint32_t slots[kDirectChunksMax] = {};
+  std::uint32_t first_op_block = 0;            // where the chunks' data starts in the op
+  std::uint32_t slots[kDirectChunksMax] = {};  // kNoSlot: this chunk is none of ours
   std::uint32_t pending = 0;
   Error error = Error::Ok;
   io::DiskRequest requests[kDirectChunksMax];
@@ -37,9 +38,10 @@ class DirectWriter {
   DirectWriter(Device& device, Metadata& metadata, Buffers& buffers);
 
   // Takes slots and submits the device writes for whole chunks [first_chunk, +count) of the op.
+  // But for those whose bit is set in `skip`, counted from first_chunk.
   // False: no slots, no buffer or no place; nothing was done and the op may be journaled instead.
   [[nodiscard]] bool start(StoreOp& op, std::uint32_t first_chunk, std::uint32_t count,
-                           std::uint32_t first_op_block) noexcept;
+                           std::uint32_t first_op_block, PieceMask skip = 0) noexcept;
   [[nodiscard]] bool busy(SegmentHandle segment, std::uint32_t first_chunk,
                           std::uint32_t end_chunk) const noexcept;
   // Written and waiting for its map entries, in order of completion; null when there is none.
@@ -51,7 +53,7 @@ class DirectWriter {
   void* owner = nullptr;
 
  private:
-  [[nodiscard]] bool take_slots(DirectWrite& write) noexcept;
+  [[nodiscard]] bool take_slots(DirectWrite& write, PieceMask skip) noexcept;
   void request_done(DirectWrite& write, Error error) noexcept;
 
   Device& device_;

@@ -13,6 +13,7 @@
 #include "store/flusher.h"
 #include "store/journal.h"
 #include "store/metadata.h"
+#include "store/pieces.h"
 #include "store/reader.h"
 #include "store/recovery.h"
 #include "store/staged_blocks.h"
@@ -60,6 +61,14 @@ class StoreImpl final : public Store, private JournalListener {
     std::uint32_t slot = 0;
     std::uint64_t lsn = 0;
   };
+  struct WritePlan {  // pieces and what they hold, but for those that are zeros
+    PieceMask zeros = 0;
+    std::uint32_t zero_entries = 0;  // zeros where something is stored
+    std::uint32_t pieces = 0, blocks = 0;
+    std::uint32_t fresh = 0;  // pieces in chunks without a slot
+    std::uint32_t whole = 0;  // pieces that are whole chunks, all of them within:
+    std::uint32_t first_whole = 0, end_whole = 0, whole_at = 0;
+  };
   struct MetaOp {  // a change of the segment table; durable before done
     std::function<Start(MetaOp&)> append;
     Done done;
@@ -94,11 +103,12 @@ class StoreImpl final : public Store, private JournalListener {
   // Mutations (store_mutations.cc)
   [[nodiscard]] Error validate(const StoreOp& op) const noexcept;
   [[nodiscard]] Start start(StoreOp& op) noexcept;
+  [[nodiscard]] WritePlan plan_write(const StoreOp& op) const noexcept;
   [[nodiscard]] Start start_write(StoreOp& op) noexcept;
   [[nodiscard]] Start start_zero(StoreOp& op) noexcept;
   [[nodiscard]] Start start_replace(StoreOp& op) noexcept;
   [[nodiscard]] Start end_with(StoreOp& op, std::uint64_t lsn) noexcept;
-  [[nodiscard]] Start journal_blocks(StoreOp& op, bool direct_started) noexcept;
+  [[nodiscard]] Start journal_blocks(StoreOp& op, PieceMask zeros, bool direct_started) noexcept;
   void count_map_bytes(std::uint64_t bytes) noexcept;
   [[nodiscard]] bool append_maps() noexcept;
   void append_map(const StoreOp& op, std::uint32_t chunk, std::uint32_t slot,

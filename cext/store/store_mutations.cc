@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "base/assert.h"
+#include "store/pieces.h"
 #include "store/store_impl.h"
 
 namespace blockd::store {
@@ -24,18 +25,6 @@ std::span<const std::byte> crc_bytes(const std::uint32_t* crcs, std::uint32_t co
 
 std::uint16_t mask_of(std::uint32_t first, std::uint32_t count) noexcept {
   return static_cast<std::uint16_t>(((1u << count) - 1) << first);
-}
-
-// Calls use(chunk, first block in the chunk, count, first block of the op) for each chunk touched.
-template <class Use>
-void for_each_piece(const StoreOp& op, Use use) {
-  for (std::uint32_t at = 0; at < op.block_count;) {
-    const std::uint32_t block = op.first_block + at;
-    const std::uint32_t first = block % kBlocksPerChunk;
-    const std::uint32_t count = std::min(kBlocksPerChunk - first, op.block_count - at);
-    use(block / kBlocksPerChunk, first, count, at);
-    at += count;
-  }
 }
 
 std::uint32_t end_chunk(const StoreOp& op) noexcept {
@@ -96,43 +85,65 @@ StoreImpl::Start StoreImpl::need_slots(std::uint32_t count) noexcept {
   return Start::blocked;
 }
 
-StoreImpl::Start StoreImpl::start_write(StoreOp& op) noexcept {
-  std::uint32_t pieces = 0, fresh = 0, whole = 0, first_whole = 0, whole_at = 0;
+StoreImpl::WritePlan StoreImpl::plan_write(const StoreOp& op) const noexcept {
+  WritePlan plan;
+  plan.zeros = zero_pieces(op);
   for_each_piece(op,
                  [&](std::uint32_t chunk, std::uint32_t, std::uint32_t count, std::uint32_t at) {
-                   ++pieces;
-                   if (!slot_of(op.segment, chunk)) ++fresh;
-                   if (count != kBlocksPerChunk) return;
-                   if (whole++ == 0) {
-                     first_whole = chunk;
-                     whole_at = at;
+                   const bool stored = slot_of(op.segment, chunk) != nullptr;
+                   if (has_piece(plan.zeros, op, chunk)) {
+                     if (stored) ++plan.zero_entries;
+                     return;
                    }
+                   ++plan.pieces;
+                   plan.blocks += count;
+                   if (!stored) ++plan.fresh;
+                   if (count != kBlocksPerChunk) return;
+                   if (plan.whole++ == 0) {
+                     plan.first_whole = chunk;
+                     plan.whole_at = at;
+                   }
+                   plan.end_whole = chunk + 1;
                  });
+  return plan;
+}
+
+StoreImpl::Start StoreImpl::start_write(StoreOp& op) noexcept {
+  const WritePlan plan = plan_write(op);
+  if (plan.pieces == 0) return start_zero(op);  // zeros only: holes, as if they had been trimmed
   // Whole chunks over old ones take a fresh slot each when there is one, else they go through the
   // journal.
-  const Start slots = need_slots(fresh);
+  const Start slots = need_slots(plan.fresh);
   if (slots == Start::failed) finish(op, Error::NoSpace);
   if (slots != Start::started) return slots;
   // No more than is needed: a batch takes as many operations as fit (group commit).
-  const auto reserve = [&](std::uint32_t count, std::uint32_t blocks) {
+  const auto reserve = [&](std::uint32_t pieces, std::uint32_t blocks) {
+    const std::uint32_t count = pieces + plan.zero_entries;
     return count == 0 ||
            journal_.reserve(count, count * std::uint32_t{sizeof(EntryHeader)} + blocks * 4, blocks);
   };
-  if (whole > 0 && metadata_.free_slots() >= fresh + whole) {
-    if (!reserve(pieces - whole, op.block_count - whole * kBlocksPerChunk)) return Start::blocked;
-    if (direct_.start(op, first_whole, whole, whole_at))
-      return journal_blocks(op, /*direct_started=*/true);
+  if (plan.whole > 0 && metadata_.free_slots() >= plan.fresh + plan.whole) {
+    if (!reserve(plan.pieces - plan.whole, plan.blocks - plan.whole * kBlocksPerChunk))
+      return Start::blocked;
+    const PieceMask skip = plan.zeros >> (plan.first_whole - op.first_block / kBlocksPerChunk);
+    if (direct_.start(op, plan.first_whole, plan.end_whole - plan.first_whole, plan.whole_at, skip))
+      return journal_blocks(op, plan.zeros, /*direct_started=*/true);
   }
-  if (!reserve(pieces, op.block_count)) return Start::blocked;
-  return journal_blocks(op, /*direct_started=*/false);
+  if (!reserve(plan.pieces, plan.blocks)) return Start::blocked;
+  return journal_blocks(op, plan.zeros, /*direct_started=*/false);
 }
 
-StoreImpl::Start StoreImpl::journal_blocks(StoreOp& op, bool direct_started) noexcept {
+StoreImpl::Start StoreImpl::journal_blocks(StoreOp& op, PieceMask zeros,
+                                           bool direct_started) noexcept {
   ++mutations_in_flight_;
   for_each_piece(
       op, [&](std::uint32_t chunk, std::uint32_t first, std::uint32_t count, std::uint32_t at) {
-        if (direct_started && count == kBlocksPerChunk) return;
         const std::uint32_t* old = slot_of(op.segment, chunk);
+        if (has_piece(zeros, op, chunk)) {
+          if (old) append_zero(op, chunk, *old, mask_of(first, count));
+          return;
+        }
+        if (direct_started && count == kBlocksPerChunk) return;
         std::uint32_t slot = old ? *old : kNoSlot;
         if (!old) {
           const auto taken = metadata_.take_run(1);
@@ -163,6 +174,7 @@ bool StoreImpl::append_maps() noexcept {
     if (!journal_.reserve(kDirectChunksMax, kDirectChunksMax * format::kEntryBytesMax, 0))
       return false;
     for (std::uint32_t i = 0; i < write->chunk_count; ++i) {
+      if (write->slots[i] == kNoSlot) continue;
       append_map(op, write->first_chunk + i, write->slots[i],
                  op.crcs + write->first_op_block + std::size_t{i} * kBlocksPerChunk);
     }

@@ -239,6 +239,7 @@ void CrashRun::start_whole_chunks(SegmentModel& segment, bool zero) {
 
 void CrashRun::begin(Flight& flight, SegmentModel* segment, StoreOp::Op op) {
   flight.op = StoreOp{};
+  flight.zeros = 0;
   flight.op.op = op;
   flight.op.owner = &flight;
   flight.op.done = [](StoreOp& done) noexcept {
@@ -278,8 +279,11 @@ void CrashRun::start_write(SegmentModel& segment, std::uint32_t first, std::uint
   flight->op.version = next_version(segment);
   place_data(*flight, count);
   const Tag first_tag = take_tags(count);
-  for (std::uint32_t i = 0; i < count; ++i)
-    fill_block(flight->op.data + std::size_t{i} * kBlockBytes, first_tag + i);
+  if (random_.chance(4)) flight->zeros = static_cast<PieceMask>(random_.next());
+  for (std::uint32_t i = 0; i < count; ++i) {
+    const bool zero = has_piece(flight->zeros, flight->op, (first + i) / kBlocksPerChunk);
+    fill_block(flight->op.data + std::size_t{i} * kBlockBytes, zero ? kHole : first_tag + i);
+  }
   for (std::uint32_t i = 0; i < count; ++i) {
     flight->crcs[i] = crc32c(flight->op.data + std::size_t{i} * kBlockBytes, kBlockBytes);
   }
@@ -331,7 +335,8 @@ void CrashRun::submit_mutation(Flight& flight, Mutation::Kind kind, Tag first_ta
   for (std::uint32_t at = op.first_block; at < end;) {
     const std::uint32_t chunk = at / kBlocksPerChunk;
     const std::uint32_t chunk_end = std::min(end, (chunk + 1) * kBlocksPerChunk);
-    flight.segment->chunks[chunk].submit({.kind = kind,
+    const bool zero = has_piece(flight.zeros, op, chunk);
+    flight.segment->chunks[chunk].submit({.kind = zero ? Mutation::Kind::zero : kind,
                                           .version = op.version,
                                           .first = at % kBlocksPerChunk,
                                           .count = chunk_end - at,
@@ -489,6 +494,7 @@ bool CrashRun::may_lack_space(const Flight& flight) const {
   bool all_there = true;
   const std::uint32_t last = (op.first_block + op.block_count - 1) / kBlocksPerChunk;
   for (std::uint32_t chunk = op.first_block / kBlocksPerChunk; chunk <= last; ++chunk) {
+    if (has_piece(flight.zeros, op, chunk)) continue;
     all_there =
         all_there && flight.segment->chunks.at(chunk).always_stored(flight.segment->stable_ever);
   }

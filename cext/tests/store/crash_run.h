@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "base/random.h"
+#include "store/pieces.h"
 #include "tests/io/pattern.h"
 #include "tests/store/store_model.h"
 #include "tests/store/store_rig.h"
@@ -73,6 +74,7 @@ class CrashRun {
     std::uint64_t id = 0;
     std::uint64_t stamp_at_submit = 0;
     SegmentModel* segment = nullptr;
+    PieceMask zeros = 0;  // of a write: the pieces that are zeros, and thereby holes
     io::testing::Memory memory{kMutationBytesMax + kBlockBytes};
     std::array<std::uint32_t, kBlocksMax> crcs{};
     std::vector<ChunkRead> reads;

@@ -69,6 +69,22 @@ class Client {
     fill(*call, tags_from(first_tag, count));
     return submit(std::move(call));
   }
+  // A write of these very tags, a hole's being zeros; and before it is submitted.
+  [[nodiscard]] CallRef prepare_write_of(std::uint32_t first, const std::vector<Tag>& tags,
+                                         std::uint32_t misalignment = 0) {
+    CallRef call = make(StoreOp::Op::write, first, static_cast<std::uint32_t>(tags.size()));
+    call->op.data += misalignment;
+    call->op.version = next_version();
+    fill(*call, tags);
+    return call;
+  }
+  [[nodiscard]] CallRef start_write_of(std::uint32_t first, const std::vector<Tag>& tags,
+                                       std::uint32_t misalignment = 0) {
+    return submit(prepare_write_of(first, tags, misalignment));
+  }
+  [[nodiscard]] CallRef start_write_of_zeros(std::uint32_t first, std::uint32_t count) {
+    return start_write_of(first, tags_from(kHole, count));
+  }
   [[nodiscard]] CallRef start_zero(std::uint32_t first, std::uint32_t count) {
     CallRef call = make(StoreOp::Op::zero, first, count);
     call->op.version = next_version();
@@ -89,6 +105,11 @@ class Client {
     return submit(std::move(call));
   }
   [[nodiscard]] CallRef start_flush() { return submit(make(StoreOp::Op::flush, 0, 0)); }
+
+  void submit(Call& call) {
+    rig_.store->submit(call.op);
+    BLOCKD_ASSERT(!call.done);  // never from inside the call
+  }
 
   // One by one. WriteUnresolved: it never finished.
   [[nodiscard]] Error finish(const Call& call) {
@@ -152,8 +173,7 @@ class Client {
     }
   }
   CallRef submit(CallRef call) {
-    rig_.store->submit(call->op);
-    BLOCKD_ASSERT(!call->done);  // never from inside the call
+    submit(*call);
     return call;
   }
 

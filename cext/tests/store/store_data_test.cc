@@ -142,6 +142,88 @@ TEST_CASE("zeroed blocks are holes, and their chunk keeps its version") {
   CHECK(c.read(16, 3) == std::vector<Tag>{kHole, 500, kHole});
 }
 
+TEST_CASE("writing zeros is zeroing: nothing is stored, and what was stored keeps its version") {
+  OpenStore s(23);
+  Client& c = *s.client;
+  const auto allocated = [&] { return s.rig.store->info().allocated_bytes; };
+  for (const std::uint32_t first : {0u, 5u, 32u}) {
+    CHECK(c.finish(*c.start_write_of_zeros(first, 64)) == Error::Ok);
+  }
+  CHECK(allocated() == 0);
+  CHECK(s.rig.store->chunk_version(c.segment, 0) == Version{});
+  CHECK(c.write(0, 32, 1) == Error::Ok);
+  const std::uint64_t payload = s.rig.store->stats().device_write_bytes;
+  CHECK(c.finish(*c.start_write_of_zeros(4, 2)) == Error::Ok);  // part of a chunk
+  CHECK(c.finish(*c.start_write_of_zeros(16, 64)) == Error::Ok);
+  CHECK(s.rig.store->stats().device_write_bytes - payload == 2 * kBlockBytes);  // headers alone
+  const Version zeroed = c.last_version();
+  for (int round = 0; round < 2; ++round) {
+    Client& now = *s.client;
+    CHECK(now.read(3, 4) == std::vector<Tag>{4, kHole, kHole, 7});
+    CHECK(now.read(16, 64) == tags_from(kHole, 64));
+    CHECK(now.version_of(0) == Version{zeroed.epoch, zeroed.seq - 1});
+    CHECK(now.version_of(1) == zeroed);  // a tombstone
+    CHECK(s.rig.store->chunk_valid_mask(now.segment, 0) == 0xffcf);
+    CHECK(s.rig.store->chunk_valid_mask(now.segment, 1) == 0);
+    CHECK(now.version_of(2) == Version{});
+    if (round == 0) s.reopen_after([](Rig& rig) { rig.kill(); });
+  }
+}
+
+TEST_CASE("of a large write only the chunks that hold data are stored") {
+  for (const std::uint32_t misalignment : {0u, 512u}) {
+    for (std::uint32_t mask = 1; mask < 16; ++mask) {  // bit: the chunk holds data
+      CAPTURE(mask);
+      OpenStore s(mask);
+      Client& c = *s.client;
+      CHECK(c.write(48, 16, 900) == Error::Ok);  // the last chunk is there already
+      std::vector<Tag> tags(64, kHole);
+      for (std::uint32_t b = 0; b < 64; ++b) {
+        if (mask >> (b / 16) & 1) tags[b] = 100 + b;
+      }
+      CHECK(c.finish(*c.start_write_of(0, tags, misalignment)) == Error::Ok);
+      const Version written = c.last_version();
+      CHECK(c.write(7, 1, 5000) == Error::Ok);  // what follows is not overtaken
+      tags[7] = 5000;
+      s.reopen_after([](Rig& rig) { rig.kill(); });
+      CHECK(s.client->read(0, 64) == tags);
+      CHECK(s.client->version_of(3) == written);
+      for (std::uint32_t chunk = 1; chunk < 3; ++chunk) {
+        CHECK(s.client->version_of(chunk) == (mask >> chunk & 1 ? written : Version{}));
+      }
+    }
+  }
+}
+
+TEST_CASE("zeros are told from data whose checksum is that of zeros, and mixed pieces are data") {
+  OpenStore s(24);
+  Client& c = *s.client;
+  CHECK(c.finish(*c.start_write_of(0, {kHole, 1, kHole})) == Error::Ok);
+  CHECK(c.read(0, 4) == std::vector<Tag>{kHole, 1, kHole, kHole});
+  CHECK(s.rig.store->chunk_valid_mask(c.segment, 0) == 0b111);
+  // CRC-32C is linear: a block that differs from zeros by a multiple of its polynomial has theirs.
+  const CallRef call = c.prepare_write_of(16, {kHole});
+  constexpr std::uint64_t kPolynomial = 0x82f63b78ull << 1 | 1;  // bits in the order they are sent
+  std::memcpy(call->op.data, &kPolynomial, sizeof kPolynomial);
+  REQUIRE(crc32c(call->op.data, kBlockBytes) == crc32c_zero_block());
+  c.submit(*call);
+  CHECK(c.finish(*call) == Error::Ok);
+  CHECK(s.rig.store->chunk_valid_mask(c.segment, 1) == 1);
+  const CallRef read = c.start_read(16, 1);
+  CHECK(c.finish(*read) == Error::Ok);
+  CHECK(std::memcmp(read->memory.data(), &kPolynomial, sizeof kPolynomial) == 0);
+}
+
+TEST_CASE("a full store takes zeros") {
+  OpenStore s(25, 4 * kMiB);
+  Client& c = *s.client;
+  const std::uint32_t slots = fill(s);
+  CHECK(c.finish(*c.start_write_of_zeros(0, 64)) == Error::Ok);
+  CHECK(c.finish(*c.start_write_of_zeros(slots * kBlocksPerChunk, 16)) == Error::Ok);
+  CHECK(c.read(0, 64) == tags_from(kHole, 64));
+  CHECK(c.write(slots * kBlocksPerChunk, 1, 1) == Error::NoSpace);
+}
+
 TEST_CASE("replace makes a chunk exactly what it is given, at exactly its version") {
   OpenStore s(6);
   Client& c = *s.client;
