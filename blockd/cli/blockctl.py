@@ -10,7 +10,13 @@ from typing import Annotated
 
 import typer
 
-from blockd.cli import blockctl_cluster, blockctl_host, blockctl_places, blockctl_volume
+from blockd.cli import (
+    blockctl_cluster,
+    blockctl_host,
+    blockctl_places,
+    blockctl_store,
+    blockctl_volume,
+)
 from blockd.cli.blockctl_events import events
 from blockd.cli.blockctl_session import Format, Session, find_endpoints
 from blockd.cli.failure import run_app
@@ -26,6 +32,7 @@ app.add_typer(blockctl_cluster.app, name="cluster")
 app.add_typer(blockctl_places.sites, name="site")
 app.add_typer(blockctl_places.operators, name="operator")
 app.add_typer(blockctl_host.app, name="host")
+app.add_typer(blockctl_store.app, name="store")
 app.add_typer(blockctl_volume.app, name="volume")
 app.command("events")(events)
 

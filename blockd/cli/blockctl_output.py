@@ -5,6 +5,7 @@ added, never renamed or removed; sizes are bytes, times Unix microseconds.
 """
 
 import json
+import time
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
@@ -89,10 +90,24 @@ def local_time(unix_us: int) -> str:
     return datetime.fromtimestamp(unix_us / 1e6).astimezone().strftime("%Y-%m-%d %H:%M:%S")
 
 
+def age_text(unix_us: int) -> str:
+    """How long ago, for people: "12 s ago"; "never" for never."""
+    if unix_us == 0:
+        return "never"
+    seconds = max(0, int(time.time() - unix_us / 1e6))
+    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds // size} {unit} ago"
+    return f"{seconds} s ago"
+
+
 def state_text(state: str) -> str:
     """A state's name in its colour."""
     colour = {
         "up": "green",
+        "ok": "green",
+        "full": "red",
+        "failed": "red",
         "available": "green",
         "serving": "green",
         "down": "red",

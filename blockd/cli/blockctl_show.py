@@ -11,7 +11,8 @@ from blockd.cli.blockctl_output import (
     state_text,
 )
 from blockd.cli.blockctl_session import Clients
-from blockd.cli.blockctl_views import volume_state
+from blockd.cli.blockctl_stored import stored_text
+from blockd.cli.blockctl_views import View, volume_state
 from blockd.model.errors import BlockdError
 from blockd.model.units import format_size
 from blockd.rpc.gen import host_pb2
@@ -70,12 +71,13 @@ def _is_whole(volume: Volume, segment: Segment) -> bool:
     return sum(member.in_sync for member in segment.members) >= volume.policy.replicas
 
 
-def print_volume(volume: Volume, engine: host_pb2.AttachmentStatus | None) -> None:
+def print_volume(volume: Volume, engine: host_pb2.AttachmentStatus | None, stored: View) -> None:
     """The facts, then a row for each run of segments that are alike."""
     facts = [
         ("volume", volume.name),
         ("id", volume.id),
         ("size", f"{format_size(volume.size_bytes)} ({volume.size_bytes} bytes)"),
+        ("stored", _stored(stored)),
         (
             "policy",
             f"{volume.policy.replicas} replicas, at least {volume.policy.min_in_sync} in sync",
@@ -93,6 +95,16 @@ def print_volume(volume: Volume, engine: host_pb2.AttachmentStatus | None) -> No
         _segment_rows(volume, engine),
         "no segments",
     )
+
+
+def _stored(stored: View) -> str:
+    places = [
+        f"{one['host']} "
+        + ("unknown" if one["stored_bytes"] is None else format_size(one["stored_bytes"]))
+        for one in stored["hosts"]
+    ]
+    total = stored_text(stored["stored_bytes"], complete=stored["complete"])
+    return f"{total} in all: {', '.join(places)}"
 
 
 def _attachment_facts(

@@ -20,7 +20,12 @@ View = dict[str, Any]
 
 def host_state(host: Host) -> str:
     """ "up" or "down"."""
-    return HostState.Name(host.state).removeprefix("HOST_STATE_").lower()
+    return host_state_name(host.state)
+
+
+def host_state_name(state: "HostState.ValueType") -> str:
+    """ "up" or "down"."""
+    return HostState.Name(state).removeprefix("HOST_STATE_").lower()
 
 
 def volume_state(volume: Volume) -> str:
@@ -50,6 +55,7 @@ def store_view(store: Store) -> View:
         "journal_bytes": store.journal_bytes,
         "journal_used_bytes": store.journal_used_bytes,
         "segment_count": store.segment_count,
+        "state": store.state,
     }
 
 

@@ -24,7 +24,15 @@ from blockd.cli.blockctl_session import (
     session_of,
 )
 from blockd.cli.blockctl_show import ask_engine, print_volume, wait_in_sync
+from blockd.cli.blockctl_stored import (
+    Answers,
+    ask_hosts,
+    stored_in_all,
+    stored_of,
+    stored_text,
+)
 from blockd.cli.blockctl_views import (
+    View,
     attachment_status_view,
     attachment_view,
     volume_state,
@@ -93,28 +101,41 @@ def _sites(volume: Volume) -> list[str]:
 @app.command("list")
 def list_volumes(context: typer.Context, output: Output = None) -> None:
     """List all volumes."""
-    answer = run(
-        context,
-        lambda clients: clients.meta.call(
+
+    async def ask(clients: Clients) -> tuple[list[Volume], Answers]:
+        answer = await clients.meta.call(
             lambda meta: meta.ListVolumes, meta_pb2.ListVolumesRequest(), idempotent=True
-        ),
-    )
+        )
+        hosts = await clients.list_hosts()
+        return list(answer.volumes), await ask_hosts(clients, hosts)
+
+    volumes, answers = run(context, ask)
+    stored = stored_in_all(answers)
+    complete = all(answer is not None for answer in answers.values())
     if session_of(context).chosen(output) is Format.JSON:
-        print_json({"volumes": [volume_view(one, segments=False) for one in answer.volumes]})
+        views = [
+            volume_view(one, segments=False)
+            | {"stored": {"stored_bytes": stored.get(one.id, 0), "complete": complete}}
+            for one in volumes
+        ]
+        print_json({"volumes": views})
         return
     rows = [
         [
             volume.name,
             format_size(volume.size_bytes),
+            stored_text(stored.get(volume.id, 0), complete=complete),
             f"{volume.policy.replicas} (min {volume.policy.min_in_sync})",
             state_text(volume_state(volume)),
             "[yellow]degraded[/]" if volume.degraded else "[green]in sync[/]",
             volume.attachment.host_name or "-",
         ]
-        for volume in answer.volumes
+        for volume in volumes
     ]
     print_table(
-        ["volume", "size>", "replicas", "state", "health", "attached at"], rows, "no volumes"
+        ["volume", "size>", "stored>", "replicas", "state", "health", "attached at"],
+        rows,
+        "no volumes",
     )
 
 
@@ -129,19 +150,20 @@ def show(
 ) -> None:
     """Show a volume: its segments, their replicas, and what its engine does."""
 
-    async def ask(clients: Clients) -> tuple[Volume, host_pb2.AttachmentStatus | None]:
+    async def ask(clients: Clients) -> tuple[Volume, host_pb2.AttachmentStatus | None, View]:
         if wait:
             await wait_in_sync(clients, name)
         volume = await clients.volume(name)
-        return volume, await ask_engine(clients, volume)
+        return volume, await ask_engine(clients, volume), await stored_of(clients, volume)
 
-    volume, engine = run(context, ask)
+    volume, engine, stored = run(context, ask)
     if session_of(context).chosen(output) is Format.JSON:
         view = volume_view(volume, segments=True)
         view["engine"] = attachment_status_view(engine) if engine is not None else None
+        view["stored"] = stored
         print_json(view)
     else:
-        print_volume(volume, engine)
+        print_volume(volume, engine, stored)
 
 
 @app.command("resize")

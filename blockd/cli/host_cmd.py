@@ -40,6 +40,12 @@ def host(
         bool | None, typer.Option("--format", help="Format stores that hold nothing yet.")
     ] = None,
     journal_size: Annotated[str | None, typer.Option(help="Of stores formatted here.")] = None,
+    store_warning: Annotated[
+        int | None, typer.Option(help="Percent in use at which a store is nearly full.")
+    ] = None,
+    store_critical: Annotated[
+        int | None, typer.Option(help="Percent in use at which it is full.")
+    ] = None,
     buffer_size: Annotated[str | None, typer.Option(help="Memory for data in flight.")] = None,
     cpu: Annotated[int | None, typer.Option(help="Pin the reactor to this CPU.")] = None,
     log_level: Annotated[str | None, typer.Option(help="debug, info, warning, error.")] = None,
@@ -63,6 +69,8 @@ def host(
             "cluster_id": cluster_id,
             "format": format_empty,
             "journal_size": journal_size,
+            "store_warning": store_warning,
+            "store_critical": store_critical,
             "buffer_size": buffer_size,
             "cpu": cpu,
             "log_level": log_level,

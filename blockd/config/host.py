@@ -25,6 +25,8 @@ class HostSettings(DaemonSettings):
     metrics_listen: Endpoint | None = "127.0.0.1:9420"  # "" turns it off
     format: bool = False  # format stores that hold nothing yet
     journal_size: Size = 0  # of stores formatted here; 0: chosen from the capacity
+    store_warning: int = Field(default=80, ge=1, le=100)  # percent: a store is nearly full
+    store_critical: int = Field(default=95, ge=1, le=100)  # percent: it is full
     buffer_size: Size = 256 << 20
     cpu: int | None = Field(default=None, ge=0)  # pin the reactor to this CPU
 
@@ -43,6 +45,11 @@ class HostSettings(DaemonSettings):
         if len(path.encode()) > UNIX_PATH_BYTES_MAX:
             raise ValueError(
                 f"nbd_unix: {path} is longer than {UNIX_PATH_BYTES_MAX} bytes, a socket's limit"
+            )
+        if self.store_warning >= self.store_critical:
+            raise ValueError(
+                f"store_warning: {self.store_warning} is not below store_critical, "
+                f"{self.store_critical}"
             )
         if len(set(self.stores)) != len(self.stores):
             raise ValueError("stores: a path occurs twice")

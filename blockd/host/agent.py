@@ -16,6 +16,7 @@ from uuid import UUID
 from blockd.host.attachments import Attachments
 from blockd.host.metadata import MetadataClient
 from blockd.host.replicas import Replicas
+from blockd.host.space import SpaceWatch
 from blockd.host.topology import Topology, store_message
 from blockd.model.errors import (
     BlockdError,
@@ -81,6 +82,7 @@ class Agent:
         topology: Topology,
         attachments: Attachments,
         replicas: Replicas,
+        space: SpaceWatch,
     ) -> None:
         self._me = me
         self._core = core
@@ -88,6 +90,7 @@ class Agent:
         self._topology = topology
         self._attachments = attachments
         self._replicas = replicas
+        self._space = space
         self._renewals: dict[UUID, asyncio.Task[None]] = {}
         self.registered = asyncio.Event()
 
@@ -125,10 +128,14 @@ class Agent:
             site=me.site,
             grpc_endpoint=me.grpc_endpoint,
             peer_endpoint=me.peer_endpoint,
-            stores=[store_message(info) for info in await self._core.store_infos()],
+            stores=await self._stores(),
             incarnation=me.incarnation,
             state=types_pb2.HOST_STATE_UP,
         )
+
+    async def _stores(self) -> list[types_pb2.Store]:
+        infos = await self._core.store_infos()
+        return [store_message(info, self._space.look(info)) for info in infos]
 
     async def _register(self) -> None:
         answer = await self._metadata.register(await self.host_message())
@@ -145,7 +152,7 @@ class Agent:
         await self._take_up(answer.attached)
 
     async def _heartbeat(self) -> None:
-        stores = [store_message(info) for info in await self._core.store_infos()]
+        stores = await self._stores()
         answer = await self._metadata.heartbeat(
             meta_pb2.HeartbeatRequest(
                 host_id=str(self._me.host_id), incarnation=self._me.incarnation, stores=stores

@@ -26,6 +26,7 @@ from blockd.host.metadata import MetadataClient
 from blockd.host.metrics import HostCollector, MetricsServer
 from blockd.host.replicas import Replicas
 from blockd.host.service import HostService
+from blockd.host.space import SpaceWatch, Thresholds
 from blockd.host.stores import open_stores
 from blockd.host.topology import Topology
 from blockd.host.volume_io import VolumeIO
@@ -145,7 +146,8 @@ async def serve(
         peer_endpoint="tcp:" + settings.advertised(peer_endpoint),
         incarnation=data_dir.identity.incarnation,
     )
-    agent = Agent(presence, core, metadata, topology, attachments, replicas)
+    space = SpaceWatch(Thresholds(settings.store_warning, settings.store_critical))
+    agent = Agent(presence, core, metadata, topology, attachments, replicas, space)
     pump = EventPump(core, metadata, attachments, topology, agent.check_holding)
     host_pb2_grpc.add_HostServiceServicer_to_server(
         HostService(core, agent, topology, attachments, replicas, nbd), server.server
@@ -154,7 +156,7 @@ async def serve(
     await server.start(SERVICES)
     pumping = asyncio.create_task(pump.run())
     try:
-        async with exporting_metrics(settings, core, attachments, agent):
+        async with exporting_metrics(settings, core, attachments, agent, space):
             log.info("%s serves at %s, peers at %s", settings.name, server.endpoint, peer_endpoint)
             await until_stopped(stop, agent, pumping)
     finally:
@@ -191,14 +193,18 @@ async def drain(attachments: Attachments) -> None:
 
 @contextlib.asynccontextmanager
 async def exporting_metrics(
-    settings: HostSettings, core: native.Core, attachments: Attachments, agent: Agent
+    settings: HostSettings,
+    core: native.Core,
+    attachments: Attachments,
+    agent: Agent,
+    space: SpaceWatch,
 ) -> AsyncIterator[None]:
     """Metrics are served inside the context, when they are wanted."""
     if settings.metrics_listen is None:
         yield
         return
     loop = asyncio.get_running_loop()
-    collector = HostCollector(loop, core, attachments, agent)
+    collector = HostCollector(loop, core, attachments, agent, space)
     exporter = MetricsServer.start(settings.metrics_listen, collector)
     try:
         yield

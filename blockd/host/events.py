@@ -15,6 +15,7 @@ from blockd.host.topology import Topology, error_name
 from blockd.model.errors import (
     BlockdError,
     EpochFenced,
+    MetadataUnreachable,
     NotAttached,
     NotFound,
     StaleGeneration,
@@ -23,6 +24,9 @@ from blockd.native import core as native
 from blockd.rpc.gen import meta_pb2, types_pb2
 
 log = logging.getLogger(__name__)
+
+STORE_FULL, STORE_HAS_SPACE = "store-full", "store-has-space"
+REPORT_RETRY_S = 1.0
 
 
 class EventPump:
@@ -45,6 +49,7 @@ class EventPump:
         self._topology = topology
         self._on_superseded = on_superseded
         self._asking: dict[tuple[UUID, int], asyncio.Task[None]] = {}
+        self._space: dict[tuple[UUID, UUID], native.Notice] = {}  # the newest of each member
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
@@ -69,6 +74,26 @@ class EventPump:
             host = self._topology.names.get(event.host_id, str(event.host_id))
             name = self._name(event.volume_id)
             log.info("%s/%d: %s %s %d", name, event.segment, event.kind, host, event.value)
+            if event.kind in (STORE_FULL, STORE_HAS_SPACE):
+                self._spawn(self._report_space(event))
+
+    async def _report_space(self, event: native.Notice) -> None:
+        """Have it known, unless the opposite comes first."""
+        key = (event.volume_id, event.host_id)
+        self._space[key] = event
+        while self._space.get(key) is event and event.volume_id in self._attachments.held:
+            request = meta_pb2.ReportSpaceRequest(
+                volume_id=str(event.volume_id),
+                epoch=self._attachments.epoch(event.volume_id),
+                host_id=str(event.host_id),
+                full=event.kind == STORE_FULL,
+            )
+            try:
+                await self._metadata.report_space(request)
+            except MetadataUnreachable:
+                await asyncio.sleep(REPORT_RETRY_S)
+                continue
+            return
 
     def _name(self, volume_id: UUID) -> str:
         held = self._attachments.held.get(volume_id)

@@ -66,6 +66,11 @@ class MetadataClient:
         )
         return answer.volume
 
+    async def report_space(self, request: meta_pb2.ReportSpaceRequest) -> None:
+        """Tell that a member's full store stops a volume's writes, or no longer does. Raises
+        EpochFenced, NotAttached, NotFound."""
+        await self._client.call(lambda meta: meta.ReportSpace, request, timeout=CALL_TIMEOUT_S)
+
     async def change_in_sync(self, request: meta_pb2.ChangeInSyncRequest) -> types_pb2.Segment:
         """Agree a segment's new in-sync set. Raises StaleGeneration, EpochFenced, NotAttached."""
         return await self._client.call(

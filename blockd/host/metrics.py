@@ -24,6 +24,8 @@ from blockd.config.endpoints import join_endpoint, split_endpoint
 from blockd.host.agent import Agent
 from blockd.host.attachments import Attachments
 from blockd.host.snapshot import STATES, Snapshot
+from blockd.host.space import STATES as SPACE_STATES
+from blockd.host.space import SpaceWatch
 from blockd.model.errors import AddressInUse
 from blockd.native import core as native
 
@@ -40,11 +42,13 @@ class HostCollector(Collector):
         core: native.Core,
         attachments: Attachments,
         agent: Agent,
+        space: SpaceWatch,
     ) -> None:
         self._loop = loop
         self._core = core
         self._attachments = attachments
         self._agent = agent
+        self._space = space
 
     def collect(self) -> Iterable[Metric]:
         """One scrape."""
@@ -60,6 +64,7 @@ class HostCollector(Collector):
         yield from volume_metrics(snapshot)
         yield from segment_metrics(snapshot)
         yield from store_metrics(snapshot)
+        yield space_metrics(snapshot, self._space)
         yield from daemon_metrics(snapshot)
 
     def describe(self) -> Iterable[Metric]:
@@ -185,6 +190,18 @@ def store_metrics(snapshot: Snapshot) -> Iterable[Metric]:
                 )
                 counters.setdefault(name, counter).add_metric(labels, value)
     return [*gauges.values(), *counters.values()]
+
+
+def space_metrics(snapshot: Snapshot, space: SpaceWatch) -> Metric:
+    """Which stores are full, nearly full or failed."""
+    family = GaugeMetricFamily(
+        "blockd_store_state", "1 for the state a store is in", labels=["store", "path", "state"]
+    )
+    for info in snapshot.stores:
+        now = space.state(info.store_id)
+        for name in SPACE_STATES:
+            family.add_metric([str(info.store_id), info.path, name], float(name == now))
+    return family
 
 
 def daemon_metrics(snapshot: Snapshot) -> Iterable[Metric]:

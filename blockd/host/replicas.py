@@ -11,8 +11,9 @@ from uuid import UUID
 from blockd.host.attachments import Attachments
 from blockd.model.errors import AlreadyExists, NotFound
 from blockd.model.ids import parse_id
+from blockd.model.units import CHUNK_BYTES
 from blockd.native import core as native
-from blockd.rpc.gen import meta_pb2
+from blockd.rpc.gen import host_pb2, meta_pb2
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +40,22 @@ class Replicas:
         except AlreadyExists:
             return
         log.info("replica of volume %s segment %d created", volume_id, order.segment)
+
+    async def stored(self, volume_id: UUID | None) -> list[host_pb2.StoredReplicas]:
+        """What is stored here of one volume, or of all: by volume and store."""
+        found: dict[tuple[UUID, UUID], host_pb2.StoredReplicas] = {}
+        for replica in await self._core.list_replicas():
+            if volume_id not in (None, replica.volume_id):
+                continue
+            entry = found.setdefault(
+                (replica.volume_id, replica.store_id),
+                host_pb2.StoredReplicas(
+                    volume_id=str(replica.volume_id), store_id=str(replica.store_id)
+                ),
+            )
+            entry.segment_count += 1
+            entry.stored_bytes += replica.chunk_count * CHUNK_BYTES
+        return list(found.values())
 
     async def drop_volume(self, volume_id: UUID) -> None:
         """Drop every replica of a deleted volume; none is fine. Raises DiskError."""

@@ -119,6 +119,12 @@ class HostService(host_pb2_grpc.HostServiceServicer):
         await self._attachments.grow(request.volume)
         return host_pb2.HostGrowResponse()
 
+    async def ListReplicas(
+        self, request: host_pb2.ListReplicasRequest, context: Context
+    ) -> host_pb2.ListReplicasResponse:
+        volume_id = parse_id(request.volume_id, "volume") if request.volume_id else None
+        return host_pb2.ListReplicasResponse(replicas=await self._replicas.stored(volume_id))
+
     async def ListDigests(
         self, request: host_pb2.ListDigestsRequest, context: Context
     ) -> AsyncIterator[host_pb2.DigestBatch]:

@@ -74,8 +74,8 @@ class Topology:
         )
 
 
-def store_message(info: native.StoreInfo) -> types_pb2.Store:
-    """A store as it is reported to the metadata service."""
+def store_message(info: native.StoreInfo, state: str) -> types_pb2.Store:
+    """A store as it is reported to the metadata service; state: see space.py."""
     return types_pb2.Store(
         id=str(info.store_id),
         path=info.path,
@@ -84,6 +84,7 @@ def store_message(info: native.StoreInfo) -> types_pb2.Store:
         journal_bytes=info.journal_bytes,
         journal_used_bytes=info.journal_used_bytes,
         segment_count=info.segment_count,
+        state=state,
     )
 
 

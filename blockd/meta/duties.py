@@ -18,6 +18,7 @@ from blockd.meta.records import (
     decode,
     last_part,
 )
+from blockd.meta.stores import Stores
 from blockd.meta.volumes import Volumes
 from blockd.model.errors import BlockdError
 from blockd.rpc.gen.types_pb2 import VOLUME_STATE_CREATING, VOLUME_STATE_DELETING, Volume
@@ -35,6 +36,7 @@ class Duties:
     def __init__(self, instance: Instance, volumes: Volumes, events: Events) -> None:
         self._records = instance.records
         self._etcd = instance.records.etcd
+        self._stores = Stores(instance.records)
         self._volumes = volumes
         self._events = events
 
@@ -44,6 +46,7 @@ class Duties:
         while True:
             try:
                 await self.announce_hosts()
+                await self._stores.announce()
                 if tick % VOLUMES_EVERY == 0:
                     await self.finish_volumes()
                 if tick % TRIM_EVERY == 0:

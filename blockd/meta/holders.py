@@ -1,6 +1,7 @@
 """What the daemon that holds an attachment asks: a new epoch after a restart, another in-sync set.
+And what it has to say of full members.
 
-Both are compare-and-set against the attachment on record: one that has been replaced is told so.
+All are compare-and-set against the attachment on record: one that has been replaced is told so.
 """
 
 from blockd.meta.context import Instance
@@ -19,7 +20,11 @@ from blockd.meta.records import (
 )
 from blockd.model.errors import NotFound
 from blockd.model.ids import parse_id
-from blockd.rpc.gen.meta_pb2 import ChangeInSyncRequest, RenewAttachmentRequest
+from blockd.rpc.gen.meta_pb2 import (
+    ChangeInSyncRequest,
+    RenewAttachmentRequest,
+    ReportSpaceRequest,
+)
 from blockd.rpc.gen.types_pb2 import Attachment, Segment, Volume
 from blockd.rules.attachments import check_renewal
 from blockd.rules.in_sync import check_epoch, decide_in_sync, is_degraded
@@ -87,6 +92,29 @@ class Holders:
             if await self._commit_in_sync(stored.value, held, segment, changed, hosts, request):
                 return named(changed, hosts)
         raise conflict(f"segment {request.segment} of {volume_id}")
+
+    async def report_space(self, request: ReportSpaceRequest) -> None:
+        """Writes that a full store stops, or no longer does, become an event. Raises EpochFenced,
+        NotAttached, InvalidArgument, NotFound."""
+        volume_id = str(parse_id(request.volume_id, "volume_id"))
+        member_id = str(parse_id(request.host_id, "host_id"))
+        stored = await self._records.volume(volume_id)
+        held = await self._records.attachment(volume_id)
+        check_epoch(request.epoch, held.value.epoch, is_attached=bool(held.value.host_id))
+        view = (await self._records.hosts()).get(member_id)
+        if view is None:
+            raise NotFound(f"no host with the id {member_id}", field="host_id")
+        name, host = stored.value.name, view.host.name
+        await self._records.commit(
+            [held.unchanged],
+            [],
+            "volume.no_space" if request.full else "volume.has_space",
+            f"volume/{name}",
+            f"volume {name} takes no writes: a store of host {host} is full; delete or trim there"
+            if request.full
+            else f"volume {name}: host {host} has space for writes again",
+            {"volume_id": volume_id, "host_id": member_id, "host": host},
+        )
 
     async def _segment(self, volume: Volume, index: int) -> Stored[Segment]:
         entry = await self._etcd.get(segment_key(volume.id, index))

@@ -15,6 +15,7 @@ from blockd.meta.records import (
     HOST_NAMES,
     HOSTS,
     ORDERS,
+    REPORTS,
     SITES,
     HostView,
     Records,
@@ -48,10 +49,11 @@ def present(view: HostView) -> Host:
     host = Host()
     host.CopyFrom(view.host)
     host.state = HOST_STATE_UP if view.is_up else HOST_STATE_DOWN
-    if view.report is not None:
+    report = view.report or view.last
+    if report is not None:
         del host.stores[:]
-        host.stores.extend(view.report.stores)
-        host.last_heartbeat_unix_us = view.report.last_heartbeat_unix_us
+        host.stores.extend(report.stores)
+        host.last_heartbeat_unix_us = report.last_heartbeat_unix_us
     return host
 
 
@@ -141,8 +143,9 @@ class Hosts:
             stores=host.stores,
             last_heartbeat_unix_us=now_us(),
         )
+        value = report.SerializeToString(deterministic=True)
         await self._records.etcd.commit(
-            [], [Put(ALIVE + host.id, report.SerializeToString(deterministic=True), lease)]
+            [], [Put(ALIVE + host.id, value, lease), Put(REPORTS + host.id, value)]
         )
 
     async def _welcome(self, host: Host) -> RegisterHostResponse:

@@ -10,7 +10,9 @@ All under /blockd/v1/; values are messages of proto/blockd/v1 unless the table s
     host/ID                  Host              as registered, without what alive/ knows better
     host-name/NAME           text              the id that owns the name
     alive/ID                 Host, leased      stores as of the last report; gone: the host is down
+    report/ID                Host              the last report, also of a host that is down
     host-state/ID            text              "up" or "down" as last announced in an event
+    store-state/ID           text              Store.state as last announced in an event
     volume/ID                Volume            without segments and attachment
     volume-name/NAME         text              the id that owns the name
     segment/VOLUME/INDEX     Segment           one key each, so that in-sync changes never contend
@@ -59,7 +61,9 @@ SITES = ROOT + "site/"
 HOSTS = ROOT + "host/"
 HOST_NAMES = ROOT + "host-name/"
 ALIVE = ROOT + "alive/"
+REPORTS = ROOT + "report/"
 HOST_STATES = ROOT + "host-state/"
+STORE_STATES = ROOT + "store-state/"
 VOLUMES = ROOT + "volume/"
 VOLUME_NAMES = ROOT + "volume-name/"
 SEGMENTS = ROOT + "segment/"
@@ -91,10 +95,12 @@ class Stored(Generic[Record]):
 
 @dataclass(frozen=True)
 class HostView:
-    """A host as registered, and as it last reported; report is None when it is down."""
+    """A host as registered, and as it last reported; report is None when it is down, last what it
+    then reported last, if it ever did."""
 
     host: Host
     report: Host | None
+    last: Host | None = None
 
     @property
     def is_up(self) -> bool:
@@ -181,13 +187,13 @@ class Records:
 
     async def hosts(self) -> dict[str, HostView]:
         """All hosts by id, as of one revision."""
-        registered, alive = await self.etcd.read_many([HOSTS, ALIVE])
+        registered, alive, reported = await self.etcd.read_many([HOSTS, ALIVE, REPORTS])
         reports = {last_part(entry.key): decode(entry, Host).value for entry in alive}
+        last = {last_part(entry.key): decode(entry, Host).value for entry in reported}
         return {
-            last_part(entry.key): HostView(
-                decode(entry, Host).value, reports.get(last_part(entry.key))
-            )
+            host_id: HostView(decode(entry, Host).value, reports.get(host_id), last.get(host_id))
             for entry in registered
+            for host_id in [last_part(entry.key)]
         }
 
     async def host_id(self, name_or_id: str) -> str:

@@ -15,14 +15,14 @@ from blockd.meta.records import (
     HostView,
     Stored,
     conflict,
-    decode,
     last_part,
     order_key,
     put,
     segment_key,
 )
+from blockd.meta.stores import placed_bytes
 from blockd.model.errors import BlockdError, LinkLost, NotFound, Timeout, WriteUnresolved
-from blockd.model.units import SEGMENT_BYTES
+from blockd.model.units import segment_bytes
 from blockd.rpc.gen import host_pb2
 from blockd.rpc.gen.meta_pb2 import ReplicaOrder
 from blockd.rpc.gen.types_pb2 import Member, Segment, Volume
@@ -66,14 +66,7 @@ class Replicas:
     async def _candidates(self) -> list[Candidate]:
         hosts = await self._records.hosts()
         volumes, segments = await self._etcd.read_many([VOLUMES, SEGMENTS])
-        sizes = {last_part(entry.key): decode(entry, Volume).value.size_bytes for entry in volumes}
-        promised: dict[str, int] = {}
-        for entry in segments:
-            segment = decode(entry, Segment).value
-            volume_id = entry.key.removeprefix(SEGMENTS).partition("/")[0]
-            size = segment_bytes(sizes.get(volume_id, 0), segment.index)
-            for member in segment.members:
-                promised[member.store_id] = promised.get(member.store_id, 0) + size
+        promised = placed_bytes(volumes, segments)
         return [_candidate(view, promised) for view in hosts.values()]
 
     async def write_segments(self, stored: Stored[Volume], segments: Sequence[Segment]) -> None:
@@ -148,11 +141,6 @@ class Replicas:
         except WriteUnresolved:
             return False  # the leader asks again
         return True
-
-
-def segment_bytes(size_bytes: int, index: int) -> int:
-    """What segment `index` of a volume of this size may come to hold; 0 beyond its end."""
-    return max(0, min(SEGMENT_BYTES, size_bytes - index * SEGMENT_BYTES))
 
 
 def fresh_segments(first: int, places: Sequence[tuple[Place, ...]]) -> list[Segment]:

@@ -13,6 +13,7 @@ from blockd.meta.holders import Holders
 from blockd.meta.hosts import Hosts
 from blockd.meta.places import Places
 from blockd.meta.records import LEADER, META
+from blockd.meta.stores import Stores
 from blockd.meta.volumes import Volumes
 from blockd.rpc.gen import meta_pb2, meta_pb2_grpc
 from blockd.rpc.gen.types_pb2 import Attachment, Event, Host, Operator, Segment, Site, Volume
@@ -28,6 +29,7 @@ class MetadataService(meta_pb2_grpc.MetadataServicer):
         self._cluster_id = cluster_id
         self._places = Places(instance.records)
         self._hosts = Hosts(instance.records, cluster_id)
+        self._stores = Stores(instance.records)
         self._volumes = Volumes(instance)
         self._attachments = Attachments(instance)
         self._holders = Holders(instance)
@@ -79,6 +81,11 @@ class MetadataService(meta_pb2_grpc.MetadataServicer):
     async def GetHost(self, request: meta_pb2.GetHostRequest, context: Any) -> Host:
         return await self._hosts.get(request.name_or_id)
 
+    async def ListStores(
+        self, request: meta_pb2.ListStoresRequest, context: Any
+    ) -> meta_pb2.ListStoresResponse:
+        return meta_pb2.ListStoresResponse(stores=await self._stores.all())
+
     async def CreateVolume(self, request: meta_pb2.CreateVolumeRequest, context: Any) -> Volume:
         return await self._instance.to_end(self._volumes.create(request))
 
@@ -120,6 +127,12 @@ class MetadataService(meta_pb2_grpc.MetadataServicer):
 
     async def ChangeInSync(self, request: meta_pb2.ChangeInSyncRequest, context: Any) -> Segment:
         return await self._holders.change_in_sync(request)
+
+    async def ReportSpace(
+        self, request: meta_pb2.ReportSpaceRequest, context: Any
+    ) -> meta_pb2.ReportSpaceResponse:
+        await self._holders.report_space(request)
+        return meta_pb2.ReportSpaceResponse()
 
     async def WatchEvents(
         self, request: meta_pb2.WatchEventsRequest, context: Any

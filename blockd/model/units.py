@@ -23,6 +23,11 @@ def segment_count(size_bytes: int) -> int:
     return -(-size_bytes // SEGMENT_BYTES)
 
 
+def segment_bytes(size_bytes: int, index: int) -> int:
+    """What segment `index` of a volume of this size may come to hold; 0 beyond its end."""
+    return max(0, min(SEGMENT_BYTES, size_bytes - index * SEGMENT_BYTES))
+
+
 def segment_block_count(size_bytes: int, index: int) -> int:
     """How many blocks segment `index` of a volume of this size has; the last one may be short."""
     return -(-min(SEGMENT_BYTES, size_bytes - index * SEGMENT_BYTES) // BLOCK_BYTES)

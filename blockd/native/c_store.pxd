@@ -19,6 +19,7 @@ cdef extern from "store/store.h" namespace "blockd::store" nogil:
         uint64_t journal_bytes
         uint64_t journal_used_bytes
         uint32_t segment_count
+        bool failed
 
     cdef cppclass SegmentInfo:
         SegmentId id

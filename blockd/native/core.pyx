@@ -679,6 +679,7 @@ cdef object _store(const native.StoreReport& report):
         journal_bytes=report.info.journal_bytes,
         journal_used_bytes=report.info.journal_used_bytes,
         segment_count=report.info.segment_count,
+        failed=report.info.failed,
     )
 
 

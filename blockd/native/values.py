@@ -16,6 +16,7 @@ class StoreInfo:
     journal_bytes: int
     journal_used_bytes: int
     segment_count: int
+    failed: bool = False  # a write or flush of the device has failed: only reads go on
 
 
 @dataclass(frozen=True)

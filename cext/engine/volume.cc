@@ -489,6 +489,8 @@ void VolumeImpl::beat_done(ReplicaOp& op) noexcept {
   // From when it was sent: the member counts from later, on its own clock.
   const std::uint64_t until = member_host.beat_sent_us + op.lease_us * kLeaseUsePercent / 100;
   member_host.lease_until_us = std::max(member_host.lease_until_us, until);
+  if (member_host.full != op.full)
+    self.notice(0, member_host.id, op.full ? "store-full" : "store-has-space", 0);
   member_host.full = op.full;
   self.update_full();
   for (auto& segment : self.segments_) segment->lease_renewed();

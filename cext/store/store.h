@@ -52,6 +52,7 @@ struct StoreInfo {
   std::uint64_t journal_bytes = 0;
   std::uint64_t journal_used_bytes = 0;
   std::uint32_t segment_count = 0;
+  bool failed = false;  // a write or flush of the device has failed: only reads go on
 };
 
 struct StoreStats {  // counters since open

@@ -1,10 +1,11 @@
 """A store that is really full: writes fail cleanly, the rest works, a trim brings writes back."""
 
+import json
 import subprocess
 
 import pytest
 
-from tests.cluster import dev_cluster, run, wait_until
+from tests.cluster import DevCluster, dev_cluster, run, wait_until
 from tests.e2e.history import PYTHON
 
 pytestmark = pytest.mark.timeout(240)
@@ -48,6 +49,11 @@ h.pwrite(b"x" * 65536, int(sys.argv[2]), nbd.CMD_FLAG_FUA)
 """
 
 
+def event_kinds(cluster: DevCluster) -> set[str]:
+    lines = cluster.ctl("events", "-n", "1000", "-o", "json").stdout.splitlines()
+    return {json.loads(line)["kind"] for line in lines}
+
+
 def can_write(uri: str, offset: int) -> bool:
     command = [PYTHON, "-c", WRITE, uri, str(offset)]
     return subprocess.run(command, capture_output=True, check=False).returncode == 0
@@ -61,10 +67,16 @@ def test_a_full_store_refuses_writes_until_something_is_trimmed() -> None:
         assert 300 < taken < 512
         run([PYTHON, "-c", CHECK, uri, "0", str(taken)])  # everything taken is there
         assert not can_write(uri, 800 * MIB)
+        wait_until(lambda: {"store.full", "volume.no_space"} <= event_kinds(cluster), 10, "events")
+        stores = json.loads(cluster.ctl("store", "list", "-o", "json").stdout)["stores"]
+        assert {store["state"] for store in stores} == {"full"}
+        assert not {"store.has_space", "volume.has_space"} & event_kinds(cluster)
         assert cluster.ctl("volume", "verify", "big", "--read").returncode == 0
         run([PYTHON, "-c", TRIM, uri, str(100 * MIB)])
         wait_until(lambda: can_write(uri, 800 * MIB), 8, "writes after the trim")
         run([PYTHON, "-c", CHECK, uri, "100", str(taken)])
+        wait_until(lambda: "volume.has_space" in event_kinds(cluster), 10, "the end's event")
+        assert "store.has_space" not in event_kinds(cluster)  # still above the warning threshold
 
         # Full again, and a replica that comes back has to be resynced into a full store.
         cluster.kill("lyon-1")
@@ -73,3 +85,8 @@ def test_a_full_store_refuses_writes_until_something_is_trimmed() -> None:
         cluster.wait_in_sync("big")
         run([PYTHON, "-c", CHECK, uri, "100", str(taken)])
         assert cluster.ctl("volume", "verify", "big", "--read").returncode == 0
+
+        cluster.detach("big")
+        cluster.delete("big")
+        wait_until(lambda: "store.has_space" in event_kinds(cluster), 15, "the store's event")
+        assert {cluster.stored_bytes(host) for host in ("paris-1", "lyon-1", "marseille-1")} == {0}

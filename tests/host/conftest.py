@@ -19,6 +19,7 @@ from blockd.host.exports import NbdEndpoints
 from blockd.host.metadata import MetadataClient
 from blockd.host.replicas import Replicas
 from blockd.host.service import HostService
+from blockd.host.space import SpaceWatch, Thresholds
 from blockd.host.topology import Topology
 from blockd.host.volume_io import VolumeIO
 from blockd.rpc.channel import open_channel
@@ -86,7 +87,8 @@ async def rig(metadata: FakeMetadata, monkeypatch: pytest.MonkeyPatch) -> AsyncI
         peer_endpoint="tcp:127.0.0.1:1",
         incarnation=1,
     )
-    agent = Agent(presence, core, client, topology, attachments, replicas)  # type: ignore[arg-type]
+    space = SpaceWatch(Thresholds())
+    agent = Agent(presence, core, client, topology, attachments, replicas, space)  # type: ignore[arg-type]
     pump = EventPump(core, client, attachments, topology, agent.check_holding)  # type: ignore[arg-type]
     host_pb2_grpc.add_HostServiceServicer_to_server(
         HostService(core, agent, topology, attachments, replicas, nbd),  # type: ignore[arg-type]

@@ -18,6 +18,7 @@ class FakeMetadata(meta_pb2_grpc.MetadataServicer):
         self.orders: list[meta_pb2.ReplicaOrder] = []
         self.deleted: list[str] = []
         self.heartbeats = 0
+        self.space_reports: list[meta_pb2.ReportSpaceRequest] = []
         self.server: Server | None = None
 
     async def serve(self, listen: str = "127.0.0.1:0") -> str:
@@ -80,6 +81,12 @@ class FakeMetadata(meta_pb2_grpc.MetadataServicer):
         for member in segment.members:
             member.in_sync = member.host_id in request.in_sync_host_ids
         return segment
+
+    async def ReportSpace(self, request: Any, context: Any) -> meta_pb2.ReportSpaceResponse:
+        if self._volume(request.volume_id).attachment.epoch != request.epoch:
+            raise EpochFenced("another epoch")
+        self.space_reports.append(request)
+        return meta_pb2.ReportSpaceResponse()
 
     def _volume(self, volume_id: str) -> types_pb2.Volume:
         if volume_id not in self.volumes:

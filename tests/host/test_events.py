@@ -1,7 +1,9 @@
 """Events of the core: in-sync changes through Raft and back, fenced engines removed."""
 
+import asyncio
 from uuid import UUID, uuid4
 
+from blockd.host import events
 from blockd.native.values import InSyncChangeWanted, Notice
 from tests.host.fake_metadata import make_volume
 
@@ -73,3 +75,22 @@ async def test_a_notice_is_logged_by_name(rig, eventually, caplog) -> None:
     volume = await attached(rig)
     rig.core.emit(Notice(UUID(volume.id), 0, uuid4(), "resync-finished", 4096))
     await eventually(lambda: "v/0: resync-finished" in caplog.text)
+
+
+async def test_a_full_member_is_reported_even_through_an_outage(
+    rig, eventually, monkeypatch
+) -> None:
+    monkeypatch.setattr(events, "REPORT_RETRY_S", 0.02)
+    member = uuid4()
+    volume = await attached(rig, member)
+    endpoint = rig.metadata.server.endpoint
+    await rig.metadata.stop()
+    rig.core.emit(Notice(UUID(volume.id), 0, member, "store-full", 0))
+    await asyncio.sleep(0.1)
+    await rig.metadata.serve(endpoint)
+    await eventually(lambda: rig.metadata.space_reports)
+    rig.core.emit(Notice(UUID(volume.id), 0, member, "store-has-space", 0))
+    await eventually(lambda: len(rig.metadata.space_reports) == 2)
+    full, has_space = rig.metadata.space_reports
+    assert (full.volume_id, full.host_id, full.full) == (volume.id, str(member), True)
+    assert (has_space.host_id, has_space.full) == (str(member), False)

@@ -6,6 +6,7 @@ import urllib.request
 import pytest
 
 from blockd.host.metrics import HostCollector, MetricsServer, cumulate
+from blockd.host.space import SpaceWatch, Thresholds
 from blockd.model.errors import AddressInUse
 from tests.host.fake_metadata import make_volume
 
@@ -20,7 +21,7 @@ async def test_a_scrape_shows_volumes_stores_and_daemon(rig) -> None:
     held = await rig.attachments.attach(make_volume(rig.host_id))
     await rig.core.write(held.volume_id, 0, b"x")
     loop = asyncio.get_running_loop()
-    collector = HostCollector(loop, rig.core, rig.attachments, rig.agent)
+    collector = HostCollector(loop, rig.core, rig.attachments, rig.agent, SpaceWatch(Thresholds()))
     server = MetricsServer.start("127.0.0.1:0", collector)
 
     def scrape() -> str:

@@ -1,5 +1,6 @@
 """HostService and VolumeIO over real gRPC."""
 
+from dataclasses import replace
 from uuid import UUID, uuid4
 
 import grpc
@@ -149,3 +150,21 @@ async def test_a_failing_write_ends_the_stream_with_its_error(rig, volume, statu
     rig.core.fail["write"] = EpochFenced("taken over")
     chunks = [chunk(volume, offset, b"x" * 512) for offset in range(0, 65536, 512)]
     assert await status_of(rig.io.Write(iter(chunks))) is CODE.FAILED_PRECONDITION
+
+
+async def test_what_is_stored_is_told_by_volume_and_store(rig, tmp_path) -> None:
+    path = tmp_path / "store"
+    path.touch()
+    format_store(str(path), store_id=uuid4(), cluster_id=rig.core.cluster_id)
+    store = await rig.core.open_store(str(path))
+    one, other = uuid4(), uuid4()
+    for volume_id, segment, chunks in ((one, 0, 3), (one, 1, 2), (other, 0, 1)):
+        await rig.core.create_replica(store.store_id, volume_id, segment, 262144)
+        replica = rig.core.replicas[volume_id, segment]
+        rig.core.replicas[volume_id, segment] = replace(replica, chunk_count=chunks)
+    answer = await rig.host.ListReplicas(host_pb2.ListReplicasRequest())
+    stored = {r.volume_id: (r.store_id, r.segment_count, r.stored_bytes) for r in answer.replicas}
+    store_id = str(store.store_id)
+    assert stored == {str(one): (store_id, 2, 5 << 16), str(other): (store_id, 1, 1 << 16)}
+    answer = await rig.host.ListReplicas(host_pb2.ListReplicasRequest(volume_id=str(other)))
+    assert [replica.volume_id for replica in answer.replicas] == [str(other)]

@@ -18,6 +18,9 @@ class FakeHost(host_pb2_grpc.HostServiceServicer):
         self.name, self.site = name, site
         self.id, self.store_id = str(uuid4()), str(uuid4())
         self.capacity_bytes = capacity_bytes
+        self.allocated_bytes = 0
+        self.store_state = "ok"
+        self.stored: dict[str, int] = {}  # by volume id
         self.incarnation = 1
         self.replicas: dict[tuple[str, int], int] = {}
         self.attached: dict[str, types_pb2.Volume] = {}
@@ -52,7 +55,16 @@ class FakeHost(host_pb2_grpc.HostServiceServicer):
 
     def stores(self) -> list[types_pb2.Store]:
         return [
-            types_pb2.Store(id=self.store_id, path="/dev/x", capacity_bytes=self.capacity_bytes)
+            types_pb2.Store(
+                id=self.store_id,
+                path=f"/dev/{self.name}",
+                capacity_bytes=self.capacity_bytes,
+                allocated_bytes=self.allocated_bytes,
+                journal_bytes=8 << 20,
+                journal_used_bytes=1 << 20,
+                segment_count=len(self.replicas),
+                state=self.store_state,
+            )
         ]
 
     def heartbeat(self) -> meta_pb2.HeartbeatRequest:
@@ -119,6 +131,21 @@ class FakeHost(host_pb2_grpc.HostServiceServicer):
             state="serving",
             segments=self.segments,
             nbd_uris=[self.uri(volume.name)],
+        )
+
+    async def ListReplicas(self, request, context):
+        await self._called("ListReplicas")
+        return host_pb2.ListReplicasResponse(
+            replicas=[
+                host_pb2.StoredReplicas(
+                    volume_id=volume_id,
+                    store_id=self.store_id,
+                    segment_count=1,
+                    stored_bytes=stored_bytes,
+                )
+                for volume_id, stored_bytes in self.stored.items()
+                if request.volume_id in ("", volume_id)
+            ]
         )
 
     async def ListDigests(self, request, context):
