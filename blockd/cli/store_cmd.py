@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -9,14 +10,19 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from blockd.cli.qualify_cmd import findings_view, qualify_command
+from blockd.host.qualify import check_direct, qualify
+from blockd.host.verdicts import verdicts
 from blockd.model.errors import AlreadyExists, InvalidArgument, NotFound
 from blockd.model.ids import new_id, parse_id
 from blockd.model.units import format_size, parse_size
 from blockd.native import core as native
 
 app = typer.Typer(help="Make and look at stores.", no_args_is_help=True)
+app.command("qualify")(qualify_command)
 
 PROBE_BYTES = 1 << 20
+FORMAT_SECONDS = 1.0
 INFO_BUFFER_BYTES = 32 << 20
 
 
@@ -33,11 +39,17 @@ def format_command(
     force: Annotated[
         bool, typer.Option("--force", help="Destroy what PATH holds, also a store.")
     ] = False,
+    no_qualify: Annotated[
+        bool, typer.Option("--no-qualify", help="Do not find out what the disk does first.")
+    ] = False,
 ) -> None:
-    """Format PATH as a store of a cluster."""
+    """Format PATH as a store of a cluster. The disk is qualified first, for about a second."""
     size_bytes = parse_size(size) if size is not None else None
     check_target(path, size_bytes, force=force)
     store_id = new_id()
+    findings = None if no_qualify else find_out(path)
+    if no_qualify and path.exists():
+        check_direct(path)
     native.format_store(
         str(path),
         store_id=store_id,
@@ -45,8 +57,18 @@ def format_command(
         size_bytes=size_bytes,
         journal_bytes=parse_size(journal_size),
         force=force,
+        findings=findings,
     )
     print(f"{path}: store {store_id}")
+    if findings is not None:
+        print(f"flush: {verdicts(findings)['flush']}")
+
+
+def find_out(path: Path) -> native.DeviceFindings:
+    """Qualify what is about to be formatted. Raises what qualify() raises."""
+    if not path.exists():
+        return qualify(path.absolute().parent, FORMAT_SECONDS).findings
+    return qualify(path, FORMAT_SECONDS, overwrite=True).findings
 
 
 def check_target(path: Path, size_bytes: int | None, *, force: bool) -> None:
@@ -88,6 +110,7 @@ def info_command(
         "allocated_bytes": info.allocated_bytes,
         "journal_bytes": info.journal_bytes,
         "journal_used_bytes": info.journal_used_bytes,
+        "findings": findings_view(info.findings),
         "replicas": [
             {
                 "volume_id": str(replica.volume_id),
@@ -106,11 +129,24 @@ def info_command(
     for name, value in values.items():
         if name == "replicas":
             table.add_row(name, str(len(replicas)))
+        elif name == "findings":
+            add_findings(table, info.findings)
         elif isinstance(value, int):
             table.add_row(name.removesuffix("_bytes"), format_size(value))
         else:
             table.add_row(name, str(value))
     Console().print(table)
+
+
+def add_findings(table: Table, findings: native.DeviceFindings | None) -> None:
+    """A row for each verdict."""
+    if findings is None:
+        table.add_row("qualified", "never")
+        return
+    when = datetime.fromtimestamp(findings.probed_unix_s).astimezone()
+    table.add_row("qualified", when.strftime("%Y-%m-%d %H:%M:%S"))
+    for subject, verdict in verdicts(findings).items():
+        table.add_row(f"  {subject}", verdict)
 
 
 async def open_and_look(

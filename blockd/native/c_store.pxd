@@ -4,6 +4,31 @@ from libcpp cimport bool
 
 from blockd.native.c_types cimport SegmentId, Uuid, Version
 
+cdef extern from "format/disk.h" namespace "blockd::format" nogil:
+    cdef cppclass DeviceFindings:
+        uint64_t probed_unix_s
+        uint32_t direct_alignment_bytes
+        uint32_t logical_block_bytes
+        uint32_t physical_block_bytes
+        uint32_t atomic_write_bytes
+        uint32_t discard_granularity_bytes
+        uint32_t flags
+        uint32_t write_us
+        uint32_t flush_us
+        uint32_t dsync_write_us
+        uint32_t write_mib_s
+        uint32_t read_mib_s
+        uint32_t write_iops
+        uint32_t flushed_write_iops
+
+    enum: rotational_told "blockd::format::DeviceFindings::rotational_told"
+    enum: rotational "blockd::format::DeviceFindings::rotational"
+    enum: cache_told "blockd::format::DeviceFindings::cache_told"
+    enum: volatile_cache "blockd::format::DeviceFindings::volatile_cache"
+    enum: fua_told "blockd::format::DeviceFindings::fua_told"
+    enum: fua_works "blockd::format::DeviceFindings::fua"
+    enum: discard_zeroes "blockd::format::DeviceFindings::discard_zeroes"
+
 cdef extern from "store/store.h" namespace "blockd::store" nogil:
     cdef cppclass FormatOptions:
         FormatOptions() noexcept
@@ -11,6 +36,7 @@ cdef extern from "store/store.h" namespace "blockd::store" nogil:
         Uuid cluster_id
         uint64_t journal_bytes
         bool force
+        DeviceFindings findings
 
     cdef cppclass StoreInfo:
         Uuid store_id
@@ -19,6 +45,7 @@ cdef extern from "store/store.h" namespace "blockd::store" nogil:
         uint64_t journal_bytes
         uint64_t journal_used_bytes
         uint32_t segment_count
+        DeviceFindings findings
         bool failed
 
     cdef cppclass SegmentInfo:

@@ -14,6 +14,7 @@ from typing_extensions import Buffer
 
 from blockd.native.values import BlockLocation as BlockLocation
 from blockd.native.values import ChunkDigest as ChunkDigest
+from blockd.native.values import DeviceFindings as DeviceFindings
 from blockd.native.values import Event as Event
 from blockd.native.values import InSyncChangeWanted as InSyncChangeWanted
 from blockd.native.values import Member as Member
@@ -33,11 +34,13 @@ def format_store(
     size_bytes: int | None = None,
     journal_bytes: int = 0,
     force: bool = False,
+    findings: DeviceFindings | None = None,
 ) -> None:
     """Create (a file, when size_bytes is given) and format a store; blocking.
 
     Raises StoreTooSmall, StoreInUse, DiskError, AlreadyExists: a store is there, or with size_bytes
-    any file; force overwrites it. A file made here is removed again when formatting fails.
+    any file; force overwrites it. A file made here is removed again when formatting fails. What
+    was found of the device is kept in the superblock.
     """
 
 class Core:

@@ -20,9 +20,11 @@ from libcpp.string cimport string
 from libcpp.vector cimport vector
 
 cimport blockd.native.c_core as native
+cimport blockd.native.c_store as c_store
 from blockd.native.c_engine cimport MemberConfig, SegmentConfig, VolumeConfig
 from blockd.native.c_engine cimport SegmentStatus as NativeSegmentStatus
 from blockd.native.c_store cimport ChunkDigest as NativeDigest
+from blockd.native.c_store cimport DeviceFindings as NativeFindings
 from blockd.native.c_store cimport FormatOptions
 from blockd.native.c_types cimport (
     Error,
@@ -39,6 +41,7 @@ from blockd.model.errors import InvalidArgument, ShuttingDown, error_class, make
 from blockd.native.values import (
     BlockLocation,
     ChunkDigest,
+    DeviceFindings,
     Event,
     InSyncChangeWanted,
     Member,
@@ -58,7 +61,8 @@ cdef int EVENTS_MAX = 65536
 _NAME_BY_CODE = {}
 
 
-def format_store(path, *, store_id, cluster_id, size_bytes=None, journal_bytes=0, force=False):
+def format_store(path, *, store_id, cluster_id, size_bytes=None, journal_bytes=0, force=False,
+                 findings=None):
     cdef string native_path = os.fsencode(path)
     cdef FormatOptions options
     cdef uint64_t file_bytes = 0 if size_bytes is None else _u64(size_bytes, "size_bytes")
@@ -68,6 +72,8 @@ def format_store(path, *, store_id, cluster_id, size_bytes=None, journal_bytes=0
     options.cluster_id = _uuid(cluster_id)
     options.journal_bytes = _u64(journal_bytes, "journal_bytes")
     options.force = bool(force)
+    if findings is not None:
+        options.findings = _native_findings(findings)
     if size_bytes is not None and file_bytes == 0:
         raise InvalidArgument("size_bytes must be positive")
     with nogil:
@@ -629,6 +635,35 @@ cdef SegmentId _segment_id(volume_id, segment) except *:
     return id
 
 
+cdef uint32_t _flag(value, uint32_t told, uint32_t what):
+    return 0 if value is None else told | (what if value else 0)
+
+
+cdef NativeFindings _native_findings(findings) except *:
+    cdef NativeFindings found
+    found.probed_unix_s = _u64(findings.probed_unix_s, "probed_unix_s")
+    found.direct_alignment_bytes = _u32(findings.direct_alignment_bytes, "direct_alignment_bytes")
+    found.logical_block_bytes = _u32(findings.logical_block_bytes, "logical_block_bytes")
+    found.physical_block_bytes = _u32(findings.physical_block_bytes, "physical_block_bytes")
+    found.atomic_write_bytes = _u32(findings.atomic_write_bytes, "atomic_write_bytes")
+    found.discard_granularity_bytes = _u32(
+        findings.discard_granularity_bytes, "discard_granularity_bytes")
+    found.flags = (
+        _flag(findings.rotational, c_store.rotational_told, c_store.rotational)
+        | _flag(findings.volatile_cache, c_store.cache_told, c_store.volatile_cache)
+        | _flag(findings.fua, c_store.fua_told, c_store.fua_works)
+        | (c_store.discard_zeroes if findings.discard_zeroes else 0)
+    )
+    found.write_us = _u32(findings.write_us, "write_us")
+    found.flush_us = _u32(findings.flush_us, "flush_us")
+    found.dsync_write_us = _u32(findings.dsync_write_us, "dsync_write_us")
+    found.write_mib_s = _u32(findings.write_mib_s, "write_mib_s")
+    found.read_mib_s = _u32(findings.read_mib_s, "read_mib_s")
+    found.write_iops = _u32(findings.write_iops, "write_iops")
+    found.flushed_write_iops = _u32(findings.flushed_write_iops, "flushed_write_iops")
+    return found
+
+
 cdef SegmentConfig _segment(segment) except *:
     cdef SegmentConfig config
     cdef MemberConfig native_member
@@ -679,7 +714,36 @@ cdef object _store(const native.StoreReport& report):
         journal_bytes=report.info.journal_bytes,
         journal_used_bytes=report.info.journal_used_bytes,
         segment_count=report.info.segment_count,
+        findings=_findings(report.info.findings),
         failed=report.info.failed,
+    )
+
+
+cdef object _told(uint32_t flags, uint32_t told, uint32_t what):
+    return bool(flags & what) if flags & told else None
+
+
+cdef object _findings(const NativeFindings& found):
+    if found.probed_unix_s == 0:
+        return None
+    return DeviceFindings(
+        direct_alignment_bytes=found.direct_alignment_bytes,
+        logical_block_bytes=found.logical_block_bytes,
+        physical_block_bytes=found.physical_block_bytes,
+        atomic_write_bytes=found.atomic_write_bytes,
+        discard_granularity_bytes=found.discard_granularity_bytes,
+        rotational=_told(found.flags, c_store.rotational_told, c_store.rotational),
+        volatile_cache=_told(found.flags, c_store.cache_told, c_store.volatile_cache),
+        fua=_told(found.flags, c_store.fua_told, c_store.fua_works),
+        discard_zeroes=bool(found.flags & c_store.discard_zeroes),
+        probed_unix_s=found.probed_unix_s,
+        write_us=found.write_us,
+        flush_us=found.flush_us,
+        dsync_write_us=found.dsync_write_us,
+        write_mib_s=found.write_mib_s,
+        read_mib_s=found.read_mib_s,
+        write_iops=found.write_iops,
+        flushed_write_iops=found.flushed_write_iops,
     )
 
 

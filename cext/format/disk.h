@@ -33,6 +33,38 @@ enum class FixedBlock : std::uint64_t {
   journal = 16
 };
 
+// What qualification found before the device held data, for people to look up later; nothing is
+// decided by it. In a superblock when its compatible feature says so. 0 in a figure: not measured.
+struct DeviceFindings {
+  enum Flag : std::uint32_t {
+    rotational_told = 1u << 0,  // each of these: whether the kernel tells, and then what it tells
+    rotational = 1u << 1,
+    cache_told = 1u << 2,
+    volatile_cache = 1u << 3,
+    fua_told = 1u << 4,
+    fua = 1u << 5,
+    discard_zeroes = 1u << 6  // tried: discarded space reads as zeros
+  };
+  std::uint64_t probed_unix_s = 0;           // 0: never
+  std::uint32_t direct_alignment_bytes = 0;  // smallest O_DIRECT transfer that works
+  std::uint32_t logical_block_bytes = 0;     // this and the next three as the kernel tells
+  std::uint32_t physical_block_bytes = 0;
+  std::uint32_t atomic_write_bytes = 0;
+  std::uint32_t discard_granularity_bytes = 0;
+  std::uint32_t flags = 0;
+  std::uint32_t write_us = 0;        // median of a 4 KiB write, one at a time
+  std::uint32_t flush_us = 0;        // of the flush after it
+  std::uint32_t dsync_write_us = 0;  // of one that is durable when it is done
+  std::uint32_t write_mib_s = 0;     // in order
+  std::uint32_t read_mib_s = 0;
+  std::uint32_t write_iops = 0;  // 4 KiB, at random, several at a time
+  std::uint32_t flushed_write_iops = 0;
+  std::uint32_t reserved = 0;
+};
+static_assert(sizeof(DeviceFindings) == 64 && offsetof(DeviceFindings, flags) == 28);
+
+enum CompatibleFeature : std::uint64_t { has_device_findings = 1u << 0 };
+
 struct Superblock {
   std::uint64_t magic = kSuperblockMagic;
   std::uint32_t version = kStoreVersion;
@@ -53,10 +85,12 @@ struct Superblock {
   std::uint32_t reserved0 = 0;
   std::uint64_t incompatible_features = 0;  // unknown bits: refuse to open
   std::uint64_t compatible_features = 0;    // unknown bits: ignore
-  std::byte reserved[kBlockBytes - 136] = {};
+  DeviceFindings findings;                  // has_device_findings
+  std::byte reserved[kBlockBytes - 200] = {};
 };
 static_assert(sizeof(Superblock) == kBlockBytes &&
-              offsetof(Superblock, incompatible_features) == 120);
+              offsetof(Superblock, incompatible_features) == 120 &&
+              offsetof(Superblock, findings) == 136);
 
 // Written alternately to two places; the valid one with the higher generation counts.
 struct CheckpointRecord {

@@ -130,6 +130,8 @@ format::Superblock plan_layout(std::uint64_t device_bytes, const FormatOptions& 
   }
   plan.slot_count =
       static_cast<std::uint32_t>((plan.device_bytes - plan.data_offset) / kChunkBytes);
+  plan.findings = options.findings;
+  if (plan.findings.probed_unix_s != 0) plan.compatible_features |= format::has_device_findings;
   format::seal(plan);
   return plan;
 }

@@ -27,6 +27,7 @@
 #include "base/buffer.h"
 #include "base/result.h"
 #include "blockd/types.h"
+#include "format/disk.h"
 #include "io/disk.h"
 #include "io/loop.h"
 
@@ -35,8 +36,9 @@ namespace blockd::store {
 struct FormatOptions {
   Uuid store_id;
   Uuid cluster_id;
-  std::uint64_t journal_bytes = 0;  // 0: chosen from the capacity
-  bool force = false;               // overwrite a store that is there already
+  std::uint64_t journal_bytes = 0;       // 0: chosen from the capacity
+  bool force = false;                    // overwrite a store that is there already
+  format::DeviceFindings findings = {};  // kept in the superblock; probed_unix_s 0: there are none
 };
 
 struct OpenOptions {
@@ -52,7 +54,8 @@ struct StoreInfo {
   std::uint64_t journal_bytes = 0;
   std::uint64_t journal_used_bytes = 0;
   std::uint32_t segment_count = 0;
-  bool failed = false;  // a write or flush of the device has failed: only reads go on
+  format::DeviceFindings findings;  // of when it was formatted
+  bool failed = false;              // a write or flush of the device has failed: only reads go on
 };
 
 struct StoreStats {  // counters since open

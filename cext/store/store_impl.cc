@@ -337,6 +337,8 @@ StoreInfo StoreImpl::info() const noexcept {
   info.journal_bytes = journal_.capacity_bytes();
   info.journal_used_bytes = journal_.used_bytes();
   info.segment_count = metadata_.segment_count();
+  if (superblock_.compatible_features & format::has_device_findings)
+    info.findings = superblock_.findings;
   info.failed = device_.failed() != Error::Ok;
   return info;
 }

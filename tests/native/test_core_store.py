@@ -19,7 +19,7 @@ from blockd.model.errors import (
     StoreTooNew,
     StoreTooSmall,
 )
-from blockd.native.core import Core, format_store
+from blockd.native.core import Core, DeviceFindings, format_store
 from tests.native.hosts import BUFFER_BYTES, MIB, STORE_BYTES, Host
 
 CLUSTER = UUID("11111111-2222-3333-4444-555555555555")
@@ -55,6 +55,44 @@ async def test_format_then_open(tmp_path: Path) -> None:
         assert 0 < info.capacity_bytes < STORE_BYTES
         assert info.allocated_bytes == 0
         assert info.segment_count == 0
+
+
+@pytest.mark.parametrize("told", [None, False, True])
+async def test_findings_stay_with_the_store(tmp_path: Path, told: bool | None) -> None:
+    findings = DeviceFindings(
+        direct_alignment_bytes=512,
+        logical_block_bytes=513,
+        physical_block_bytes=514,
+        atomic_write_bytes=515,
+        discard_granularity_bytes=516,
+        rotational=told,
+        volatile_cache=told,
+        fua=told,
+        discard_zeroes=bool(told),
+        probed_unix_s=1 << 33,
+        write_us=1,
+        flush_us=2,
+        dsync_write_us=3,
+        write_mib_s=4,
+        read_mib_s=5,
+        write_iops=6,
+        flushed_write_iops=7,
+    )
+    path = tmp_path / "store"
+    format_store(
+        str(path),
+        store_id=uuid4(),
+        cluster_id=CLUSTER,
+        size_bytes=STORE_BYTES,
+        findings=findings,
+    )
+    core = Core(host_id=uuid4(), cluster_id=CLUSTER, buffer_bytes=BUFFER_BYTES)
+    await core.start()
+    try:
+        assert (await core.open_store(str(path))).findings == findings
+        assert not (await core.store_infos())[0].failed
+    finally:
+        await core.close()
 
 
 async def test_not_a_store(tmp_path: Path) -> None:

@@ -81,6 +81,40 @@ TEST_CASE("superblock, version 1") {
   check_every_byte_counts(s);
 }
 
+TEST_CASE("device findings in a superblock") {
+  Superblock s;
+  s.compatible_features = has_device_findings;
+  s.findings.probed_unix_s = 0x0102030405060708;
+  s.findings.direct_alignment_bytes = 512;
+  s.findings.logical_block_bytes = 512;
+  s.findings.physical_block_bytes = 4096;
+  s.findings.atomic_write_bytes = 0x4000;
+  s.findings.discard_granularity_bytes = 0x1000;
+  s.findings.flags = DeviceFindings::cache_told | DeviceFindings::volatile_cache |
+                     DeviceFindings::fua_told | DeviceFindings::discard_zeroes;
+  s.findings.write_us = 0x11;
+  s.findings.flush_us = 0x22;
+  s.findings.dsync_write_us = 0x33;
+  s.findings.write_mib_s = 0x44;
+  s.findings.read_mib_s = 0x55;
+  s.findings.write_iops = 0x66;
+  s.findings.flushed_write_iops = 0x77;
+  seal(s);
+  CHECK(hex(s, 128, 8) == "0100000000000000");
+  CHECK(hex(s, 136, 32) ==
+        "0807060504030201"
+        "0002000000020000"
+        "0010000000400000"
+        "001000005c000000");
+  CHECK(hex(s, 168, 32) ==
+        "1100000022000000"
+        "3300000044000000"
+        "5500000066000000"
+        "7700000000000000");
+  CHECK(all_zero({s.reserved, sizeof s.reserved}));
+  check_every_byte_counts(s);
+}
+
 TEST_CASE("checkpoint record, version 1") {
   CheckpointRecord r;
   r.store_id = counting_uuid(0x10);
