@@ -144,6 +144,26 @@ void Core::locate(Token token, const SegmentId& segment, std::uint32_t block) no
   reactor_->give(token, [=](HostPlane& plane) { plane.locate(token, segment, block); });
 }
 
+void Core::start_scrub(Token token, const Uuid& store, std::uint64_t rate_bytes,
+                       const ScrubCursor& cursor, std::uint64_t chunks_done) noexcept {
+  reactor_->give(token, [=](HostPlane& plane) {
+    plane.start_scrub(token, store, rate_bytes, cursor, chunks_done);
+  });
+}
+
+void Core::stop_scrub(Token token, const Uuid& store) noexcept {
+  reactor_->give(token, [=](HostPlane& plane) { plane.stop_scrub(token, store); });
+}
+
+void Core::scrub_reports(Token token) noexcept {
+  reactor_->give(token, [=](HostPlane& plane) { plane.scrub_reports(token); });
+}
+
+void Core::repair_chunk(Token token, const SegmentId& segment, std::uint32_t chunk,
+                        const Uuid& host) noexcept {
+  reactor_->give(token, [=](HostPlane& plane) { plane.repair_chunk(token, segment, chunk, host); });
+}
+
 void Core::listen_peers(Token token, const std::string& endpoint) noexcept {
   reactor_->give(token, [=](HostPlane& plane) { plane.listen_peers(token, endpoint); });
 }

@@ -17,6 +17,7 @@
 
 #include "blockd/errors.h"
 #include "blockd/types.h"
+#include "border/scrubber.h"
 #include "engine/volume.h"
 #include "store/store.h"
 
@@ -70,6 +71,7 @@ struct Reply {
   std::vector<store::ChunkDigest> digests;      // list_digests
   std::vector<engine::SegmentStatus> segments;  // volume_status
   std::vector<CounterReport> counters;          // stats
+  std::vector<ScrubReport> scrubs;              // scrub_reports: of stores that were scrubbed
 };
 
 struct Completion {
@@ -132,6 +134,14 @@ class Core {
   void list_replicas(Token token) noexcept;
   void list_digests(Token token, const SegmentId& segment, bool read) noexcept;
   void locate(Token token, const SegmentId& segment, std::uint32_t block) noexcept;
+
+  void start_scrub(Token token, const Uuid& store, std::uint64_t rate_bytes,
+                   const ScrubCursor& cursor, std::uint64_t chunks_done) noexcept;
+  void stop_scrub(Token token, const Uuid& store) noexcept;
+  void scrub_reports(Token token) noexcept;
+  // Of a volume attached here: the chunk at one member, from another.
+  void repair_chunk(Token token, const SegmentId& segment, std::uint32_t chunk,
+                    const Uuid& host) noexcept;
 
   void listen_peers(Token token, const std::string& endpoint) noexcept;
   void set_peer(Token token, const Uuid& host, const std::string& endpoint) noexcept;

@@ -105,6 +105,7 @@ void HostPlane::close_store_now(OpenStore& open, std::function<void(Error)> done
   open.closing = true;
   const Uuid id = open.store->info().store_id;
   hub_->remove_store(id);
+  if (open.scrubber) open.scrubber->stop();
   open.store->close([this, id, done = std::move(done)](Error error) {
     later([this, id, error, done] {
       stores_.erase(id);

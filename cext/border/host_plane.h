@@ -13,11 +13,13 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <set>
 #include <string>
 #include <vector>
 
 #include "base/buffer.h"
 #include "border/core.h"
+#include "border/scrubber.h"
 #include "border/volume_io.h"
 #include "engine/volume.h"
 #include "io/disk.h"
@@ -68,6 +70,14 @@ class HostPlane final : public engine::VolumeEvents, public IoJobSink {
   void list_digests(Token token, const SegmentId& id, bool read) noexcept;
   void locate(Token token, const SegmentId& id, std::uint32_t block) noexcept;
 
+  // A scrub that runs is begun anew at the cursor.
+  void start_scrub(Token token, const Uuid& store, std::uint64_t rate_bytes,
+                   const ScrubCursor& cursor, std::uint64_t chunks_done) noexcept;
+  void stop_scrub(Token token, const Uuid& store) noexcept;
+  void scrub_reports(Token token) noexcept;
+  void repair_chunk(Token token, const SegmentId& id, std::uint32_t chunk,
+                    const Uuid& host) noexcept;
+
   void listen_peers(Token token, const std::string& endpoint) noexcept;
   void set_peer(Token token, const Uuid& host, const std::string& endpoint) noexcept;
 
@@ -97,6 +107,7 @@ class HostPlane final : public engine::VolumeEvents, public IoJobSink {
     std::string path;
     std::unique_ptr<io::Disk> disk;  // outlives the store
     std::unique_ptr<store::Store> store;
+    std::unique_ptr<Scrubber> scrubber;  // null: none was started; goes before the store
     bool closing = false;
   };
   struct Replica {  // where a segment's replica is here
@@ -112,6 +123,7 @@ class HostPlane final : public engine::VolumeEvents, public IoJobSink {
     Token attach_token = 0;          // 0: attach() has been answered
     Error attach_error = Error::Ok;  // the last one heard while opening
     Token grow_token = 0;            // 0: no grow() waits
+    std::set<Token> repair_tokens;   // repair_chunk() that wait
     io::Timer deadline;              // of attach(); then of draining the exports
     bool closing = false;
     bool unexported = false;  // nothing outside refers to the volume any more
@@ -157,6 +169,9 @@ class HostPlane final : public engine::VolumeEvents, public IoJobSink {
   void exports_gone(const Uuid& volume);
   void close_engine(Attached& attached);
   void drop_if_closed(const Uuid& volume);
+
+  // host_scrub.cc
+  void end_repair(const Uuid& volume, Token token, Error error) noexcept;
 
   // host_stats.cc
   [[nodiscard]] CounterReport store_counters(const Uuid& id, const OpenStore& open) const;

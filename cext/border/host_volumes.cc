@@ -186,6 +186,9 @@ void HostPlane::drop_if_closed(const Uuid& volume) {
     return;
   BLOCKD_ASSERT(found->second->io->idle());
   end_grow(volume, Error::ShuttingDown);
+  for (const Token token : std::exchange(found->second->repair_tokens, {})) {
+    answer(token, Error::ShuttingDown);
+  }
   const auto answers = std::move(found->second->when_closed);
   const Error error = found->second->close_error;
   std::erase_if(exports_, [&](const auto& exported) { return exported.second == volume; });

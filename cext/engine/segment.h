@@ -11,6 +11,7 @@
 
 #include <array>
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <vector>
 
@@ -43,6 +44,7 @@ class Segment {
   // Everything waiting or unanswered gets `error`.
   void fail_requests(Error error) noexcept;
   void announce_stable() noexcept;
+  void repair_chunk(std::uint32_t chunk, const Uuid& host_id, std::function<void(Error)> done);
 
   [[nodiscard]] VolumeState state() const noexcept;
   [[nodiscard]] SegmentStatus status() const;
@@ -57,6 +59,11 @@ class Segment {
 
  private:
   enum class Phase : std::uint8_t { gather, list, reconcile, flush, formed };
+  struct RepairWait {
+    std::uint32_t key = 0;  // as in repairing_
+    MemberMask tried = 0;   // sources that could not read the chunk
+    std::function<void(Error)> done;
+  };
   // What a chunk's version is at each base member; {0,0}: at or below the stable mark.
   using Reports = std::map<std::uint32_t, std::array<Version, kMembersMax>>;
 
@@ -177,6 +184,10 @@ class Segment {
   void resynced(ChunkCopy& copy) noexcept;
   void repaired(ChunkCopy& copy) noexcept;
   void repair(const Read& read, MemberMask damaged) noexcept;
+  [[nodiscard]] bool start_repair(std::uint32_t chunk, std::uint32_t index,
+                                  MemberMask sources) noexcept;
+  [[nodiscard]] bool repair_from_another(const ChunkCopy& copy, std::uint32_t index) noexcept;
+  void end_repair_waits(std::uint32_t key, Error error) noexcept;
 
   Engine& engine_;
   std::uint32_t index_;
@@ -201,6 +212,7 @@ class Segment {
   std::map<std::uint32_t, MemberMask> unreadable_;  // sources that failed for a chunk of the plan
   MemberMask base_pending_ = 0;                     // base members still listing, or flushing
   std::vector<std::uint32_t> repairing_;            // chunk * 8 + member
+  std::vector<RepairWait> repair_waits_;            // who wants to know how they end
   std::uint64_t background_at_us_ = 0;
   bool background_under_way_ = false;
   std::uint64_t resync_done_bytes_ = 0;

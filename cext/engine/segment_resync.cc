@@ -462,21 +462,66 @@ void Segment::repair(const Read& read, MemberMask damaged) noexcept {
   const std::uint32_t last = (read.first_block + read.block_count - 1) / kBlocksPerChunk;
   for (std::uint32_t chunk = read.first_block / kBlocksPerChunk; chunk <= last; ++chunk) {
     for (std::uint32_t i = 0; i < kMembersMax; ++i) {
-      if (!(damaged & ready_ & member_bit(i))) continue;
-      const std::uint32_t key = chunk * 8 + i;
-      if (std::find(repairing_.begin(), repairing_.end(), key) != repairing_.end()) continue;
-      if (start_copy(ChunkCopy::Why::repair, chunk, nearest(sources), member_bit(i)))
-        repairing_.push_back(key);
+      if (damaged & ready_ & member_bit(i)) (void)start_repair(chunk, i, sources);
     }
   }
 }
 
+// True: a repair of this chunk at this member is under way now.
+bool Segment::start_repair(std::uint32_t chunk, std::uint32_t index, MemberMask sources) noexcept {
+  const std::uint32_t key = chunk * 8 + index;
+  if (std::find(repairing_.begin(), repairing_.end(), key) != repairing_.end()) return true;
+  if (!start_copy(ChunkCopy::Why::repair, chunk, nearest(sources), member_bit(index))) return false;
+  repairing_.push_back(key);
+  return true;
+}
+
+void Segment::repair_chunk(std::uint32_t chunk, const Uuid& host_id,
+                           std::function<void(Error)> done) {
+  const auto member = std::ranges::find_if(
+      members_, [&](const Member& one) { return one.present && one.host_id == host_id; });
+  if (member == members_.end() || chunk >= chunk_count()) return done(Error::NotFound);
+  const auto index = static_cast<std::uint32_t>(member - members_.begin());
+  if (phase_ != Phase::formed || !(ready_ & member_bit(index))) return done(Error::NotInSync);
+  const auto sources = static_cast<MemberMask>(ready_ & ~member_bit(index));
+  if (sources == 0) return done(Error::ChecksumMismatch);
+  if (!start_repair(chunk, index, sources)) return done(Error::Busy);
+  repair_waits_.push_back({chunk * 8 + index, 0, std::move(done)});
+}
+
 void Segment::repaired(ChunkCopy& copy) noexcept {
   const auto index = static_cast<std::uint32_t>(std::countr_zero(copy.targets));
-  std::erase(repairing_, copy.chunk * 8 + index);
-  const bool done = copy.error == Error::Ok && copy.stage == ChunkCopy::Stage::replacing;
+  const std::uint32_t key = copy.chunk * 8 + index;
+  std::erase(repairing_, key);
+  const bool sent = copy.stage == ChunkCopy::Stage::replacing;
+  const bool done = copy.error == Error::Ok && sent;
+  if (!done && !sent && medium_error(copy.error) && repair_from_another(copy, index)) return;
   engine_.notice(index_, members_[index].host_id, done ? "block-repaired" : "repair-failed",
                  copy.chunk);
+  end_repair_waits(key, done || copy.error != Error::Ok ? copy.error : Error::NotInSync);
+}
+
+// The source has a bad block in that chunk itself: when somebody waits for the repair, the next one
+// is asked. False: nobody waits, or all have been asked.
+bool Segment::repair_from_another(const ChunkCopy& copy, std::uint32_t index) noexcept {
+  const std::uint32_t key = copy.chunk * 8 + index;
+  const auto wait = std::ranges::find(repair_waits_, key, &RepairWait::key);
+  if (wait == repair_waits_.end()) return false;
+  wait->tried |= member_bit(copy.source);
+  const auto sources = static_cast<MemberMask>(ready_ & ~member_bit(index) & ~wait->tried);
+  return sources != 0 && (ready_ & member_bit(index)) && start_repair(copy.chunk, index, sources);
+}
+
+void Segment::end_repair_waits(std::uint32_t key, Error error) noexcept {
+  for (std::size_t i = 0; i < repair_waits_.size();) {
+    if (repair_waits_[i].key != key) {
+      ++i;
+      continue;
+    }
+    const auto done = std::move(repair_waits_[i].done);
+    repair_waits_.erase(repair_waits_.begin() + static_cast<std::ptrdiff_t>(i));
+    done(error);
+  }
 }
 
 }  // namespace blockd::engine

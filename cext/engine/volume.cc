@@ -28,6 +28,8 @@ class VolumeImpl final : public Volume, private Engine {
   void in_sync_change_failed(std::uint32_t segment, Error error) noexcept override;
   void grow(std::uint64_t size_bytes, std::vector<SegmentConfig> new_segments,
             std::function<void(Error)> done) override;
+  void repair_chunk(std::uint32_t segment, std::uint32_t chunk, const Uuid& host_id,
+                    std::function<void(Error)> done) override;
   void close(std::function<void(Error)> done) override;
   [[nodiscard]] VolumeState state() const noexcept override { return state_; }
   [[nodiscard]] const VolumeConfig& config() const noexcept override { return config_; }
@@ -580,6 +582,14 @@ void VolumeImpl::grow(std::uint64_t size_bytes, std::vector<SegmentConfig> new_s
   grown_ = std::move(done);
   recheck_ = true;
   schedule();
+}
+
+void VolumeImpl::repair_chunk(std::uint32_t segment, std::uint32_t chunk, const Uuid& host_id,
+                              std::function<void(Error)> done) {
+  auto told = [this, done = std::move(done)](Error error) { emit([done, error] { done(error); }); };
+  if (segment >= segments_.size()) return told(Error::NotFound);
+  if (state_ == VolumeState::fenced) return told(Error::EpochFenced);
+  segments_[segment]->repair_chunk(chunk, host_id, std::move(told));
 }
 
 // --- closing

@@ -103,6 +103,11 @@ class Volume : public BlockBackend {
   // Grow (new segments come with their config); the size changes when every new segment serves.
   virtual void grow(std::uint64_t size_bytes, std::vector<SegmentConfig> new_segments,
                     std::function<void(Error)> done) = 0;
+  // Rewrites the chunk at one member from another that holds it whole; clients wait meanwhile if
+  // they touch it. Not called any more once the volume is closed. NotInSync: the member is not
+  // ready; ChecksumMismatch: no other member that is ready could read the chunk; NotFound.
+  virtual void repair_chunk(std::uint32_t segment, std::uint32_t chunk, const Uuid& host,
+                            std::function<void(Error)> done) = 0;
   // Drains, flushes, marks everything stable, releases the leases; then closed. The volume may be
   // destroyed after done.
   virtual void close(std::function<void(Error)> done) = 0;

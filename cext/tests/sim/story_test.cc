@@ -6,6 +6,7 @@
 #include <string>
 
 #include "base/crc32c.h"
+#include "border/scrubber.h"
 #include "sim/cluster.h"
 #include "sim/workload.h"
 
@@ -234,6 +235,72 @@ TEST_CASE("a damaged block is read elsewhere, repaired and reported") {
   CHECK(f.cluster.compare_replicas().empty());
   CHECK(medium.live.begin()->second.chunks.at(0).data[5000] == std::byte{6});
   CHECK(f.cluster.volume(0)->stats().remote_reads > 0);
+}
+
+TEST_CASE("a scrub finds a rotten block at a replica; it is repaired without any client's read") {
+  Fixture f;
+  REQUIRE(f.io.write(0, kMutationBytesMax, 6) == Error::Ok);
+  REQUIRE(f.io.write(1u << 20, 65536, 7) == Error::Ok);
+  f.cluster.world().run_for(100'000);
+  FakeMedium& medium = fake(f.cluster, 2).medium();
+  medium.fold(medium.done_count);
+  for (auto* image : {&medium.base, &medium.live})
+    image->begin()->second.chunks.at(2).data[5000] ^= std::byte{1};
+
+  Process& replica = f.cluster.process(2);
+  border::Scrubber scrubber(*replica.loop, *replica.buffers, *replica.store);
+  const auto scrub = [&] {
+    scrubber.start(1u << 20, {}, 0);
+    REQUIRE(f.cluster.world().run_until([&] { return scrubber.report().finished; }, kPatienceUs));
+    return scrubber.report();
+  };
+  const border::ScrubReport report = scrub();
+  REQUIRE(report.findings.size() == 1);
+  CHECK(report.findings[0].block == 2 * kBlocksPerChunk + 1);
+  CHECK(report.findings[0].error == Error::ChecksumMismatch);
+  CHECK(report.chunks_done == 5);
+
+  Error repaired = Error::Timeout;
+  f.cluster.volume(0)->repair_chunk(0, 2, f.cluster.volume(0)->config().segments[0].members[2].host,
+                                    [&](Error error) { repaired = error; });
+  CHECK(f.cluster.world().run_until([&] { return repaired == Error::Ok; }, kPatienceUs));
+  CHECK(f.cluster.notices("block-repaired") == 1);
+  CHECK(f.cluster.volume(0)->stats().reads == 0);
+  CHECK(scrub().findings.empty());
+  CHECK(f.cluster.compare_replicas().empty());
+}
+
+TEST_CASE("a repair asks the next member when the first one cannot read the chunk either") {
+  Fixture f;
+  REQUIRE(f.io.write(0, 65536, 6) == Error::Ok);
+  f.cluster.world().run_for(100'000);
+  const auto rot = [&](std::uint32_t host, std::size_t at) {
+    FakeMedium& medium = fake(f.cluster, host).medium();
+    medium.fold(medium.done_count);
+    for (auto* image : {&medium.base, &medium.live})
+      image->begin()->second.chunks.at(0).data[at] ^= std::byte{1};
+  };
+  const auto repair = [&](std::uint32_t host) {
+    Error told = Error::Timeout;
+    bool over = false;
+    engine::Volume& volume = *f.cluster.volume(0);
+    volume.repair_chunk(0, 0, volume.config().segments[0].members[host].host, [&](Error error) {
+      told = error;
+      over = true;
+    });
+    REQUIRE(f.cluster.world().run_until([&] { return over; }, kPatienceUs));
+    return told;
+  };
+  rot(0, 100);  // the nearest, which is asked first
+  rot(2, 9000);
+  CHECK(repair(2) == Error::Ok);
+  CHECK(repair(0) == Error::Ok);
+  CHECK(f.cluster.compare_replicas().empty());
+  for (std::uint32_t host = 0; host < 3; ++host) rot(host, 200);
+  CHECK(repair(1) == Error::ChecksumMismatch);
+  f.cluster.kill(1, false);
+  REQUIRE(until_in_sync(f.cluster, 2));
+  CHECK(repair(1) == Error::NotInSync);
 }
 
 TEST_CASE("a block damaged on every replica is an error, never wrong bytes") {
