@@ -42,10 +42,21 @@ def format_command(
     no_qualify: Annotated[
         bool, typer.Option("--no-qualify", help="Do not find out what the disk does first.")
     ] = False,
+    power_loss_protected: Annotated[
+        bool,
+        typer.Option(
+            "--power-loss-protected",
+            help="The device keeps every finished write when its power fails: do not flush it.",
+        ),
+    ] = False,
 ) -> None:
     """Format PATH as a store of a cluster. The disk is qualified first, for about a second."""
     size_bytes = parse_size(size) if size is not None else None
     check_target(path, size_bytes, force=force)
+    if power_loss_protected and not path.is_block_device():
+        unsafe = InvalidArgument(f"{path} is not a block device, so a flush cannot be left out")
+        unsafe.add_note("a file's own metadata is not durable without one, whatever the device")
+        raise unsafe
     store_id = new_id()
     findings = None if no_qualify else find_out(path)
     if no_qualify and path.exists():
@@ -58,6 +69,7 @@ def format_command(
         journal_bytes=parse_size(journal_size),
         force=force,
         findings=findings,
+        power_loss_protected=power_loss_protected,
     )
     print(f"{path}: store {store_id}")
     if findings is not None:
@@ -110,6 +122,7 @@ def info_command(
         "allocated_bytes": info.allocated_bytes,
         "journal_bytes": info.journal_bytes,
         "journal_used_bytes": info.journal_used_bytes,
+        "power_loss_protected": info.power_loss_protected,
         "findings": findings_view(info.findings),
         "replicas": [
             {
@@ -131,6 +144,8 @@ def info_command(
             table.add_row(name, str(len(replicas)))
         elif name == "findings":
             add_findings(table, info.findings)
+        elif isinstance(value, bool):
+            table.add_row(name, "yes" if value else "no")
         elif isinstance(value, int):
             table.add_row(name.removesuffix("_bytes"), format_size(value))
         else:

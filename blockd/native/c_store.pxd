@@ -36,6 +36,7 @@ cdef extern from "store/store.h" namespace "blockd::store" nogil:
         Uuid cluster_id
         uint64_t journal_bytes
         bool force
+        bool power_loss_protected
         DeviceFindings findings
 
     cdef cppclass StoreInfo:
@@ -45,6 +46,7 @@ cdef extern from "store/store.h" namespace "blockd::store" nogil:
         uint64_t journal_bytes
         uint64_t journal_used_bytes
         uint32_t segment_count
+        bool power_loss_protected
         DeviceFindings findings
         bool failed
 

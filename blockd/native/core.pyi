@@ -35,6 +35,7 @@ def format_store(
     journal_bytes: int = 0,
     force: bool = False,
     findings: DeviceFindings | None = None,
+    power_loss_protected: bool = False,
 ) -> None:
     """Create (a file, when size_bytes is given) and format a store; blocking.
 

@@ -62,7 +62,7 @@ _NAME_BY_CODE = {}
 
 
 def format_store(path, *, store_id, cluster_id, size_bytes=None, journal_bytes=0, force=False,
-                 findings=None):
+                 findings=None, power_loss_protected=False):
     cdef string native_path = os.fsencode(path)
     cdef FormatOptions options
     cdef uint64_t file_bytes = 0 if size_bytes is None else _u64(size_bytes, "size_bytes")
@@ -72,6 +72,7 @@ def format_store(path, *, store_id, cluster_id, size_bytes=None, journal_bytes=0
     options.cluster_id = _uuid(cluster_id)
     options.journal_bytes = _u64(journal_bytes, "journal_bytes")
     options.force = bool(force)
+    options.power_loss_protected = power_loss_protected
     if findings is not None:
         options.findings = _native_findings(findings)
     if size_bytes is not None and file_bytes == 0:
@@ -715,6 +716,7 @@ cdef object _store(const native.StoreReport& report):
         journal_used_bytes=report.info.journal_used_bytes,
         segment_count=report.info.segment_count,
         findings=_findings(report.info.findings),
+        power_loss_protected=report.info.power_loss_protected,
         failed=report.info.failed,
     )
 

@@ -41,6 +41,7 @@ class StoreInfo:
     journal_used_bytes: int
     segment_count: int
     findings: DeviceFindings | None = None  # of when it was formatted
+    power_loss_protected: bool = False  # its owner said so: flushes are left out
     failed: bool = False  # a write or flush of the device has failed: only reads go on
 
 

@@ -63,7 +63,10 @@ struct DeviceFindings {
 };
 static_assert(sizeof(DeviceFindings) == 64 && offsetof(DeviceFindings, flags) == 28);
 
-enum CompatibleFeature : std::uint64_t { has_device_findings = 1u << 0 };
+enum CompatibleFeature : std::uint64_t {
+  has_device_findings = 1u << 0,
+  power_loss_protected = 1u << 1  // a write that is done survives power loss: flushes are left out
+};
 
 struct Superblock {
   std::uint64_t magic = kSuperblockMagic;

@@ -6,7 +6,13 @@
 
 namespace blockd::store {
 
-Flusher::Flusher(Device& device, Journal& journal) noexcept : device_(device), journal_(journal) {
+Flusher::Flusher(Device& device, io::Loop& loop, Journal& journal,
+                 bool power_loss_protected) noexcept
+    : device_(device), loop_(loop), journal_(journal), power_loss_protected_(power_loss_protected) {
+  protected_task_.owner = this;
+  protected_task_.run = [](io::Task& task) noexcept {
+    static_cast<Flusher*>(task.owner)->completed();
+  };
   request_.op = io::DiskRequest::Op::flush;
   request_.owner = this;
   request_.done = [](io::DiskRequest& request) noexcept {
@@ -45,6 +51,7 @@ void Flusher::pump() noexcept {
   if (!take_ready()) return;
   in_flight_ = true;
   covers_lsn_ = journal_.completed().lsn;
+  if (power_loss_protected_) return loop_.defer(protected_task_);
   device_.submit(request_);
 }
 

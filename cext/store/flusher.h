@@ -2,7 +2,7 @@
 //
 // A waiter names the journal batch that must be covered too: its flush is submitted only when
 // batches up to `min_lsn` have completed. A flush covers every device write that completed before
-// it.
+// it. On a device that loses nothing with its power a flush is an order of events and no request.
 #pragma once
 
 #include <cstdint>
@@ -21,7 +21,9 @@ struct FlushWaiter {
 
 class Flusher {
  public:
-  Flusher(Device& device, Journal& journal) noexcept;
+  Flusher(Device& device, io::Loop& loop, Journal& journal, bool power_loss_protected) noexcept;
+  Flusher(const Flusher&) = delete;
+  Flusher& operator=(const Flusher&) = delete;
 
   void wait(FlushWaiter& waiter) noexcept;
   void add(StoreOp& op) noexcept;              // a flush op: covers what has completed by now
@@ -42,7 +44,10 @@ class Flusher {
   [[nodiscard]] bool take_ready() noexcept;
 
   Device& device_;
+  io::Loop& loop_;
   Journal& journal_;
+  const bool power_loss_protected_;
+  io::Task protected_task_;
   io::DiskRequest request_;
   bool in_flight_ = false;
   bool wanted_ = false;

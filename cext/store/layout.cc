@@ -132,6 +132,7 @@ format::Superblock plan_layout(std::uint64_t device_bytes, const FormatOptions& 
       static_cast<std::uint32_t>((plan.device_bytes - plan.data_offset) / kChunkBytes);
   plan.findings = options.findings;
   if (plan.findings.probed_unix_s != 0) plan.compatible_features |= format::has_device_findings;
+  if (options.power_loss_protected) plan.compatible_features |= format::power_loss_protected;
   format::seal(plan);
   return plan;
 }

@@ -38,6 +38,7 @@ struct FormatOptions {
   Uuid cluster_id;
   std::uint64_t journal_bytes = 0;       // 0: chosen from the capacity
   bool force = false;                    // overwrite a store that is there already
+  bool power_loss_protected = false;     // the device needs no flush: its owner vouches for that
   format::DeviceFindings findings = {};  // kept in the superblock; probed_unix_s 0: there are none
 };
 
@@ -55,7 +56,8 @@ struct StoreInfo {
   std::uint64_t journal_used_bytes = 0;
   std::uint32_t segment_count = 0;
   format::DeviceFindings findings;  // of when it was formatted
-  bool failed = false;              // a write or flush of the device has failed: only reads go on
+  bool power_loss_protected = false;
+  bool failed = false;  // a write or flush of the device has failed: only reads go on
 };
 
 struct StoreStats {  // counters since open

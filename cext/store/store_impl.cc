@@ -48,7 +48,8 @@ StoreImpl::StoreImpl(io::Disk& disk, io::Loop& loop, Buffers& buffers,
       metadata_(device_, superblock, metadata_cache_bytes),
       staged_(static_cast<std::uint32_t>(superblock.journal_bytes / kBlockBytes)),
       journal_(device_, superblock, *this),
-      flusher_(device_, journal_),
+      flusher_(device_, loop, journal_,
+               superblock.compatible_features & format::power_loss_protected),
       reader_(device_, journal_, metadata_, staged_),
       direct_(device_, metadata_, buffers) {
   end_task_.owner = this;
@@ -339,6 +340,7 @@ StoreInfo StoreImpl::info() const noexcept {
   info.segment_count = metadata_.segment_count();
   if (superblock_.compatible_features & format::has_device_findings)
     info.findings = superblock_.findings;
+  info.power_loss_protected = superblock_.compatible_features & format::power_loss_protected;
   info.failed = device_.failed() != Error::Ok;
   return info;
 }

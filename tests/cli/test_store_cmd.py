@@ -88,3 +88,12 @@ def test_a_disk_that_cannot_hold_a_store_is_refused(run, tmp_path: Path, monkeyp
     assert "cannot hold a store" in line
     assert not any(path.read_bytes())
     assert "does not exist" in run("qualify", os.devnull + "-nothing", code=3)
+
+
+def test_a_file_is_always_flushed(run, tmp_path: Path) -> None:
+    path = tmp_path / "store"
+    arguments = ("--cluster-id", CLUSTER, "--size", "32MiB", "--power-loss-protected")
+    assert "not a block device" in run("format", str(path), *arguments, code=2)
+    assert not path.exists()
+    run("format", str(path), *arguments[:-1])
+    assert info(run, path)["power_loss_protected"] is False

@@ -409,6 +409,30 @@ TEST_CASE("flushes at the same time share the device's flushes") {
   CHECK(s.rig.disk.stats().flushes - before == 1);
 }
 
+TEST_CASE("a device that loses nothing with its power is not asked to flush") {
+  Rig rig(18);
+  Store::format(rig.disk, {.store_id = kStoreId,
+                           .cluster_id = kClusterId,
+                           .journal_bytes = kMiB,
+                           .power_loss_protected = true});
+  rig.open();
+  CHECK(rig.store->info().power_loss_protected);
+  const std::uint64_t before = rig.disk.stats().flushes;
+  {
+    Client client(rig);
+    for (std::uint32_t i = 0; i < 600; ++i)  // the journal wraps
+      REQUIRE(client.write(i % 64, 1, 1 + i) == Error::Ok);
+    REQUIRE(client.flush() == Error::Ok);
+    CHECK(rig.store->stats().checkpoints > 0);
+  }
+  CHECK(rig.disk.stats().flushes == before);
+  CHECK(rig.store->stats().device_flushes == 0);
+  rig.power_off(io::SimDisk::Crash::keep_all);
+  rig.open();
+  Client client(rig, Client::Existing{});
+  CHECK(client.read_one(599 % 64) == 600);
+}
+
 TEST_CASE("a flush that is asked for while another is in flight covers what was done between") {
   for (std::uint64_t seed = 0; seed < 50; ++seed) {
     CAPTURE(seed);
