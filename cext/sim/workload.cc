@@ -91,9 +91,9 @@ void Workload::fill(Client& client) {
   request.fua = random.chance(6);
   if (dice < 90) {
     request.op = BlockRequest::Op::write;
-    const std::uint64_t tag = next_tag_++;
+    const std::uint64_t tag = random.chance(8) ? 0 : next_tag_++;  // 0: zeros, sent as data
     for (std::uint64_t i = 0; i < count; ++i) {
-      const std::uint64_t words[2] = {tag, first + i};
+      const std::uint64_t words[2] = {tag, tag == 0 ? 0 : first + i};
       std::byte* sector = client.memory + i * kSectorBytes;
       std::memset(sector, static_cast<int>(tag & 0xff), kSectorBytes);
       std::memcpy(sector, words, sizeof words);
