@@ -78,22 +78,25 @@ class EventPump:
                 self._spawn(self._report_space(event))
 
     async def _report_space(self, event: native.Notice) -> None:
-        """Have it known, unless the opposite comes first."""
+        """Have it known, unless the opposite comes first or the volume goes away."""
         key = (event.volume_id, event.host_id)
         self._space[key] = event
-        while self._space.get(key) is event and event.volume_id in self._attachments.held:
-            request = meta_pb2.ReportSpaceRequest(
-                volume_id=str(event.volume_id),
-                epoch=self._attachments.epoch(event.volume_id),
-                host_id=str(event.host_id),
-                full=event.kind == STORE_FULL,
-            )
+        while self._space.get(key) is event:
             try:
+                request = meta_pb2.ReportSpaceRequest(
+                    volume_id=str(event.volume_id),
+                    epoch=self._attachments.epoch(event.volume_id),
+                    host_id=str(event.host_id),
+                    full=event.kind == STORE_FULL,
+                )
                 await self._metadata.report_space(request)
             except MetadataUnreachable:
                 await asyncio.sleep(REPORT_RETRY_S)
                 continue
-            return
+            except (EpochFenced, NotAttached, NotFound) as error:
+                log.info("volume %s is gone, its space is not reported: %s", key[0], error)
+            if self._space.get(key) is event:
+                del self._space[key]
 
     def _name(self, volume_id: UUID) -> str:
         held = self._attachments.held.get(volume_id)

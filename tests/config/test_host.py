@@ -54,6 +54,8 @@ def test_empty_turns_a_listener_off() -> None:
         ({"stores": ["/a", "/a"]}, "a path occurs twice"),
         ({"meta": ["nowhere"]}, "not HOST:PORT"),
         ({"nbd_unix": "/" + "x" * 120}, "longer than 107 bytes"),
+        ({"store_warning": 95}, "store_warning: 95 is not below store_critical, 95"),
+        ({"store_critical": 101}, "store_critical"),
         ({"log_level": "loud"}, "not a level"),
         ({"cluster_id": "x"}, "cluster_id"),
     ],

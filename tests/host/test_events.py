@@ -94,3 +94,22 @@ async def test_a_full_member_is_reported_even_through_an_outage(
     full, has_space = rig.metadata.space_reports
     assert (full.volume_id, full.host_id, full.full) == (volume.id, str(member), True)
     assert (has_space.host_id, has_space.full) == (str(member), False)
+
+
+async def test_a_member_that_is_full_when_the_volume_opens_is_reported(rig, eventually) -> None:
+    member = uuid4()
+    volume = make_volume(rig.host_id, member)
+    rig.metadata.volumes[volume.id] = volume
+    rig.core.attach_gate.clear()
+    opening = asyncio.create_task(rig.attachments.attach(volume))
+    await eventually(lambda: rig.core.volumes)
+    rig.core.emit(Notice(UUID(volume.id), 0, member, "store-full", 0))
+    await eventually(lambda: rig.metadata.space_reports)
+    rig.core.attach_gate.set()
+    await opening
+
+
+async def test_a_full_member_of_a_volume_that_is_gone_is_nobodys_business(rig) -> None:
+    rig.core.emit(Notice(uuid4(), 0, uuid4(), "store-full", 0))
+    await asyncio.sleep(0.1)
+    assert not rig.metadata.space_reports

@@ -2,12 +2,15 @@
 
 import asyncio
 import urllib.request
+from uuid import uuid4
 
 import pytest
 
-from blockd.host.metrics import HostCollector, MetricsServer, cumulate
+from blockd.host.metrics import HostCollector, MetricsServer, cumulate, space_metrics
+from blockd.host.snapshot import Snapshot
 from blockd.host.space import SpaceWatch, Thresholds
 from blockd.model.errors import AddressInUse
+from blockd.native.values import StoreInfo
 from tests.host.fake_metadata import make_volume
 
 
@@ -45,3 +48,17 @@ async def test_a_scrape_shows_volumes_stores_and_daemon(rig) -> None:
         "blockd_reactor_syscalls_total 9.0",
     ):
         assert line in text
+
+
+def test_each_store_is_in_one_state() -> None:
+    watch = SpaceWatch(Thresholds())
+    stores = tuple(
+        StoreInfo(uuid4(), path, 100, used, 1 << 20, 0, 0)
+        for path, used in (("/a", 10), ("/b", 96))
+    )
+    for info in stores:
+        watch.look(info)
+    family = space_metrics(Snapshot((), stores, {}, {}), watch)
+    states = [(s.labels["path"], s.labels["state"]) for s in family.samples if s.value == 1]
+    assert states == [("/a", "ok"), ("/b", "full")]
+    assert len(family.samples) == 8
