@@ -16,6 +16,7 @@ from blockd.model.errors import (
     BlockdError,
     EpochFenced,
     MetadataUnreachable,
+    NoSpace,
     NotAttached,
     NotFound,
     StaleGeneration,
@@ -25,8 +26,14 @@ from blockd.rpc.gen import meta_pb2, types_pb2
 
 log = logging.getLogger(__name__)
 
-STORE_FULL, STORE_HAS_SPACE = "store-full", "store-has-space"
+STORE_FULL, STORE_HAS_SPACE, MEMBER_LOST = "store-full", "store-has-space", "member-lost"
 REPORT_RETRY_S = 1.0
+
+
+def is_full(event: native.Notice) -> bool:
+    """Whether a member lacks space: its store says so, or has had to refuse a write."""
+    refused = event.kind == MEMBER_LOST and event.value == NoSpace.code
+    return event.kind == STORE_FULL or refused
 
 
 class EventPump:
@@ -74,7 +81,7 @@ class EventPump:
             host = self._topology.names.get(event.host_id, str(event.host_id))
             name = self._name(event.volume_id)
             log.info("%s/%d: %s %s %d", name, event.segment, event.kind, host, event.value)
-            if event.kind in (STORE_FULL, STORE_HAS_SPACE):
+            if event.kind == STORE_HAS_SPACE or is_full(event):
                 self._spawn(self._report_space(event))
 
     async def _report_space(self, event: native.Notice) -> None:
@@ -87,7 +94,7 @@ class EventPump:
                     volume_id=str(event.volume_id),
                     epoch=self._attachments.epoch(event.volume_id),
                     host_id=str(event.host_id),
-                    full=event.kind == STORE_FULL,
+                    full=is_full(event),
                 )
                 await self._metadata.report_space(request)
             except MetadataUnreachable:

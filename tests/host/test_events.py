@@ -4,6 +4,7 @@ import asyncio
 from uuid import UUID, uuid4
 
 from blockd.host import events
+from blockd.model.errors import DiskError, NoSpace
 from blockd.native.values import InSyncChangeWanted, Notice
 from tests.host.fake_metadata import make_volume
 
@@ -113,3 +114,13 @@ async def test_a_full_member_of_a_volume_that_is_gone_is_nobodys_business(rig) -
     rig.core.emit(Notice(uuid4(), 0, uuid4(), "store-full", 0))
     await asyncio.sleep(0.1)
     assert not rig.metadata.space_reports
+
+
+async def test_a_member_that_had_to_refuse_a_write_for_space_is_reported(rig, eventually) -> None:
+    member = uuid4()
+    volume = await attached(rig, member)
+    rig.core.emit(Notice(UUID(volume.id), 0, uuid4(), "member-lost", DiskError.code))
+    rig.core.emit(Notice(UUID(volume.id), 0, member, "member-lost", NoSpace.code))
+    await eventually(lambda: rig.metadata.space_reports)
+    (report,) = rig.metadata.space_reports
+    assert (report.host_id, report.full) == (str(member), True)
