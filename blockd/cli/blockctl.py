@@ -14,6 +14,7 @@ from blockd.cli import (
     blockctl_cluster,
     blockctl_host,
     blockctl_places,
+    blockctl_scrub,
     blockctl_store,
     blockctl_volume,
 )
@@ -34,6 +35,7 @@ app.add_typer(blockctl_places.operators, name="operator")
 app.add_typer(blockctl_host.app, name="host")
 app.add_typer(blockctl_store.app, name="store")
 app.add_typer(blockctl_volume.app, name="volume")
+app.add_typer(blockctl_scrub.app, name="scrub")
 app.command("events")(events)
 
 

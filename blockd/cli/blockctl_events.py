@@ -18,6 +18,9 @@ RETRY_SECONDS = 1.0
 _COLOURS = {
     "host.down": "red",
     "volume.attach_failed": "red",
+    "damage.found": "red",
+    "repair.failed": "red",
+    "block.repaired": "green",
     "segment.in_sync_changed": "yellow",
     "host.up": "green",
     "volume.created": "green",

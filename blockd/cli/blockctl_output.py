@@ -110,6 +110,7 @@ def state_text(state: str) -> str:
         "failed": "red",
         "available": "green",
         "serving": "green",
+        "finished": "green",
         "down": "red",
         "fenced": "red",
         "stalled": "red",

@@ -48,6 +48,10 @@ def host(
     ] = None,
     buffer_size: Annotated[str | None, typer.Option(help="Memory for data in flight.")] = None,
     cpu: Annotated[int | None, typer.Option(help="Pin the reactor to this CPU.")] = None,
+    scrub_interval: Annotated[
+        str | None, typer.Option(help="Between scrubs of a store, as 7d; 0: only on demand.")
+    ] = None,
+    scrub_rate: Annotated[str | None, typer.Option(help="Of scrubs, bytes a second.")] = None,
     log_level: Annotated[str | None, typer.Option(help="debug, info, warning, error.")] = None,
 ) -> None:
     """Run the host daemon: stores, replicas, engines and NBD exports of this machine."""
@@ -73,6 +77,8 @@ def host(
             "store_critical": store_critical,
             "buffer_size": buffer_size,
             "cpu": cpu,
+            "scrub_interval": scrub_interval,
+            "scrub_rate": scrub_rate,
             "log_level": log_level,
         },
     )

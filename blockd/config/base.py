@@ -7,12 +7,13 @@ default.
 """
 
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Self, get_origin
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from blockd.model.errors import BlockdError, InvalidArgument
 from blockd.model.units import parse_size
@@ -31,6 +32,22 @@ def _size(value: object) -> object:
 
 # A number of bytes, also as "4GiB".
 Size = Annotated[int, BeforeValidator(_size)]
+
+_SECONDS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_DURATION = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*([smhd]?)\s*$")
+
+
+def _duration(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    match = _DURATION.match(value)
+    if match is None:
+        raise ValueError(f"not a duration: {value!r} (as in 90s, 12h, 7d)")
+    return float(match[1]) * _SECONDS[match[2]]
+
+
+# Seconds, also as "7d"; never negative.
+Duration = Annotated[float, BeforeValidator(_duration), Field(ge=0, allow_inf_nan=False)]
 
 
 class Settings(BaseModel):

@@ -5,7 +5,7 @@ from typing import Self
 
 from pydantic import Field, field_validator, model_validator
 
-from blockd.config.base import Size
+from blockd.config.base import Duration, Size
 from blockd.config.daemon import DaemonSettings
 from blockd.config.endpoints import Endpoint
 
@@ -28,6 +28,8 @@ class HostSettings(DaemonSettings):
     store_warning: int = Field(default=80, ge=1, le=100)  # percent: a store is nearly full
     store_critical: int = Field(default=95, ge=1, le=100)  # percent: it is full
     buffer_size: Size = 256 << 20
+    scrub_interval: Duration = 7 * 86400.0  # from one scrub's start to the next; 0: on demand only
+    scrub_rate: Size = Field(default=20 << 20, ge=64 << 10)  # bytes a second, each store
     cpu: int | None = Field(default=None, ge=0)  # pin the reactor to this CPU
 
     @field_validator("nbd_tcp", "metrics_listen", "nbd_unix", mode="before")

@@ -13,7 +13,8 @@ import contextlib
 import logging
 import os
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
+from typing import Any
 from uuid import UUID
 
 from blockd.config.host import HostSettings
@@ -25,6 +26,8 @@ from blockd.host.identity import DataDir
 from blockd.host.metadata import MetadataClient
 from blockd.host.metrics import HostCollector, MetricsServer
 from blockd.host.replicas import Replicas
+from blockd.host.reports import Reports
+from blockd.host.scrub import ScrubPlan, Scrubs
 from blockd.host.service import HostService
 from blockd.host.space import SpaceWatch, Thresholds
 from blockd.host.stores import open_stores
@@ -134,7 +137,7 @@ async def serve(
     peer_endpoint = await listen_peers(core, settings)
     nbd = await listen_nbd(core, settings)
     server = Server(settings.listen)
-    topology = Topology(core, host_id, settings.site)
+    topology = Topology(core, host_id, settings.site, settings.name)
     attachments = Attachments(core, topology, nbd)
     replicas = Replicas(core, attachments)
     presence = Presence(
@@ -148,15 +151,21 @@ async def serve(
     )
     space = SpaceWatch(Thresholds(settings.store_warning, settings.store_critical))
     agent = Agent(presence, core, metadata, topology, attachments, replicas, space)
-    pump = EventPump(core, metadata, attachments, topology, agent.check_holding)
+    reports = Reports(metadata, host_id)
+    plan = ScrubPlan(settings.scrub_interval, settings.scrub_rate)
+    scrubs = Scrubs(core, metadata, reports, data_dir.path, plan, host_id)
+    pump = EventPump(core, metadata, attachments, topology, agent.check_holding, reports)
     host_pb2_grpc.add_HostServiceServicer_to_server(
-        HostService(core, agent, topology, attachments, replicas, nbd), server.server
+        HostService(core, agent, topology, attachments, replicas, nbd, scrubs), server.server
     )
     volume_io_pb2_grpc.add_VolumeIOServicer_to_server(VolumeIO(core, attachments), server.server)
     await server.start(SERVICES)
     pumping = asyncio.create_task(pump.run())
     try:
-        async with exporting_metrics(settings, core, attachments, agent, space):
+        async with (
+            exporting_metrics(settings, core, attachments, agent, space, scrubs),
+            running(reports.run(), scrubs.run()),
+        ):
             log.info("%s serves at %s, peers at %s", settings.name, server.endpoint, peer_endpoint)
             await until_stopped(stop, agent, pumping)
     finally:
@@ -165,6 +174,18 @@ async def serve(
         # Only now: a volume that drains may still need a smaller in-sync set.
         pumping.cancel()
         await asyncio.gather(pumping, return_exceptions=True)
+
+
+@contextlib.asynccontextmanager
+async def running(*work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    """The work goes on inside the context; it handles its own errors."""
+    tasks = [asyncio.create_task(one) for one in work]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def until_stopped(stop: asyncio.Event, agent: Agent, pumping: asyncio.Task[None]) -> None:
@@ -198,13 +219,14 @@ async def exporting_metrics(
     attachments: Attachments,
     agent: Agent,
     space: SpaceWatch,
+    scrubs: Scrubs,
 ) -> AsyncIterator[None]:
     """Metrics are served inside the context, when they are wanted."""
     if settings.metrics_listen is None:
         yield
         return
     loop = asyncio.get_running_loop()
-    collector = HostCollector(loop, core, attachments, agent, space)
+    collector = HostCollector(loop, core, attachments, agent, space, scrubs)
     exporter = MetricsServer.start(settings.metrics_listen, collector)
     try:
         yield

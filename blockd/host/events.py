@@ -11,6 +11,7 @@ from uuid import UUID
 
 from blockd.host.attachments import Attachments
 from blockd.host.metadata import MetadataClient
+from blockd.host.reports import Reports
 from blockd.host.topology import Topology, error_name
 from blockd.model.errors import (
     BlockdError,
@@ -26,6 +27,11 @@ from blockd.rpc.gen import meta_pb2, types_pb2
 
 log = logging.getLogger(__name__)
 
+# Notices that belong into the cluster's event log: as what, and in which words.
+TOLD = {
+    "block-repaired": ("block.repaired", "rewritten from another replica"),
+    "repair-failed": ("repair.failed", "could not be rewritten from another replica"),
+}
 STORE_FULL, STORE_HAS_SPACE, MEMBER_LOST = "store-full", "store-has-space", "member-lost"
 REPORT_RETRY_S = 1.0
 
@@ -49,12 +55,14 @@ class EventPump:
         attachments: Attachments,
         topology: Topology,
         on_superseded: Callable[[UUID], Awaitable[None]],
+        reports: Reports,
     ) -> None:
         self._core = core
         self._metadata = metadata
         self._attachments = attachments
         self._topology = topology
         self._on_superseded = on_superseded
+        self._reports = reports
         self._asking: dict[tuple[UUID, int], asyncio.Task[None]] = {}
         self._space: dict[tuple[UUID, UUID], native.Notice] = {}  # the newest of each member
         self._tasks: set[asyncio.Task[None]] = set()
@@ -78,11 +86,7 @@ class EventPump:
         elif isinstance(event, native.VolumeStateChanged):
             self._state_changed(event)
         else:
-            host = self._topology.names.get(event.host_id, str(event.host_id))
-            name = self._name(event.volume_id)
-            log.info("%s/%d: %s %s %d", name, event.segment, event.kind, host, event.value)
-            if event.kind == STORE_HAS_SPACE or is_full(event):
-                self._spawn(self._report_space(event))
+            self._notice(event)
 
     async def _report_space(self, event: native.Notice) -> None:
         """Have it known, unless the opposite comes first or the volume goes away."""
@@ -104,6 +108,25 @@ class EventPump:
                 log.info("volume %s is gone, its space is not reported: %s", key[0], error)
             if self._space.get(key) is event:
                 del self._space[key]
+
+    def _notice(self, event: native.Notice) -> None:
+        host = self._topology.names.get(event.host_id, str(event.host_id))
+        name = self._name(event.volume_id)
+        log.info("%s/%d: %s %s %d", name, event.segment, event.kind, host, event.value)
+        if event.kind == STORE_HAS_SPACE or is_full(event):
+            self._spawn(self._report_space(event))
+        told = TOLD.get(event.kind)
+        if told is not None:
+            kind, text = told
+            self._reports.tell(
+                kind,
+                f"{text}: segment {event.segment}, chunk {event.value}, at {host}",
+                volume_id=event.volume_id,
+                segment=str(event.segment),
+                chunk=str(event.value),
+                replica_host=host,
+                replica_host_id=str(event.host_id),
+            )
 
     def _name(self, volume_id: UUID) -> str:
         held = self._attachments.held.get(volume_id)

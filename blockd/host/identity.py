@@ -101,14 +101,19 @@ class DataDir:
                 "cluster_id": str(identity.cluster_id) if identity.cluster_id else None,
             }
         )
-        scratch = self.path / "identity.json.new"
-        with scratch.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        scratch.replace(self.path / "identity.json")
-        directory = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+        replace_file(self.path / "identity.json", text)
+
+
+def replace_file(path: Path, text: str) -> None:
+    """Write the file in one step: after any crash it is wholly old or wholly new."""
+    scratch = path.with_name(path.name + ".new")
+    with scratch.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    scratch.replace(path)
+    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)

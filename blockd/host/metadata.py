@@ -11,6 +11,7 @@ from blockd.rpc.channel import MetaClient
 from blockd.rpc.gen import meta_pb2, types_pb2
 
 CALL_TIMEOUT_S = 4.0
+REPAIR_TIMEOUT_S = 30.0
 
 
 class MetadataClient:
@@ -76,3 +77,15 @@ class MetadataClient:
         return await self._client.call(
             lambda meta: meta.ChangeInSync, request, timeout=CALL_TIMEOUT_S, idempotent=True
         )
+
+    async def repair_chunk(self, request: meta_pb2.RepairChunkRequest) -> None:
+        """Have the holder repair a chunk of this host's replica. Raises NotAttached, NotInSync,
+        NotFound, ChecksumMismatch."""
+        await self._client.call(
+            lambda meta: meta.RepairChunk, request, timeout=REPAIR_TIMEOUT_S, idempotent=True
+        )
+
+    async def report_event(self, request: meta_pb2.ReportEventRequest) -> None:
+        """Add to the event log. When the outcome is unknown (LinkLost, Timeout) a repetition may
+        add it twice."""
+        await self._client.call(lambda meta: meta.ReportEvent, request, timeout=CALL_TIMEOUT_S)

@@ -23,10 +23,12 @@ from prometheus_client.registry import Collector
 from blockd.config.endpoints import join_endpoint, split_endpoint
 from blockd.host.agent import Agent
 from blockd.host.attachments import Attachments
+from blockd.host.scrub import Scrubs
 from blockd.host.snapshot import STATES, Snapshot
 from blockd.host.space import STATES as SPACE_STATES
 from blockd.host.space import SpaceWatch
 from blockd.model.errors import AddressInUse
+from blockd.model.units import CHUNK_BYTES
 from blockd.native import core as native
 
 SCRAPE_TIMEOUT_S = 5.0
@@ -43,12 +45,14 @@ class HostCollector(Collector):
         attachments: Attachments,
         agent: Agent,
         space: SpaceWatch,
+        scrubs: Scrubs,
     ) -> None:
         self._loop = loop
         self._core = core
         self._attachments = attachments
         self._agent = agent
         self._space = space
+        self._scrubs = scrubs
 
     def collect(self) -> Iterable[Metric]:
         """One scrape."""
@@ -65,6 +69,7 @@ class HostCollector(Collector):
         yield from segment_metrics(snapshot)
         yield from store_metrics(snapshot)
         yield space_metrics(snapshot, self._space)
+        yield from scrub_metrics(self._scrubs)
         yield from daemon_metrics(snapshot)
 
     def describe(self) -> Iterable[Metric]:
@@ -202,6 +207,35 @@ def space_metrics(snapshot: Snapshot, space: SpaceWatch) -> Metric:
         for name in SPACE_STATES:
             family.add_metric([str(info.store_id), info.path, name], float(name == now))
     return family
+
+
+def scrub_metrics(scrubs: Scrubs) -> Iterable[Metric]:
+    """The latest scrub of each store."""
+    labels = ["store", "path"]
+    running = GaugeMetricFamily(
+        "blockd_scrub_running", "1 while a store is scrubbed", labels=labels
+    )
+    done = GaugeMetricFamily("blockd_scrub_done_bytes", "Read by the latest scrub", labels=labels)
+    total = GaugeMetricFamily("blockd_scrub_total_bytes", "What it is to read", labels=labels)
+    finished = GaugeMetricFamily(
+        "blockd_scrub_finished_timestamp_seconds", "When a scrub came to its end", labels=labels
+    )
+    damaged = GaugeMetricFamily(
+        "blockd_scrub_damaged_blocks", "Blocks found bad and not repaired", labels=labels
+    )
+    repaired = GaugeMetricFamily(
+        "blockd_scrub_repaired_blocks", "Blocks found bad and repaired", labels=labels
+    )
+    for path, state in scrubs.states():
+        values = [str(state.store_id), path]
+        running.add_metric(values, float(state.state == "running"))
+        done.add_metric(values, state.chunks_done * CHUNK_BYTES)
+        total.add_metric(values, state.chunks_total * CHUNK_BYTES)
+        if state.state == "finished":
+            finished.add_metric(values, state.ended_unix_us / 1e6)
+        damaged.add_metric(values, len(state.damaged) + state.findings_dropped)
+        repaired.add_metric(values, len(state.findings) - len(state.damaged))
+    return [running, done, total, finished, damaged, repaired]
 
 
 def daemon_metrics(snapshot: Snapshot) -> Iterable[Metric]:

@@ -13,13 +13,15 @@ from blockd.host.agent import Agent
 from blockd.host.attachments import Attachments, Held
 from blockd.host.exports import NbdEndpoints
 from blockd.host.replicas import Replicas
+from blockd.host.scrub import Scrubs
+from blockd.host.scrub_state import ScrubState
 from blockd.host.snapshot import Snapshot
 from blockd.host.topology import Topology
 from blockd.model.errors import InvalidArgument, NotFound
 from blockd.model.ids import parse_id
 from blockd.model.units import BLOCKS_PER_SEGMENT
 from blockd.native import core as native
-from blockd.rpc.gen import host_pb2, host_pb2_grpc
+from blockd.rpc.gen import host_pb2, host_pb2_grpc, meta_pb2
 
 DIGESTS_PER_BATCH = 1024
 
@@ -37,6 +39,7 @@ class HostService(host_pb2_grpc.HostServiceServicer):
         attachments: Attachments,
         replicas: Replicas,
         endpoints: NbdEndpoints,
+        scrubs: Scrubs,
     ) -> None:
         self._core = core
         self._agent = agent
@@ -44,6 +47,7 @@ class HostService(host_pb2_grpc.HostServiceServicer):
         self._attachments = attachments
         self._replicas = replicas
         self._endpoints = endpoints
+        self._scrubs = scrubs
 
     async def GetStatus(
         self, request: host_pb2.GetStatusRequest, context: Context
@@ -167,3 +171,32 @@ class HostService(host_pb2_grpc.HostServiceServicer):
             if info.store_id == found.store_id:
                 return info.path
         raise NotFound(f"store {found.store_id} was closed meanwhile")
+
+    async def StartScrub(
+        self, request: host_pb2.StartScrubRequest, context: Context
+    ) -> host_pb2.ScrubStatus:
+        return self._scrub_status(await self._scrubs.start(request.store_id, request.rate_bytes))
+
+    async def StopScrub(
+        self, request: host_pb2.StopScrubRequest, context: Context
+    ) -> host_pb2.ScrubStatus:
+        return self._scrub_status(await self._scrubs.stop(request.store_id))
+
+    async def GetScrub(
+        self, request: host_pb2.GetScrubRequest, context: Context
+    ) -> host_pb2.ScrubStatus:
+        return self._scrub_status(await self._scrubs.look(request.store_id))
+
+    def _scrub_status(self, states: list[ScrubState]) -> host_pb2.ScrubStatus:
+        return host_pb2.ScrubStatus(stores=map(self._scrubs.message, states))
+
+    async def RepairChunk(
+        self, request: meta_pb2.RepairChunkRequest, context: Context
+    ) -> meta_pb2.RepairChunkResponse:
+        await self._core.repair_chunk(
+            parse_id(request.volume_id, "volume"),
+            request.segment,
+            request.chunk,
+            parse_id(request.host_id, "host"),
+        )
+        return meta_pb2.RepairChunkResponse()

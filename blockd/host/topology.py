@@ -18,13 +18,13 @@ LOCAL, SAME_SITE, OTHER_SITE = 0, 1, 2
 class Topology:
     """This host's view of the hosts of the cluster; used on the event loop only."""
 
-    def __init__(self, core: native.Core, host_id: UUID, site: str) -> None:
+    def __init__(self, core: native.Core, host_id: UUID, site: str, name: str = "") -> None:
         self._core = core
         self._host_id = host_id
         self._site = site
         self._sites: dict[UUID, str] = {}
         self._endpoints: dict[UUID, str] = {}
-        self.names: dict[UUID, str] = {}
+        self.names: dict[UUID, str] = {host_id: name} if name else {}
 
     async def learn(self, hosts: Iterable[types_pb2.Host]) -> None:
         """Take up what the metadata service says about hosts; this host's own entry is ignored."""

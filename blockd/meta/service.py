@@ -10,6 +10,7 @@ from blockd.meta.attachments import Attachments
 from blockd.meta.context import Instance
 from blockd.meta.events import Events
 from blockd.meta.holders import Holders
+from blockd.meta.host_reports import HostReports
 from blockd.meta.hosts import Hosts
 from blockd.meta.places import Places
 from blockd.meta.records import LEADER, META
@@ -33,6 +34,7 @@ class MetadataService(meta_pb2_grpc.MetadataServicer):
         self._volumes = Volumes(instance)
         self._attachments = Attachments(instance)
         self._holders = Holders(instance)
+        self._host_reports = HostReports(instance)
         self._events = Events(instance.records)
 
     async def GetCluster(
@@ -133,6 +135,18 @@ class MetadataService(meta_pb2_grpc.MetadataServicer):
     ) -> meta_pb2.ReportSpaceResponse:
         await self._holders.report_space(request)
         return meta_pb2.ReportSpaceResponse()
+
+    async def RepairChunk(
+        self, request: meta_pb2.RepairChunkRequest, context: Any
+    ) -> meta_pb2.RepairChunkResponse:
+        await self._host_reports.repair_chunk(request)
+        return meta_pb2.RepairChunkResponse()
+
+    async def ReportEvent(
+        self, request: meta_pb2.ReportEventRequest, context: Any
+    ) -> meta_pb2.ReportEventResponse:
+        await self._host_reports.report_event(request)
+        return meta_pb2.ReportEventResponse()
 
     async def WatchEvents(
         self, request: meta_pb2.WatchEventsRequest, context: Any

@@ -33,6 +33,28 @@ cdef extern from "border/core.h" namespace "blockd::border" nogil:
         SegmentInfo info
         Uuid store_id
 
+    cdef cppclass ScrubCursor:
+        ScrubCursor() noexcept
+        SegmentId segment
+        uint32_t chunk
+
+    cdef cppclass ScrubFinding:
+        SegmentId segment
+        uint32_t block
+        Error error
+
+    cdef cppclass ScrubReport:
+        Uuid store
+        bool running
+        bool finished
+        uint64_t rate_bytes
+        ScrubCursor cursor
+        uint64_t chunks_done
+        uint64_t chunks_total
+        uint64_t read_bytes
+        uint64_t findings_dropped
+        vector[ScrubFinding] findings
+
     cdef cppclass Histogram:
         string name
         vector[uint64_t] buckets
@@ -55,6 +77,7 @@ cdef extern from "border/core.h" namespace "blockd::border" nogil:
         vector[ChunkDigest] digests
         vector[SegmentStatus] segments
         vector[CounterReport] counters
+        vector[ScrubReport] scrubs
 
     cdef cppclass Completion:
         Token token
@@ -98,6 +121,13 @@ cdef extern from "border/core.h" namespace "blockd::border" nogil:
         void list_replicas(Token token) noexcept
         void list_digests(Token token, const SegmentId& segment, bool read) noexcept
         void locate(Token token, const SegmentId& segment, uint32_t block) noexcept
+
+        void start_scrub(Token token, const Uuid& store, uint64_t rate_bytes,
+                         const ScrubCursor& cursor, uint64_t chunks_done) noexcept
+        void stop_scrub(Token token, const Uuid& store) noexcept
+        void scrub_reports(Token token) noexcept
+        void repair_chunk(Token token, const SegmentId& segment, uint32_t chunk,
+                          const Uuid& host) noexcept
 
         void listen_peers(Token token, const string& endpoint) noexcept
         void set_peer(Token token, const Uuid& host, const string& endpoint) noexcept

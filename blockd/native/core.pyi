@@ -20,6 +20,9 @@ from blockd.native.values import InSyncChangeWanted as InSyncChangeWanted
 from blockd.native.values import Member as Member
 from blockd.native.values import Notice as Notice
 from blockd.native.values import ReplicaInfo as ReplicaInfo
+from blockd.native.values import ScrubCursor as ScrubCursor
+from blockd.native.values import ScrubFinding as ScrubFinding
+from blockd.native.values import ScrubReport as ScrubReport
 from blockd.native.values import Segment as Segment
 from blockd.native.values import SegmentStatus as SegmentStatus
 from blockd.native.values import StoreInfo as StoreInfo
@@ -86,6 +89,29 @@ class Core:
         and checked against its CRC-32C first (raises ChecksumMismatch)."""
 
     async def locate(self, volume_id: UUID, segment: int, block: int) -> BlockLocation: ...
+
+    # Scrubs and repairs.
+    async def start_scrub(
+        self,
+        store_id: UUID,
+        rate_bytes: int,
+        *,
+        cursor: ScrubCursor | None = None,
+        chunks_done: int = 0,
+    ) -> None:
+        """Read every stored block from the cursor on, rate_bytes a second at most. One that runs
+        begins anew. chunks_done: how many are behind the cursor already."""
+
+    async def stop_scrub(self, store_id: UUID) -> None: ...
+    async def scrub_reports(self) -> list[ScrubReport]:
+        """Of the stores that were scrubbed since the core's start."""
+
+    async def repair_chunk(self, volume_id: UUID, segment: int, chunk: int, host_id: UUID) -> None:
+        """Rewrite a chunk at one member of a volume attached here from another member.
+
+        Raises NotAttached; NotFound: no such member; NotInSync: the member is being resynced or is
+        lost; ChecksumMismatch: no other member in sync can read the chunk.
+        """
 
     # Peers.
     async def listen_peers(self, endpoint: str) -> str: ...

@@ -47,6 +47,9 @@ from blockd.native.values import (
     Member,
     Notice,
     ReplicaInfo,
+    ScrubCursor,
+    ScrubFinding,
+    ScrubReport,
     Segment,
     SegmentStatus,
     StoreInfo,
@@ -306,6 +309,60 @@ cdef class Core:
         waiting.convert = _location
         with nogil:
             self._core.locate(token, id, index)
+        return waiting.future
+
+    # Scrubs and repairs.
+
+    async def start_scrub(self, store_id, rate_bytes, *, cursor=None, chunks_done=0):
+        await self._start_scrub(store_id, rate_bytes, cursor, chunks_done)
+
+    cdef object _start_scrub(self, store_id, rate_bytes, cursor, chunks_done):
+        cdef Uuid store = _uuid(store_id)
+        cdef uint64_t rate = _u64(rate_bytes, "rate_bytes")
+        cdef uint64_t done = _u64(chunks_done, "chunks_done")
+        cdef native.ScrubCursor begin
+        if cursor is not None:
+            begin.segment = _segment_id(cursor.volume_id, cursor.segment)
+            begin.chunk = _u32(cursor.chunk, "chunk")
+        cdef _Waiting waiting = self._begin()
+        cdef uint64_t token = self._last_token
+        with nogil:
+            self._core.start_scrub(token, store, rate, begin, done)
+        return waiting.future
+
+    async def stop_scrub(self, store_id):
+        await self._stop_scrub(store_id)
+
+    cdef object _stop_scrub(self, store_id):
+        cdef Uuid store = _uuid(store_id)
+        cdef _Waiting waiting = self._begin()
+        cdef uint64_t token = self._last_token
+        with nogil:
+            self._core.stop_scrub(token, store)
+        return waiting.future
+
+    async def scrub_reports(self):
+        return await self._scrub_reports()
+
+    cdef object _scrub_reports(self):
+        cdef _Waiting waiting = self._begin()
+        cdef uint64_t token = self._last_token
+        waiting.convert = _scrubs
+        with nogil:
+            self._core.scrub_reports(token)
+        return waiting.future
+
+    async def repair_chunk(self, volume_id, segment, chunk, host_id):
+        await self._repair_chunk(volume_id, segment, chunk, host_id)
+
+    cdef object _repair_chunk(self, volume_id, segment, chunk, host_id):
+        cdef SegmentId id = _segment_id(volume_id, segment)
+        cdef uint32_t index = _u32(chunk, "chunk")
+        cdef Uuid host = _uuid(host_id)
+        cdef _Waiting waiting = self._begin()
+        cdef uint64_t token = self._last_token
+        with nogil:
+            self._core.repair_chunk(token, id, index, host)
         return waiting.future
 
     # Peers.
@@ -821,6 +878,38 @@ cdef object _status(const NativeSegmentStatus& status):
 cdef object _statuses(native.Reply* reply):
     cdef size_t i
     return [_status(reply.segments[i]) for i in range(reply.segments.size())]
+
+
+cdef object _finding(const native.ScrubFinding& finding):
+    return ScrubFinding(
+        volume_id=_id(finding.segment.volume),
+        segment=finding.segment.index,
+        block=finding.block,
+        error=make_error(error_number(finding.error)).name,
+    )
+
+
+cdef object _scrub(const native.ScrubReport& report):
+    cdef size_t i
+    return ScrubReport(
+        store_id=_id(report.store),
+        running=report.running,
+        finished=report.finished,
+        rate_bytes=report.rate_bytes,
+        cursor=ScrubCursor(
+            _id(report.cursor.segment.volume), report.cursor.segment.index, report.cursor.chunk
+        ),
+        chunks_done=report.chunks_done,
+        chunks_total=report.chunks_total,
+        read_bytes=report.read_bytes,
+        findings_dropped=report.findings_dropped,
+        findings=tuple([_finding(report.findings[i]) for i in range(report.findings.size())]),
+    )
+
+
+cdef object _scrubs(native.Reply* reply):
+    cdef size_t i
+    return [_scrub(reply.scrubs[i]) for i in range(reply.scrubs.size())]
 
 
 cdef dict _counter(const native.CounterReport& report):

@@ -138,3 +138,37 @@ class BlockLocation:
     in_journal: bool
     chunk_version: tuple[int, int]
     crc32c: int
+
+
+@dataclass(frozen=True)
+class ScrubCursor:
+    """The first chunk that has not been read."""
+
+    volume_id: UUID
+    segment: int
+    chunk: int
+
+
+@dataclass(frozen=True)
+class ScrubFinding:
+    volume_id: UUID
+    segment: int
+    block: int  # of the segment
+    error: str  # ChecksumMismatch, DiskError
+
+
+@dataclass(frozen=True)
+class ScrubReport:
+    """The latest scrub of a store since the daemon's start. findings: at most 4096, the rest are
+    counted in findings_dropped."""
+
+    store_id: UUID
+    running: bool
+    finished: bool  # the pass has come to its end
+    rate_bytes: int  # a second
+    cursor: ScrubCursor
+    chunks_done: int
+    chunks_total: int
+    read_bytes: int
+    findings_dropped: int
+    findings: tuple[ScrubFinding, ...]

@@ -3,8 +3,9 @@
 from pathlib import Path
 
 import pytest
+from pydantic import TypeAdapter, ValidationError
 
-from blockd.config.base import Settings, Size
+from blockd.config.base import Duration, Settings, Size
 from blockd.config.endpoints import is_loopback, is_wildcard, join_endpoint, split_endpoint
 from blockd.model.errors import InvalidArgument
 
@@ -80,3 +81,17 @@ def test_loopback_and_wildcard() -> None:
     assert is_wildcard("0.0.0.0")
     assert is_wildcard("::")
     assert not is_wildcard("127.0.0.1")
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("0", 0.0), ("90", 90.0), ("30s", 30.0), ("1.5h", 5400.0), ("7d", 604800.0), ("2m", 120.0)],
+)
+def test_durations_are_seconds(text: str, seconds: float) -> None:
+    assert TypeAdapter(Duration).validate_python(text) == seconds
+
+
+@pytest.mark.parametrize("value", ["", "x", "-1s", "1w", "1 2", -1, float("inf")])
+def test_malformed_durations_are_refused(value: object) -> None:
+    with pytest.raises(ValidationError):
+        TypeAdapter(Duration).validate_python(value)

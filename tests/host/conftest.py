@@ -18,6 +18,8 @@ from blockd.host.events import EventPump
 from blockd.host.exports import NbdEndpoints
 from blockd.host.metadata import MetadataClient
 from blockd.host.replicas import Replicas
+from blockd.host.reports import Reports
+from blockd.host.scrub import ScrubPlan, Scrubs
 from blockd.host.service import HostService
 from blockd.host.space import SpaceWatch, Thresholds
 from blockd.host.topology import Topology
@@ -39,6 +41,8 @@ class Rig:
     replicas: Replicas
     topology: Topology
     agent: Agent
+    reports: Reports
+    scrubs: Scrubs
     host: Any  # HostServiceStub
     io: Any  # VolumeIOStub
     endpoints: NbdEndpoints
@@ -67,7 +71,9 @@ async def metadata() -> AsyncIterator[FakeMetadata]:
 
 
 @pytest.fixture
-async def rig(metadata: FakeMetadata, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Rig]:
+async def rig(
+    metadata: FakeMetadata, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> AsyncIterator[Rig]:
     monkeypatch.setattr(agent_module, "HEARTBEAT_S", 0.05)
     monkeypatch.setattr(agent_module, "RETRY_S", (0.02,))
     endpoint = await metadata.serve()
@@ -89,9 +95,13 @@ async def rig(metadata: FakeMetadata, monkeypatch: pytest.MonkeyPatch) -> AsyncI
     )
     space = SpaceWatch(Thresholds())
     agent = Agent(presence, core, client, topology, attachments, replicas, space)  # type: ignore[arg-type]
-    pump = EventPump(core, client, attachments, topology, agent.check_holding)  # type: ignore[arg-type]
+    reports = Reports(client, core.host_id)
+    plan = ScrubPlan(interval_s=0, rate_bytes=1 << 20)
+    scrubs = Scrubs(core, client, reports, tmp_path, plan, core.host_id)  # type: ignore[arg-type]
+    check = agent.check_holding
+    pump = EventPump(core, client, attachments, topology, check, reports)  # type: ignore[arg-type]
     host_pb2_grpc.add_HostServiceServicer_to_server(
-        HostService(core, agent, topology, attachments, replicas, nbd),  # type: ignore[arg-type]
+        HostService(core, agent, topology, attachments, replicas, nbd, scrubs),  # type: ignore[arg-type]
         server.server,
     )
     volume_io_pb2_grpc.add_VolumeIOServicer_to_server(
@@ -100,6 +110,7 @@ async def rig(metadata: FakeMetadata, monkeypatch: pytest.MonkeyPatch) -> AsyncI
     )
     await server.start(["blockd.v1.HostService", "blockd.v1.VolumeIO"])
     pumping = asyncio.create_task(pump.run())
+    reporting = asyncio.create_task(reports.run())
     async with open_channel(server.endpoint) as channel:
         yield Rig(
             core,
@@ -108,12 +119,15 @@ async def rig(metadata: FakeMetadata, monkeypatch: pytest.MonkeyPatch) -> AsyncI
             replicas,
             topology,
             agent,
+            reports,
+            scrubs,
             host_pb2_grpc.HostServiceStub(channel),  # type: ignore[arg-type]
             volume_io_pb2_grpc.VolumeIOStub(channel),  # type: ignore[arg-type]
             nbd,
         )
     await core.close()
     await asyncio.wait_for(pumping, 5)
+    reporting.cancel()
     await server.stop(0)
     await client.close()
 

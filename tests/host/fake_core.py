@@ -28,6 +28,8 @@ from blockd.native.values import (
     Event,
     Member,
     ReplicaInfo,
+    ScrubCursor,
+    ScrubReport,
     Segment,
     SegmentStatus,
     StoreInfo,
@@ -78,6 +80,7 @@ class Core:
         self.stores: dict[UUID, StoreInfo] = {}
         self.replicas: dict[tuple[UUID, int], ReplicaInfo] = {}
         self.volumes: dict[UUID, FakeVolume] = {}
+        self.scrubs: dict[UUID, ScrubReport] = {}
         self.disks: dict[UUID, bytearray] = {}  # a volume's bytes outlive its attachment
         self.exports: dict[str, UUID] = {}
         self.listening: list[str] = []
@@ -155,6 +158,32 @@ class Core:
         if replica is None:
             raise NotFound("no such replica")
         return BlockLocation(replica.store_id, True, block * 4096, False, (1, 2), 0xABCD)
+
+    # Scrubs: a test says in `scrubs` what the core reports.
+
+    async def start_scrub(
+        self,
+        store_id: UUID,
+        rate_bytes: int,
+        *,
+        cursor: ScrubCursor | None = None,
+        chunks_done: int = 0,
+    ) -> None:
+        self._called("start_scrub", store_id, rate_bytes, cursor, chunks_done)
+        begin = cursor or ScrubCursor(UUID(int=0), 0, 0)
+        self.scrubs[store_id] = ScrubReport(
+            store_id, True, False, rate_bytes, begin, chunks_done, 10, 0, 0, ()
+        )
+
+    async def stop_scrub(self, store_id: UUID) -> None:
+        self._called("stop_scrub", store_id)
+
+    async def scrub_reports(self) -> list[ScrubReport]:
+        return list(self.scrubs.values())
+
+    async def repair_chunk(self, volume_id: UUID, segment: int, chunk: int, host_id: UUID) -> None:
+        self._called("repair_chunk", volume_id, segment, chunk, host_id)
+        self._volume(volume_id)
 
     # Peers.
 

@@ -3,7 +3,7 @@
 from typing import Any
 from uuid import UUID, uuid4
 
-from blockd.model.errors import EpochFenced, NotAttached, NotFound, StaleGeneration
+from blockd.model.errors import BlockdError, EpochFenced, NotAttached, NotFound, StaleGeneration
 from blockd.rpc.gen import meta_pb2, meta_pb2_grpc, types_pb2
 from blockd.rpc.server import Server
 
@@ -19,6 +19,9 @@ class FakeMetadata(meta_pb2_grpc.MetadataServicer):
         self.deleted: list[str] = []
         self.heartbeats = 0
         self.space_reports: list[meta_pb2.ReportSpaceRequest] = []
+        self.events: list[meta_pb2.ReportEventRequest] = []
+        self.repairs: list[meta_pb2.RepairChunkRequest] = []
+        self.repair_fails: BlockdError | None = None
         self.server: Server | None = None
 
     async def serve(self, listen: str = "127.0.0.1:0") -> str:
@@ -87,6 +90,16 @@ class FakeMetadata(meta_pb2_grpc.MetadataServicer):
             raise EpochFenced("another epoch")
         self.space_reports.append(request)
         return meta_pb2.ReportSpaceResponse()
+
+    async def RepairChunk(self, request: Any, context: Any) -> meta_pb2.RepairChunkResponse:
+        self.repairs.append(request)
+        if self.repair_fails is not None:
+            raise self.repair_fails
+        return meta_pb2.RepairChunkResponse()
+
+    async def ReportEvent(self, request: Any, context: Any) -> meta_pb2.ReportEventResponse:
+        self.events.append(request)
+        return meta_pb2.ReportEventResponse()
 
     def _volume(self, volume_id: str) -> types_pb2.Volume:
         if volume_id not in self.volumes:

@@ -24,7 +24,9 @@ async def test_a_scrape_shows_volumes_stores_and_daemon(rig) -> None:
     held = await rig.attachments.attach(make_volume(rig.host_id))
     await rig.core.write(held.volume_id, 0, b"x")
     loop = asyncio.get_running_loop()
-    collector = HostCollector(loop, rig.core, rig.attachments, rig.agent, SpaceWatch(Thresholds()))
+    collector = HostCollector(
+        loop, rig.core, rig.attachments, rig.agent, SpaceWatch(Thresholds()), rig.scrubs
+    )
     server = MetricsServer.start("127.0.0.1:0", collector)
 
     def scrape() -> str:

@@ -28,6 +28,10 @@ class FakeHost(host_pb2_grpc.HostServiceServicer):
         self.failures: dict[str, BlockdError | Callable[[], Any]] = {}
         self.digests: dict[tuple[str, int], list[host_pb2.ChunkDigest]] = {}
         self.segments: list[host_pb2.SegmentStatus] = []
+        self.scrub = host_pb2.StoreScrub(
+            store_id=self.store_id, store_path=f"/srv/{name}.img", state="never"
+        )
+        self.repairs: list[meta_pb2.RepairChunkRequest] = []
         self.server: Server | None = None
         self.endpoint = "127.0.0.1:1"
 
@@ -164,3 +168,23 @@ class FakeHost(host_pb2_grpc.HostServiceServicer):
             crc32c=0xABCD,
             store_path=f"/srv/{self.name}.img",
         )
+
+    async def StartScrub(self, request, context):
+        await self._called("StartScrub")
+        assert request.store_id in ("", self.store_id)
+        self.scrub.state, self.scrub.rate_bytes = "running", request.rate_bytes
+        return host_pb2.ScrubStatus(stores=[self.scrub])
+
+    async def StopScrub(self, request, context):
+        await self._called("StopScrub")
+        self.scrub.state = "stopped"
+        return host_pb2.ScrubStatus(stores=[self.scrub])
+
+    async def GetScrub(self, request, context):
+        await self._called("GetScrub")
+        return host_pb2.ScrubStatus(stores=[self.scrub])
+
+    async def RepairChunk(self, request, context):
+        await self._called("RepairChunk")
+        self.repairs.append(request)
+        return meta_pb2.RepairChunkResponse()
