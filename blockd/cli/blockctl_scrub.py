@@ -55,14 +55,24 @@ class Answers:
         ]
 
     @property
+    def comparisons(self) -> list[tuple[Host, host_pb2.ReplicaComparison]]:
+        """Every volume's, with its holder."""
+        return [
+            (host, one)
+            for host, got in self.hosts
+            if not isinstance(got, BlockdError)
+            for one in got.comparisons
+        ]
+
+    @property
     def failures(self) -> list[tuple[Host, BlockdError]]:
         """The hosts that gave none."""
         return [(host, got) for host, got in self.hosts if isinstance(got, BlockdError)]
 
     @property
     def is_damaged(self) -> bool:
-        """Some block is damaged and not repaired."""
-        return any(
+        """Some block is damaged and not repaired, or replicas differ."""
+        return any(one.differing_chunks for _, one in self.comparisons) or any(
             scrub.findings_dropped or any(not one.repaired_unix_us for one in scrub.findings)
             for _, scrub in self.scrubs
         )
@@ -99,7 +109,8 @@ def status(
     store: StoreOption = None,
     output: Output = None,
 ) -> None:
-    """Show progress and findings; exits with 6 while a block is damaged and not repaired."""
+    """Show progress and findings; exits with 6 while a block is damaged and not repaired, or
+    replicas differ."""
 
     async def ask(clients: Clients, endpoint: str, store_id: str) -> host_pb2.ScrubStatus:
         request = host_pb2.GetScrubRequest(store_id=store_id)
@@ -177,6 +188,20 @@ def _view(answers: Answers) -> dict[str, Any]:
     return {
         "damaged": answers.is_damaged,
         "stores": [_scrub_view(answers, host, scrub) for host, scrub in answers.scrubs],
+        "comparisons": [
+            {
+                "volume": answers.volumes.get(one.volume_id),
+                "volume_id": one.volume_id,
+                "host": host.name,
+                "unix_us": one.unix_us,
+                "segments": one.segments,
+                "replicas": one.replicas,
+                "failures": one.failures,
+                "differing_chunks": one.differing_chunks,
+                "offsets_bytes": list(one.offsets_bytes),
+            }
+            for host, one in answers.comparisons
+        ],
         "failures": [
             {"host": host.name, "error": error.name, "message": error.message}
             for host, error in answers.failures
@@ -248,6 +273,26 @@ def _print(answers: Answers) -> None:
     if found:
         columns = ["host", "volume", "segment>", "chunk>", "offset>", "error", "found", "now"]
         print_table(columns, found, "")
+    compared = [
+        [
+            answers.volumes.get(one.volume_id, one.volume_id),
+            local_time(one.unix_us),
+            str(one.segments),
+            str(one.replicas),
+            _verdict(one),
+        ]
+        for _, one in answers.comparisons
+    ]
+    if compared:
+        print_table(["volume", "compared", "segments>", "replicas>", "result"], compared, "")
+
+
+def _verdict(one: host_pb2.ReplicaComparison) -> str:
+    missing = f"[yellow], {one.failures} not compared[/]" if one.failures else ""
+    if one.differing_chunks:
+        first = ", ".join(map(str, one.offsets_bytes[:4]))
+        return f"[red]{one.differing_chunks} chunks differ, at {first}[/]{missing}"
+    return f"[green]the same[/]{missing}"
 
 
 def _row(host: Host, scrub: host_pb2.StoreScrub) -> list[str]:

@@ -20,6 +20,7 @@ from uuid import UUID
 from blockd.config.host import HostSettings
 from blockd.host.agent import Agent, Complaint, Presence
 from blockd.host.attachments import Attachments
+from blockd.host.comparison import Comparisons
 from blockd.host.events import EventPump
 from blockd.host.exports import NbdEndpoints
 from blockd.host.identity import DataDir
@@ -36,6 +37,7 @@ from blockd.host.volume_io import VolumeIO
 from blockd.model.errors import AddressInUse, BlockdError, InvalidArgument, StoreForeign, Timeout
 from blockd.model.ids import parse_id
 from blockd.native import core as native
+from blockd.rpc.channel import HostClient
 from blockd.rpc.gen import host_pb2_grpc, volume_io_pb2_grpc
 from blockd.rpc.server import Server
 
@@ -153,10 +155,14 @@ async def serve(
     agent = Agent(presence, core, metadata, topology, attachments, replicas, space)
     reports = Reports(metadata, host_id)
     plan = ScrubPlan(settings.scrub_interval, settings.scrub_rate)
-    scrubs = Scrubs(core, metadata, reports, data_dir.path, plan, host_id)
+    hosts = HostClient()
+    topology.serve_grpc_at(settings.advertised(server.endpoint))
+    comparisons = Comparisons(metadata, topology, attachments, reports, hosts)
+    scrubs = Scrubs(core, metadata, reports, data_dir.path, plan, host_id, comparisons.want)
     pump = EventPump(core, metadata, attachments, topology, agent.check_holding, reports)
     host_pb2_grpc.add_HostServiceServicer_to_server(
-        HostService(core, agent, topology, attachments, replicas, nbd, scrubs), server.server
+        HostService(core, agent, topology, attachments, replicas, nbd, scrubs, comparisons),
+        server.server,
     )
     volume_io_pb2_grpc.add_VolumeIOServicer_to_server(VolumeIO(core, attachments), server.server)
     await server.start(SERVICES)
@@ -164,12 +170,13 @@ async def serve(
     try:
         async with (
             exporting_metrics(settings, core, attachments, agent, space, scrubs),
-            running(reports.run(), scrubs.run()),
+            running(reports.run(), scrubs.run(), comparisons.run()),
         ):
             log.info("%s serves at %s, peers at %s", settings.name, server.endpoint, peer_endpoint)
             await until_stopped(stop, agent, pumping)
     finally:
         await server.stop(STOP_GRACE_S)
+        await hosts.close()
         await drain(attachments)
         # Only now: a volume that drains may still need a smaller in-sync set.
         pumping.cancel()

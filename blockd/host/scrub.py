@@ -9,7 +9,7 @@ tried again until it can.
 import asyncio
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID
@@ -68,6 +68,7 @@ class Scrubs:
         data_dir: Path,
         plan: ScrubPlan,
         host_id: UUID,
+        on_finished: Callable[[], None],
     ) -> None:
         self._core = core
         self._metadata = metadata
@@ -75,6 +76,7 @@ class Scrubs:
         self._directory = data_dir / SCRUB_DIR
         self._plan = plan
         self._host_id = host_id
+        self._on_finished = on_finished
         self._states: dict[UUID, ScrubState] = {}
         self._paths: dict[UUID, str] = {}
         self._passes: dict[UUID, _Pass] = {}
@@ -234,6 +236,7 @@ class Scrubs:
                 self._found(state, one)
             if report.finished:
                 self._end(state, "finished")
+                self._on_finished()
             elif found or time.monotonic() >= running.saved_s + SAVE_S:
                 self._save(state)
 

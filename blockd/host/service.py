@@ -11,6 +11,7 @@ import grpc
 
 from blockd.host.agent import Agent
 from blockd.host.attachments import Attachments, Held
+from blockd.host.comparison import Comparisons
 from blockd.host.exports import NbdEndpoints
 from blockd.host.replicas import Replicas
 from blockd.host.scrub import Scrubs
@@ -40,6 +41,7 @@ class HostService(host_pb2_grpc.HostServiceServicer):
         replicas: Replicas,
         endpoints: NbdEndpoints,
         scrubs: Scrubs,
+        comparisons: Comparisons,
     ) -> None:
         self._core = core
         self._agent = agent
@@ -48,6 +50,7 @@ class HostService(host_pb2_grpc.HostServiceServicer):
         self._replicas = replicas
         self._endpoints = endpoints
         self._scrubs = scrubs
+        self._comparisons = comparisons
 
     async def GetStatus(
         self, request: host_pb2.GetStatusRequest, context: Context
@@ -188,7 +191,10 @@ class HostService(host_pb2_grpc.HostServiceServicer):
         return self._scrub_status(await self._scrubs.look(request.store_id))
 
     def _scrub_status(self, states: list[ScrubState]) -> host_pb2.ScrubStatus:
-        return host_pb2.ScrubStatus(stores=map(self._scrubs.message, states))
+        return host_pb2.ScrubStatus(
+            stores=map(self._scrubs.message, states),
+            comparisons=[one.message() for one in self._comparisons.latest()],
+        )
 
     async def RepairChunk(
         self, request: meta_pb2.RepairChunkRequest, context: Context

@@ -24,6 +24,7 @@ class Topology:
         self._site = site
         self._sites: dict[UUID, str] = {}
         self._endpoints: dict[UUID, str] = {}
+        self._grpc_endpoints: dict[UUID, str] = {}
         self.names: dict[UUID, str] = {host_id: name} if name else {}
 
     async def learn(self, hosts: Iterable[types_pb2.Host]) -> None:
@@ -34,9 +35,18 @@ class Topology:
             host_id = parse_id(host.id)
             self._sites[host_id] = host.site
             self.names[host_id] = host.name
+            self._grpc_endpoints[host_id] = host.grpc_endpoint
             if host.peer_endpoint and self._endpoints.get(host_id) != host.peer_endpoint:
                 await self._core.set_peer(host_id, host.peer_endpoint)
                 self._endpoints[host_id] = host.peer_endpoint
+
+    def serve_grpc_at(self, endpoint: str) -> None:
+        """Where this host's own daemon answers."""
+        self._grpc_endpoints[self._host_id] = endpoint
+
+    def grpc_endpoint(self, host_id: UUID) -> str | None:
+        """Where a host's daemon answers; None: the host is not known."""
+        return self._grpc_endpoints.get(host_id)
 
     def distance(self, host_id: UUID, site: str = "") -> int:
         """0 for this host, 1 for its site, 2 beyond. site: of a host not learnt yet."""

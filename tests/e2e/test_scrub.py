@@ -95,6 +95,16 @@ def test_rot_at_a_replica_is_found_and_repaired(cluster: DevCluster, name: str) 
     assert "repaired" in cluster.ctl("scrub", "status").stdout
 
     assert scrubbed(cluster, "lyon-1")["findings"] == []
+    scrubbed(cluster, "paris-1")  # the holder's also compares all replicas
+
+    def comparison() -> list[dict[str, Any]]:
+        view = json.loads(cluster.ctl("-o", "json", "scrub", "status").stdout)
+        return [one for one in view["comparisons"] if one["volume"] == name]
+
+    wait_until(comparison, 20, "the replicas are compared")
+    (compared,) = comparison()
+    assert (compared["segments"], compared["replicas"], compared["failures"]) == (1, 3, 0)
+    assert compared["differing_chunks"] == 0
     place = replica(cluster, name, 5 * MIB + 8192, "lyon-1")
     with open(place["store_path"], "rb") as store:
         store.seek(place["device_offset_bytes"])

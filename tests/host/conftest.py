@@ -14,6 +14,7 @@ import pytest
 from blockd.host import agent as agent_module
 from blockd.host.agent import Agent, Presence
 from blockd.host.attachments import Attachments
+from blockd.host.comparison import Comparisons
 from blockd.host.events import EventPump
 from blockd.host.exports import NbdEndpoints
 from blockd.host.metadata import MetadataClient
@@ -24,7 +25,7 @@ from blockd.host.service import HostService
 from blockd.host.space import SpaceWatch, Thresholds
 from blockd.host.topology import Topology
 from blockd.host.volume_io import VolumeIO
-from blockd.rpc.channel import open_channel
+from blockd.rpc.channel import HostClient, open_channel
 from blockd.rpc.gen import host_pb2_grpc, volume_io_pb2_grpc
 from blockd.rpc.server import Server
 from tests.host.fake_core import Core
@@ -43,6 +44,7 @@ class Rig:
     agent: Agent
     reports: Reports
     scrubs: Scrubs
+    comparisons: Comparisons
     host: Any  # HostServiceStub
     io: Any  # VolumeIOStub
     endpoints: NbdEndpoints
@@ -97,11 +99,31 @@ async def rig(
     agent = Agent(presence, core, client, topology, attachments, replicas, space)  # type: ignore[arg-type]
     reports = Reports(client, core.host_id)
     plan = ScrubPlan(interval_s=0, rate_bytes=1 << 20)
-    scrubs = Scrubs(core, client, reports, tmp_path, plan, core.host_id)  # type: ignore[arg-type]
+    hosts = HostClient()
+    topology.serve_grpc_at(server.endpoint)
+    comparisons = Comparisons(client, topology, attachments, reports, hosts)
+    scrubs = Scrubs(
+        core,  # type: ignore[arg-type]
+        client,
+        reports,
+        tmp_path,
+        plan,
+        core.host_id,
+        comparisons.want,
+    )
     check = agent.check_holding
     pump = EventPump(core, client, attachments, topology, check, reports)  # type: ignore[arg-type]
     host_pb2_grpc.add_HostServiceServicer_to_server(
-        HostService(core, agent, topology, attachments, replicas, nbd, scrubs),  # type: ignore[arg-type]
+        HostService(
+            core,  # type: ignore[arg-type]
+            agent,
+            topology,
+            attachments,
+            replicas,
+            nbd,
+            scrubs,
+            comparisons,
+        ),
         server.server,
     )
     volume_io_pb2_grpc.add_VolumeIOServicer_to_server(
@@ -121,6 +143,7 @@ async def rig(
             agent,
             reports,
             scrubs,
+            comparisons,
             host_pb2_grpc.HostServiceStub(channel),  # type: ignore[arg-type]
             volume_io_pb2_grpc.VolumeIOStub(channel),  # type: ignore[arg-type]
             nbd,
@@ -128,6 +151,7 @@ async def rig(
     await core.close()
     await asyncio.wait_for(pumping, 5)
     reporting.cancel()
+    await hosts.close()
     await server.stop(0)
     await client.close()
 

@@ -27,7 +27,7 @@ def again(rig, tmp_path: Path, interval_s: float = 0) -> Scrubs:
     """The scrubs of a daemon that was started again."""
     plan = ScrubPlan(interval_s, rate_bytes=1 << 20)
     metadata = rig.scrubs._metadata
-    return Scrubs(rig.core, metadata, rig.reports, tmp_path, plan, rig.host_id)
+    return Scrubs(rig.core, metadata, rig.reports, tmp_path, plan, rig.host_id, lambda: None)
 
 
 def progress(rig, store: UUID, **changes: object) -> None:
