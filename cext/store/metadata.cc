@@ -7,6 +7,7 @@
 #include "base/assert.h"
 #include "base/buffer.h"
 #include "store/constants.h"
+#include "store/soundness.h"
 
 namespace blockd::store {
 
@@ -84,9 +85,7 @@ void Metadata::load(const std::vector<bool>& touched) {
 void Metadata::load_segment_pages() {
   const auto sound = [this](const format::SegmentPage& page, std::uint32_t number,
                             std::uint32_t copy) {
-    return page.magic == format::kPageMagic && format::checksum_matches(page) &&
-           page.store_id == superblock_.store_id && page.kind == format::PageKind::segments &&
-           page.number == number && (page.generation & 1) == copy;
+    return is_sound(page, format::PageKind::segments, number, copy, superblock_.store_id);
   };
   for_each_page<format::SegmentPage>(
       device_.disk(), superblock_.segment_pages_offset, superblock_.segment_page_count, 0, sound,

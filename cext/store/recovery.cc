@@ -1,85 +1,20 @@
 #include "store/recovery.h"
 
 #include <algorithm>
-#include <bit>
 #include <cstring>
 #include <string>
 #include <utility>
 
 #include "base/assert.h"
 #include "base/crc32c.h"
+#include "store/journal_entries.h"
+#include "store/soundness.h"
 
 namespace blockd::store {
 
 using format::BatchHeader;
 using format::EntryHeader;
 using format::EntryKind;
-
-namespace {
-
-std::uint32_t extra_bytes(const EntryHeader& entry) noexcept {
-  switch (entry.kind) {
-    case EntryKind::write:
-    case EntryKind::map:
-    case EntryKind::replace:
-      return entry.count * 4u;
-    case EntryKind::segment:
-      return sizeof(format::SegmentRecord);
-    case EntryKind::zero:
-    case EntryKind::free:
-      break;
-  }
-  return 0;
-}
-
-std::uint32_t payload_blocks(const EntryHeader& entry) noexcept {
-  return entry.kind == EntryKind::write || entry.kind == EntryKind::replace ? entry.count : 0;
-}
-
-// What the entry says of itself: how many blocks, which, and that there is a CRC for each.
-bool is_sane(const EntryHeader& entry) noexcept {
-  const std::uint32_t count = entry.count;
-  switch (entry.kind) {
-    case EntryKind::write:
-      return count > 0 && entry.first + count <= kBlocksPerChunk;
-    case EntryKind::map:
-      return entry.first == 0 && count == kBlocksPerChunk;
-    case EntryKind::replace:
-      return entry.first == 0 && count == static_cast<std::uint32_t>(std::popcount(entry.mask));
-    case EntryKind::zero:
-    case EntryKind::free:
-      return entry.first == 0 && count == 0;
-    case EntryKind::segment:
-      break;
-  }
-  return false;
-}
-
-bool is_sane(const format::SegmentRecord& record) noexcept {
-  if (record.state == format::SegmentState::free) return true;
-  const bool known =
-      record.state == format::SegmentState::used || record.state == format::SegmentState::dropping;
-  return known && record.block_count > 0 && record.block_count <= kSegmentBytes / kBlockBytes;
-}
-
-// Calls use(entry, extra) for each entry; false when the entries do not parse.
-template <class Use>
-bool for_each_entry(const BatchHeader& header, Use use) {
-  std::uint32_t at = 0;
-  for (std::uint32_t i = 0; i < header.entry_count; ++i) {
-    EntryHeader entry;
-    if (at + sizeof entry > header.entry_bytes) return false;
-    std::memcpy(static_cast<void*>(&entry), header.entries + at, sizeof entry);
-    at += sizeof entry;
-    const std::uint32_t extra = extra_bytes(entry);
-    if (at + extra > header.entry_bytes) return false;
-    use(entry, header.entries + at);
-    at += extra;
-  }
-  return at == header.entry_bytes;
-}
-
-}  // namespace
 
 Recovery::Recovery(Device& device, const format::Superblock& superblock, Journal& journal,
                    Metadata& metadata, StagedBlocks& staged)
@@ -89,17 +24,21 @@ Recovery::Recovery(Device& device, const format::Superblock& superblock, Journal
       metadata_(metadata),
       staged_(staged) {}
 
-void Recovery::run() {
+void Recovery::replay_in_memory() {
   read_record();
   read_journal();
   scan();
   verify_maps();
   refuse_damage();
-  const std::vector<bool> touched = touched_pages();
-  metadata_.load(touched);
+  touched_ = touched_pages();
+  metadata_.load(touched_);
   replay();
+}
+
+void Recovery::run() {
+  replay_in_memory();
   metadata_.check_torn_pages();
-  metadata_.index(touched);
+  metadata_.index(touched_);
   // The page cache of a dead process may hold what we have just read: durable before anybody relies
   // on it.
   if (device_.disk().flush_now() != Error::Ok)
@@ -121,11 +60,7 @@ void Recovery::read_record() {
     if (device_.disk().read_now(at, {block.data(), kBlockBytes}) != Error::Ok) continue;
     format::CheckpointRecord record;
     std::memcpy(static_cast<void*>(&record), block.data(), kBlockBytes);
-    const bool sound =
-        record.magic == format::kCheckpointMagic && format::checksum_matches(record) &&
-        record.store_id == superblock_.store_id && (record.generation & 1) == copy &&
-        record.tail_offset < superblock_.journal_bytes && record.tail_offset % kBlockBytes == 0;
-    if (sound && (!found || record.generation > record_.generation)) {
+    if (is_sound(record, copy, superblock_) && (!found || record.generation > record_.generation)) {
       record_ = record;
       found = true;
     }
@@ -278,6 +213,7 @@ void Recovery::refuse_damage() {
     const BatchHeader* header = header_at(offset, 0);
     if (!header) continue;
     incarnation_seen_ = std::max(incarnation_seen_, header->incarnation);
+    newest_seen_ = std::max(newest_seen_, header->lsn);
     if (header->lsn >= next && header->flushed_lsn >= next) {
       throw Fault(Error::StoreDamaged,
                   "journal batch " + std::to_string(next) +

@@ -23,17 +23,26 @@ class Recovery {
   Recovery(Device& device, const format::Superblock& superblock, Journal& journal,
            Metadata& metadata, StagedBlocks& staged);
 
-  void run();  // throws Fault
-  [[nodiscard]] std::uint64_t record_generation() const noexcept { return record_.generation; }
-
- private:
-  struct Found {
+  struct Found {  // a batch of the chain
     std::uint64_t lsn = 0;
     std::uint64_t position = 0;
     std::uint64_t bytes = 0;
     std::uint64_t flushed_lsn = 0;
   };
 
+  void run();  // throws Fault
+  // Its first half, for who only looks: the state in memory, nothing written. Throws Fault, and
+  // leaves what it had come to.
+  void replay_in_memory();
+  [[nodiscard]] std::uint64_t record_generation() const noexcept { return record_.generation; }
+  [[nodiscard]] const format::CheckpointRecord& record() const noexcept { return record_; }
+  [[nodiscard]] const std::vector<Found>& chain() const noexcept { return chain_; }
+  [[nodiscard]] const format::BatchHeader& header_of(const Found& batch) const;
+  [[nodiscard]] const std::vector<bool>& touched() const noexcept { return touched_; }
+  // The highest LSN of any sound header in the journal, also behind the end of the chain.
+  [[nodiscard]] std::uint64_t newest_seen() const noexcept { return newest_seen_; }
+
+ private:
   void read_record();
   void read_journal();
   void scan();
@@ -52,7 +61,6 @@ class Recovery {
   void replay_segment(std::uint32_t handle, const std::byte* extra, std::uint64_t lsn);
   void release_slot(std::uint32_t slot, std::uint64_t lsn);
   [[nodiscard]] format::SlotRecord& own_slot(const format::EntryHeader& entry, std::uint64_t lsn);
-  [[nodiscard]] const format::BatchHeader& header_of(const Found& batch) const;
 
   Device& device_;
   const format::Superblock& superblock_;
@@ -62,7 +70,9 @@ class Recovery {
   format::CheckpointRecord record_;
   std::vector<Found> chain_;
   std::uint64_t incarnation_seen_ = 0;
+  std::uint64_t newest_seen_ = 0;
   std::unordered_map<std::uint32_t, std::uint16_t> superseded_;  // by slot: later entries decide
+  std::vector<bool> touched_;  // pages of the slot table that replay changes
 };
 
 }  // namespace blockd::store

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "base/assert.h"
+#include "store/soundness.h"
 
 namespace blockd::store {
 
@@ -38,9 +39,7 @@ SlotPages::SlotPages(Device& device, const format::Superblock& superblock,
 
 bool SlotPages::sound(const format::SlotPage& page, std::uint32_t number,
                       std::uint32_t copy) const noexcept {
-  return page.magic == format::kPageMagic && format::checksum_matches(page) &&
-         page.store_id == store_id_ && page.kind == format::PageKind::slots &&
-         page.number == number && (page.generation & 1) == copy;
+  return is_sound(page, format::PageKind::slots, number, copy, store_id_);
 }
 
 void SlotPages::loaded(const format::SlotPage& page, std::uint32_t number, bool keep) {
