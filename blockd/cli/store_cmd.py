@@ -1,19 +1,21 @@
-"""`blockd store`: make a store of a device or file, and look at one."""
+"""`blockd store`: make a store of a device or file, look at one, check one that is not in use."""
 
 import asyncio
 import json
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated
+from uuid import UUID
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from blockd.cli.qualify_cmd import findings_view, qualify_command
+from blockd.cli.store_views import print_dump, print_report
 from blockd.host.qualify import check_direct, qualify
 from blockd.host.verdicts import verdicts
-from blockd.model.errors import AlreadyExists, InvalidArgument, NotFound
+from blockd.model.errors import AlreadyExists, InvalidArgument, NotFound, StoreDamaged
 from blockd.model.ids import new_id, parse_id
 from blockd.model.units import format_size, parse_size
 from blockd.native import core as native
@@ -24,6 +26,9 @@ app.command("qualify")(qualify_command)
 PROBE_BYTES = 1 << 20
 FORMAT_SECONDS = 1.0
 INFO_BUFFER_BYTES = 32 << 20
+
+Output = Annotated[str, typer.Option("-o", "--output", help="table or json.")]
+UnusedStore = Annotated[Path, typer.Argument(help="Block device or file of a store not in use.")]
 
 
 @app.command("format")
@@ -104,15 +109,102 @@ def check_target(path: Path, size_bytes: int | None, *, force: bool) -> None:
         raise holds
 
 
-@app.command("info")
-def info_command(
-    path: Annotated[Path, typer.Argument(help="Block device or file of a store not in use.")],
-    cluster_id: Annotated[str, typer.Option(help="The cluster it belongs to.")],
-    output: Annotated[str, typer.Option("-o", "--output", help="table or json.")] = "table",
-) -> None:
-    """Show the store at PATH. It is opened, and its journal replayed, as the daemon would."""
+def existing(path: Path) -> str:
+    """The path as the core wants it. Raises NotFound."""
     if not path.exists():
         raise NotFound(f"{path} does not exist")
+    return str(path)
+
+
+def cluster_of(path: str) -> str:
+    """The cluster that the store's superblock names."""
+    copies = native.dump_store(path, superblock=True)["superblock"]
+    return next(str(copy["cluster_id"]) for copy in copies if copy["state"] == "sound")
+
+
+@app.command("check")
+def check_command(
+    path: UnusedStore,
+    data: Annotated[
+        bool, typer.Option("--data", help="Also read every stored block and compare its checksum.")
+    ] = False,
+    repair: Annotated[
+        bool,
+        typer.Option("--repair", help="Rewrite damaged copies whose content is beyond doubt."),
+    ] = False,
+    output: Output = "table",
+) -> int:
+    """Check every structure of the store at PATH, which nobody may have open.
+
+    Nothing is written, and the journal is replayed in memory only, unless --repair is given. What
+    cannot be repaired is rebuilt from other replicas: format the store and let its host start.
+
+    Exit code: 0 the store is sound, 6 it has problems (what --repair has repaired is none).
+    """
+    report = native.check_store(existing(path), data=data, repair=repair)
+    if output == "json":
+        print(json.dumps({"path": str(path), **report}, indent=2))
+    else:
+        print_report(path, report, data=data)
+    return 0 if report["sound"] else StoreDamaged.exit_code
+
+
+@app.command("dump")
+def dump_command(
+    path: UnusedStore,
+    superblock: Annotated[bool, typer.Option("--superblock", help="Both copies.")] = False,
+    checkpoint: Annotated[
+        bool, typer.Option("--checkpoint", help="Both copies of the checkpoint record.")
+    ] = False,
+    segments: Annotated[
+        bool, typer.Option("--segments", help="The segment table, the journal replayed.")
+    ] = False,
+    chunks: Annotated[
+        str | None,
+        typer.Option(metavar="VOLUME/SEGMENT", help="The slots and checksums of a segment."),
+    ] = None,
+    journal: Annotated[
+        bool, typer.Option("--journal", help="The batches that opening would replay.")
+    ] = False,
+    output: Output = "table",
+) -> None:
+    """Show what the store at PATH keeps on its device. Nothing is written.
+
+    Without options: superblock, checkpoint records and segments.
+    """
+    everything = not (superblock or checkpoint or segments or chunks or journal)
+    document = native.dump_store(
+        existing(path),
+        superblock=superblock or everything,
+        checkpoint=checkpoint or everything,
+        segments=segments or everything,
+        journal=journal,
+        chunks_of=parse_segment(chunks) if chunks else None,
+    )
+    if output == "json":
+        print(json.dumps(document, indent=2))
+    else:
+        print_dump(document)
+
+
+def parse_segment(text: str) -> tuple[UUID, int]:
+    """VOLUME/SEGMENT, as the segment table shows them."""
+    volume, separator, index = text.partition("/")
+    if not separator or not index.isdecimal():
+        raise InvalidArgument(f"--chunks {text}: not VOLUME/SEGMENT, an id and a number")
+    return parse_id(volume, "--chunks"), int(index)
+
+
+@app.command("info")
+def info_command(
+    path: UnusedStore,
+    cluster_id: Annotated[
+        str | None, typer.Option(help="Refuse the store of any other cluster.")
+    ] = None,
+    output: Output = "table",
+) -> None:
+    """Show the store at PATH. It is opened, and its journal replayed, as the daemon would."""
+    cluster_id = cluster_id or cluster_of(existing(path))
     info, replicas = asyncio.run(open_and_look(path, cluster_id))
     values: dict[str, object] = {
         "store_id": str(info.store_id),

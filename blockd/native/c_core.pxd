@@ -7,7 +7,15 @@ from libcpp.string cimport string
 from libcpp.vector cimport vector
 
 from blockd.native.c_engine cimport SegmentConfig, SegmentStatus, VolumeConfig, VolumeState
-from blockd.native.c_store cimport BlockLocation, ChunkDigest, FormatOptions, SegmentInfo, StoreInfo
+from blockd.native.c_store cimport (
+    BlockLocation,
+    CheckOptions,
+    ChunkDigest,
+    DumpOptions,
+    FormatOptions,
+    SegmentInfo,
+    StoreInfo,
+)
 from blockd.native.c_types cimport Error, SegmentId, Uuid
 
 cdef extern from "border/core.h" namespace "blockd::border" nogil:
@@ -103,6 +111,10 @@ cdef extern from "border/core.h" namespace "blockd::border" nogil:
     const char* state_name(VolumeState state) noexcept
     Error format_store(const string& path, const FormatOptions& options, uint64_t size_bytes,
                        string& message) noexcept
+    Error check_store(const string& path, const CheckOptions& options, string& json,
+                      string& message) noexcept
+    Error dump_store(const string& path, const DumpOptions& options, string& json,
+                     string& message) noexcept
 
     cdef cppclass Core:
         Core(const CoreConfig& config) noexcept

@@ -1,4 +1,4 @@
-# Mirrors the plain values of cext/store/store.h.
+# Mirrors the plain values of cext/store/store.h, checker.h and dump.h.
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from libcpp cimport bool
 
@@ -69,3 +69,19 @@ cdef extern from "store/store.h" namespace "blockd::store" nogil:
         bool in_journal
         Version chunk_version
         uint32_t crc32c
+
+cdef extern from "store/checker.h" namespace "blockd::store" nogil:
+    cdef cppclass CheckOptions:
+        CheckOptions() noexcept
+        bool data
+        bool repair
+
+cdef extern from "store/dump.h" namespace "blockd::store" nogil:
+    cdef cppclass DumpOptions:
+        DumpOptions() noexcept
+        bool superblock
+        bool checkpoint
+        bool segments
+        bool journal
+        bool chunks
+        SegmentId segment

@@ -8,6 +8,7 @@ what it was lent stays pinned until it is done there.
 """
 
 from collections.abc import AsyncIterator, Sequence
+from typing import Any
 from uuid import UUID
 
 from typing_extensions import Buffer
@@ -45,6 +46,29 @@ def format_store(
     Raises StoreTooSmall, StoreInUse, DiskError, AlreadyExists: a store is there, or with size_bytes
     any file; force overwrites it. A file made here is removed again when formatting fails. What
     was found of the device is kept in the superblock.
+    """
+
+def check_store(path: str, *, data: bool = False, repair: bool = False) -> dict[str, Any]:
+    """The report of cext/store/checker.h on a store that is not open; blocking.
+
+    data: also reads every stored block. Nothing is written, but by repair. Raises StoreInUse,
+    StoreNotFormatted, StoreTooNew, NotFound, DiskError (a repair's write failed).
+    """
+
+def dump_store(
+    path: str,
+    *,
+    superblock: bool = False,
+    checkpoint: bool = False,
+    segments: bool = False,
+    journal: bool = False,
+    chunks_of: tuple[UUID, int] | None = None,
+) -> dict[str, list[dict[str, Any]]]:
+    """What the store keeps on its device (cext/store/dump.h), a key for each thing asked for;
+    blocking.
+
+    chunks_of: volume and index of the segment whose slot records are wanted. Raises as
+    check_store, and StoreDamaged, NotFound (no such segment).
     """
 
 class Core:

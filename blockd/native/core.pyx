@@ -6,6 +6,7 @@ when the awaiting task has long been cancelled. One reader on the core's eventfd
 """
 
 import asyncio
+import json
 import os
 import warnings
 import weakref
@@ -25,7 +26,7 @@ from blockd.native.c_engine cimport MemberConfig, SegmentConfig, VolumeConfig
 from blockd.native.c_engine cimport SegmentStatus as NativeSegmentStatus
 from blockd.native.c_store cimport ChunkDigest as NativeDigest
 from blockd.native.c_store cimport DeviceFindings as NativeFindings
-from blockd.native.c_store cimport FormatOptions
+from blockd.native.c_store cimport CheckOptions, DumpOptions, FormatOptions
 from blockd.native.c_types cimport (
     Error,
     SegmentId,
@@ -84,6 +85,42 @@ def format_store(path, *, store_id, cluster_id, size_bytes=None, journal_bytes=0
         error = native.format_store(native_path, options, file_bytes, message)
     if error_number(error) != 0:
         raise make_error(error_number(error), _text(message))
+
+
+def check_store(path, *, data=False, repair=False):
+    cdef string native_path = os.fsencode(path)
+    cdef CheckOptions options
+    cdef string report
+    cdef string message
+    cdef Error error
+    options.data = bool(data)
+    options.repair = bool(repair)
+    with nogil:
+        error = native.check_store(native_path, options, report, message)
+    if error_number(error) != 0:
+        raise make_error(error_number(error), _text(message))
+    return json.loads(_text(report))
+
+
+def dump_store(path, *, superblock=False, checkpoint=False, segments=False, journal=False,
+               chunks_of=None):
+    cdef string native_path = os.fsencode(path)
+    cdef DumpOptions options
+    cdef string document
+    cdef string message
+    cdef Error error
+    options.superblock = bool(superblock)
+    options.checkpoint = bool(checkpoint)
+    options.segments = bool(segments)
+    options.journal = bool(journal)
+    options.chunks = chunks_of is not None
+    if chunks_of is not None:
+        options.segment = _segment_id(chunks_of[0], chunks_of[1])
+    with nogil:
+        error = native.dump_store(native_path, options, document, message)
+    if error_number(error) != 0:
+        raise make_error(error_number(error), _text(message))
+    return json.loads(_text(document))
 
 
 cdef class _Lent:

@@ -58,6 +58,20 @@ IoJob job(Token token, IoJob::Op op, std::uint64_t offset, std::uint64_t length)
   return fresh;
 }
 
+// The store's file as a disk, for a call that blocks; errors name the path.
+template <class Use>
+Error with_disk(const std::string& path, std::string& message, Use use) noexcept {
+  return caught(message, [&] {
+    io::UringLoop loop;  // never runs: only the blocking forms are used
+    io::UringDisk disk(loop, path);
+    try {
+      use(disk);
+    } catch (const Fault& fault) {
+      throw Fault(fault.code(), path + ": " + fault.what());
+    }
+  });
+}
+
 }  // namespace
 
 Error format_store(const std::string& path, const store::FormatOptions& options,
@@ -75,6 +89,18 @@ Error format_store(const std::string& path, const store::FormatOptions& options,
   });
   if (error != Error::Ok && made) ::unlink(path.c_str());
   return error;
+}
+
+Error check_store(const std::string& path, const store::CheckOptions& options, std::string& json,
+                  std::string& message) noexcept {
+  return with_disk(path, message, [&](io::Disk& disk) {
+    json = store::to_json(store::check_store(disk, options));
+  });
+}
+
+Error dump_store(const std::string& path, const store::DumpOptions& options, std::string& json,
+                 std::string& message) noexcept {
+  return with_disk(path, message, [&](io::Disk& disk) { json = store::dump_store(disk, options); });
 }
 
 Core::Core(const CoreConfig& config) noexcept

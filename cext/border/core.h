@@ -19,6 +19,8 @@
 #include "blockd/types.h"
 #include "border/scrubber.h"
 #include "engine/volume.h"
+#include "store/checker.h"
+#include "store/dump.h"
 #include "store/store.h"
 
 namespace blockd::border {
@@ -101,6 +103,14 @@ struct Event {
 // for any thread. On failure `message` is the line for the user.
 Error format_store(const std::string& path, const store::FormatOptions& options,
                    std::uint64_t size_bytes, std::string& message) noexcept;
+
+// Looks at the store on `path`, which nobody else may have open; changes nothing, but for a repair.
+// Blocks; for any thread. Ok: `json` is the report (store/checker.h).
+Error check_store(const std::string& path, const store::CheckOptions& options, std::string& json,
+                  std::string& message) noexcept;
+// Likewise; `json` is what store/dump.h says.
+Error dump_store(const std::string& path, const store::DumpOptions& options, std::string& json,
+                 std::string& message) noexcept;
 
 class Reactor;
 class Outbox;

@@ -1,8 +1,10 @@
 // Every structure a store keeps on its device, byte by byte. Described in docs/FORMATS.md, "Store".
 //
-// All integers little-endian. Reserved bytes are zero when written and checked when read. Each
-// structure's CRC-32C is computed with its own crc field zero, and covers the structure's identity
-// (store id, kind, number), so that a block written to the wrong place is never taken for another.
+// All integers little-endian. Reserved bytes are zero when written; `blockd store check` reports
+// others, opening a store ignores them: a later version may use them under a compatible feature.
+// Each structure's CRC-32C is computed with its own crc field zero, and covers the structure's
+// identity (store id, kind, number), so that a block written to the wrong place is never taken for
+// another.
 #pragma once
 
 #include <bit>
