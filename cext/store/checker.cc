@@ -118,7 +118,7 @@ bool Checker::run(CheckReport& report) {
   if (options_.data) check_data();
   try {
     inspection_->metadata().check_torn_pages();
-    inspection_->metadata().index();
+    inspection_->metadata().index(std::vector<bool>(superblock_.slot_page_count, true));
     report.opens = true;
   } catch (const Fault&) {  // what it found is among the problems
   }
@@ -406,13 +406,15 @@ void Checker::check_segments() {
       problem(std::move(finding));
       continue;
     }
-    if (record.state != format::SegmentState::used) continue;
-    ++report_->segments;
-    const auto [other, fresh] = seen.emplace(SegmentId{record.volume, record.index}, handle);
-    if (!fresh) {
-      finding.what = "records " + std::to_string(other->second) + " and " + std::to_string(handle) +
-                     " are both this segment";
-      problem(std::move(finding));
+    if (record.state == format::SegmentState::free) continue;
+    if (record.state == format::SegmentState::used) {  // else its slots are being given back
+      ++report_->segments;
+      const auto [other, fresh] = seen.emplace(SegmentId{record.volume, record.index}, handle);
+      if (!fresh) {
+        finding.what = "records " + std::to_string(other->second) + " and " +
+                       std::to_string(handle) + " are both this segment";
+        problem(std::move(finding));
+      }
     }
     first_owner_[handle] = owner_.size();
     owner_.resize(owner_.size() + (record.block_count + kBlocksPerChunk - 1) / kBlocksPerChunk,
@@ -460,7 +462,7 @@ void Checker::check_slot(std::uint32_t slot) {
     wrong("block " + std::to_string(block) + " of the chunk is a hole and has a CRC");
   }
   const bool owned = record.segment < metadata.segment_limit() &&
-                     metadata.segment(record.segment).used() &&
+                     metadata.segment(record.segment).record.state != format::SegmentState::free &&
                      is_sane(metadata.segment(record.segment).record);
   if (!owned) return wrong("the slot is leaked: no segment " + std::to_string(record.segment));
   const format::SegmentRecord& segment = metadata.segment(record.segment).record;

@@ -124,8 +124,9 @@ void write_segments(JsonWriter& json, const Metadata& metadata) {
   json.key("segments").begin_array();
   for (SegmentHandle handle = 0; handle < metadata.segment_limit(); ++handle) {
     const format::SegmentRecord& record = metadata.segment(handle).record;
-    if (record.state != format::SegmentState::used) continue;
+    if (record.state == format::SegmentState::free) continue;
     json.begin_object().field("handle", handle).field("volume_id", uuid_text(record.volume));
+    json.field("state", record.state == format::SegmentState::used ? "used" : "dropping");
     json.field("segment", record.index).field("block_count", record.block_count);
     json.field("chunk_count", chunks[handle]).field("promised_epoch", record.promised_epoch);
     json.field("stable", text_of(record.stable)).end_object();

@@ -17,14 +17,13 @@ Inspection::Inspection(io::Disk& disk, const format::Superblock& superblock)
     : disk_(disk),
       superblock_(superblock),
       device_(disk_),
-      metadata_(superblock_),
-      staged_(superblock_.slot_count,
-              static_cast<std::uint32_t>(superblock_.journal_bytes / kBlockBytes)),
+      metadata_(device_, superblock_, 0),
+      staged_(static_cast<std::uint32_t>(superblock_.journal_bytes / kBlockBytes)),
       journal_(device_, superblock_, *this),
       recovery_(device_, superblock_, journal_, metadata_, staged_) {}
 
 void Inspection::replay() {
-  recovery_.replay_in_memory();
+  recovery_.replay_in_memory(Recovery::Index::later);
 }
 
 const std::byte* Inspection::staged(std::uint32_t slot, std::uint32_t block) noexcept {

@@ -77,9 +77,9 @@ Metadata::Metadata(Device& device, const format::Superblock& superblock, std::ui
       segments_(std::size_t{superblock.segment_page_count} * kRecordsPerPage),
       segment_pages_(superblock.segment_page_count) {}
 
-void Metadata::load(const std::vector<bool>& touched) {
+void Metadata::load(const std::vector<bool>& touched, bool index_others) {
   load_segment_pages();
-  load_slot_pages(touched);
+  load_slot_pages(touched, index_others);
 }
 
 void Metadata::load_segment_pages() {
@@ -96,7 +96,7 @@ void Metadata::load_segment_pages() {
       });
 }
 
-void Metadata::load_slot_pages(const std::vector<bool>& touched) {
+void Metadata::load_slot_pages(const std::vector<bool>& touched, bool index_others) {
   for_each_page<format::SlotPage>(
       device_.disk(), superblock_.slot_pages_offset, superblock_.slot_page_count,
       superblock_.segment_page_count,
@@ -106,7 +106,7 @@ void Metadata::load_slot_pages(const std::vector<bool>& touched) {
       damaged_pages_,
       [&](const format::SlotPage& page, std::uint32_t number) {
         slot_pages_.loaded(page, number, touched[number]);
-        if (touched[number]) return;
+        if (touched[number] || !index_others) return;
         const std::uint32_t first = number * kRecordsPerPage;
         for (std::uint32_t i = 0; i < kRecordsPerPage && first + i < slot_count(); ++i)
           index_slot(first + i, page.records[i]);

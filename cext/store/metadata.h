@@ -46,10 +46,11 @@ class Metadata {
 
   // Reads every page; a page without a sound copy is StoreDamaged. A page with one damaged copy is
   // remembered: unless replay touches it, that was no torn checkpoint write (check_torn_pages).
-  // Slots of pages with `touched` set are left to index(): replay changes them first.
-  void load(const std::vector<bool>& touched);
+  // Slots of pages with `touched` set are left to index(): replay changes them first. So are all
+  // others without `index_others`.
+  void load(const std::vector<bool>& touched, bool index_others);
   void check_torn_pages() const;
-  // After load and replay: chunk maps, counts, free slots.
+  // After load and replay: chunk maps, counts, free slots. `touched`: the pages not looked at yet.
   void index(const std::vector<bool>& touched);
 
   [[nodiscard]] std::uint32_t slot_count() const noexcept { return superblock_.slot_count; }
@@ -132,7 +133,7 @@ class Metadata {
     bool dirty = false;
   };
   void load_segment_pages();
-  void load_slot_pages(const std::vector<bool>& touched);
+  void load_slot_pages(const std::vector<bool>& touched, bool index_others);
   void index_slot(std::uint32_t slot, const format::SlotRecord& record);
   [[nodiscard]] std::uint64_t stage_segments(std::uint32_t number, std::byte* into) noexcept;
   [[nodiscard]] std::optional<std::uint32_t> find_run(std::uint32_t from, std::uint32_t steps,

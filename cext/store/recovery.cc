@@ -24,19 +24,19 @@ Recovery::Recovery(Device& device, const format::Superblock& superblock, Journal
       metadata_(metadata),
       staged_(staged) {}
 
-void Recovery::replay_in_memory() {
+void Recovery::replay_in_memory(Index index) {
   read_record();
   read_journal();
   scan();
   verify_maps();
   refuse_damage();
   touched_ = touched_pages();
-  metadata_.load(touched_);
+  metadata_.load(touched_, index == Index::now);
   replay();
 }
 
 void Recovery::run() {
-  replay_in_memory();
+  replay_in_memory(Index::now);
   metadata_.check_torn_pages();
   metadata_.index(touched_);
   // The page cache of a dead process may hold what we have just read: durable before anybody relies

@@ -33,7 +33,9 @@ class Recovery {
   void run();  // throws Fault
   // Its first half, for who only looks: the state in memory, nothing written. Throws Fault, and
   // leaves what it had come to.
-  void replay_in_memory();
+  // `later`: which slot holds which chunk is not looked at (Metadata::index() does, for all pages).
+  enum class Index : std::uint8_t { now, later };
+  void replay_in_memory(Index index);
   [[nodiscard]] std::uint64_t record_generation() const noexcept { return record_.generation; }
   [[nodiscard]] const format::CheckpointRecord& record() const noexcept { return record_; }
   [[nodiscard]] const std::vector<Found>& chain() const noexcept { return chain_; }
