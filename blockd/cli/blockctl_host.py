@@ -37,12 +37,17 @@ def _row(host: Host) -> list[str]:
         host.name,
         host.site,
         state_text(host_state(host)),
-        str(len(host.stores)),
+        _store_count(host),
         format_size(sum(store.allocated_bytes for store in host.stores)),
         format_size(sum(store.capacity_bytes for store in host.stores)),
         str(sum(store.segment_count for store in host.stores)),
         host.grpc_endpoint,
     ]
+
+
+def _store_count(host: Host) -> str:
+    failed = sum(bool(store.failed) for store in host.stores)
+    return f"{len(host.stores)}" + (f" [red]({failed} failed)[/]" if failed else "")
 
 
 @app.command("show")
@@ -86,11 +91,12 @@ def _print(host: Host, status: host_pb2.HostStatus | None) -> None:
             ("NBD", ", ".join(status.nbd_endpoints) if status else "the daemon does not answer"),
         ]
     )
-    columns = ["store", "path", "used>", "capacity>", "journal used>", "journal>", "segments>"]
+    columns = ["store", "path", "state", "used>", "capacity>", "journal used>", "journal>", "segments>"]
     rows = [
         [
             store.id,
             store.path,
+            f"[red]failed: {store.failed}[/]" if store.failed else "[green]good[/]",
             format_size(store.allocated_bytes),
             format_size(store.capacity_bytes),
             format_size(store.journal_used_bytes),

@@ -56,6 +56,7 @@ def store_view(store: Store) -> View:
         "journal_used_bytes": store.journal_used_bytes,
         "segment_count": store.segment_count,
         "state": store.state,
+        "failed": store.failed,
     }
 
 

@@ -31,6 +31,7 @@ from blockd.host.reports import Reports
 from blockd.host.scrub import ScrubPlan, Scrubs
 from blockd.host.service import HostService
 from blockd.host.space import SpaceWatch, Thresholds
+from blockd.host.store_watch import StoreWatch
 from blockd.host.stores import open_stores
 from blockd.host.topology import Topology
 from blockd.host.volume_io import VolumeIO
@@ -170,7 +171,7 @@ async def serve(
     try:
         async with (
             exporting_metrics(settings, core, attachments, agent, space, scrubs),
-            running(reports.run(), scrubs.run(), comparisons.run()),
+            running(reports.run(), scrubs.run(), comparisons.run(), StoreWatch(core, reports).run()),
         ):
             log.info("%s serves at %s, peers at %s", settings.name, server.endpoint, peer_endpoint)
             await until_stopped(stop, agent, pumping)

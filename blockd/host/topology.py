@@ -95,6 +95,7 @@ def store_message(info: native.StoreInfo, state: str) -> types_pb2.Store:
         journal_used_bytes=info.journal_used_bytes,
         segment_count=info.segment_count,
         state=state,
+        failed=info.failed,
     )
 
 

@@ -167,7 +167,11 @@ def _candidate(view: HostView, promised: dict[str, int]) -> Candidate:
         is_up=view.is_up,
         stores=tuple(
             StoreRoom(
-                store.id, store.capacity_bytes, store.allocated_bytes, promised.get(store.id, 0)
+                store.id,
+                store.capacity_bytes,
+                store.allocated_bytes,
+                promised.get(store.id, 0),
+                is_failed=bool(store.failed),
             )
             for store in stores
         ),

@@ -2,7 +2,7 @@
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from libcpp cimport bool
 
-from blockd.native.c_types cimport SegmentId, Uuid, Version
+from blockd.native.c_types cimport Error, SegmentId, Uuid, Version
 
 cdef extern from "format/disk.h" namespace "blockd::format" nogil:
     cdef cppclass DeviceFindings:
@@ -48,7 +48,7 @@ cdef extern from "store/store.h" namespace "blockd::store" nogil:
         uint32_t segment_count
         bool power_loss_protected
         DeviceFindings findings
-        bool failed
+        Error failed
 
     cdef cppclass SegmentInfo:
         SegmentId id

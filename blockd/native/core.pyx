@@ -801,6 +801,7 @@ cdef tuple _version(const Version& version):
 
 
 cdef object _store(const native.StoreReport& report):
+    cdef int failed = error_number(report.info.failed)
     return StoreInfo(
         store_id=_id(report.info.store_id),
         path=_text(report.path),
@@ -811,7 +812,7 @@ cdef object _store(const native.StoreReport& report):
         segment_count=report.info.segment_count,
         findings=_findings(report.info.findings),
         power_loss_protected=report.info.power_loss_protected,
-        failed=report.info.failed,
+        failed="" if failed == 0 else make_error(failed).name,
     )
 
 

@@ -42,7 +42,7 @@ class StoreInfo:
     segment_count: int
     findings: DeviceFindings | None = None  # of when it was formatted
     power_loss_protected: bool = False  # its owner said so: flushes are left out
-    failed: bool = False  # a write or flush of the device has failed: only reads go on
+    failed: str = ""  # the error's name: a write or flush failed, nothing is written until reopened
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ Guarantees:
   * no two replicas of a segment on one host;
   * when the cluster has as many sites as the policy wants replicas, all on different sites, or no
     placement at all (PolicyUnsatisfiable); in a smaller cluster spread over the sites it has;
-  * only on hosts that are up, on stores with room: thin, so what is promised may exceed what a
+  * only on hosts that are up, on stores that have not failed, with room: thin, so what is promised may exceed what a
     store has by the overcommit factor, but never on a store that is nearly full already;
   * balanced: each replica goes where the smallest share of the capacity is promised.
 The same inputs and the same seed give the same placement.
@@ -30,6 +30,7 @@ class StoreRoom:
     capacity_bytes: int
     allocated_bytes: int
     promised_bytes: int
+    is_failed: bool = False  # its device fails writes
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,9 @@ def _usable_slots(hosts: Iterable[Candidate], overcommit: float, rng: random.Ran
 
 
 def _is_open(store: StoreRoom) -> bool:
-    return store.capacity_bytes > 0 and store.allocated_bytes < store.capacity_bytes * FULL_RATIO
+    if store.is_failed or store.capacity_bytes == 0:
+        return False
+    return store.allocated_bytes < store.capacity_bytes * FULL_RATIO
 
 
 def _place_all(
@@ -210,6 +213,8 @@ def _why_not(host: Candidate, total: int, overcommit: float) -> str | None:
         return "is down"
     if not host.stores:
         return "has no store"
+    if all(store.is_failed for store in host.stores):
+        return "has no store whose device works"
     usable = [store for store in host.stores if _is_open(store)]
     if not usable:
         return "is full"

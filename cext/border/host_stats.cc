@@ -83,6 +83,7 @@ CounterReport HostPlane::store_counters(const Uuid& id, const OpenStore& open) c
       {"journal_batches", stats.journal_batches},
       {"checkpoints", stats.checkpoints},
       {"checksum_errors", stats.checksum_errors},
+      {"read_errors", stats.read_errors},
       {"recovered_batches", stats.recovered_batches},
   };
   return report;

@@ -159,6 +159,7 @@ void Reader::run_done(Run& run) noexcept {
   for (std::uint32_t slot = run.first_slot; slot <= run.last_slot; ++slot) metadata_.unpin(slot);
   --runs_in_flight_;
   StoreOp& op = *run.op;
+  if (run.request.error != Error::Ok) ++device_.stats.read_errors;
   const Error error = run.request.error != Error::Ok ? run.request.error : verify(run);
   if (error != Error::Ok && op.error == Error::Ok) op.error = error;
   if (!read_again(run)) {

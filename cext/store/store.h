@@ -57,7 +57,7 @@ struct StoreInfo {
   std::uint32_t segment_count = 0;
   format::DeviceFindings findings;  // of when it was formatted
   bool power_loss_protected = false;
-  bool failed = false;  // a write or flush of the device has failed: only reads go on
+  Error failed = Error::Ok;  // else the device failed a write or flush: no mutations until reopened
 };
 
 struct StoreStats {  // counters since open
@@ -69,6 +69,7 @@ struct StoreStats {  // counters since open
   std::uint64_t device_flushes = 0;
   std::uint64_t journal_batches = 0, checkpoints = 0;
   std::uint64_t checksum_errors = 0;
+  std::uint64_t read_errors = 0;  // device reads that failed
   std::uint64_t recovered_batches = 0;
 };
 

@@ -341,7 +341,7 @@ StoreInfo StoreImpl::info() const noexcept {
   if (superblock_.compatible_features & format::has_device_findings)
     info.findings = superblock_.findings;
   info.power_loss_protected = superblock_.compatible_features & format::power_loss_protected;
-  info.failed = device_.failed() != Error::Ok;
+  info.failed = device_.failed();
   return info;
 }
 

@@ -32,7 +32,7 @@ def test_states_change_at_thresholds_and_back_below_them(
 
 def test_a_failed_store_is_failed_however_empty(caplog: pytest.LogCaptureFixture) -> None:
     watch = SpaceWatch(Thresholds())
-    assert watch.look(replace(EMPTY, failed=True)) == "failed"
+    assert watch.look(replace(EMPTY, failed="DiskError")) == "failed"
     assert "store /s is failed" in caplog.text
 
 
