@@ -91,7 +91,16 @@ def _print(host: Host, status: host_pb2.HostStatus | None) -> None:
             ("NBD", ", ".join(status.nbd_endpoints) if status else "the daemon does not answer"),
         ]
     )
-    columns = ["store", "path", "state", "used>", "capacity>", "journal used>", "journal>", "segments>"]
+    columns = [
+        "store",
+        "path",
+        "state",
+        "used>",
+        "capacity>",
+        "journal used>",
+        "journal>",
+        "segments>",
+    ]
     rows = [
         [
             store.id,

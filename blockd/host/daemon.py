@@ -171,7 +171,9 @@ async def serve(
     try:
         async with (
             exporting_metrics(settings, core, attachments, agent, space, scrubs),
-            running(reports.run(), scrubs.run(), comparisons.run(), StoreWatch(core, reports).run()),
+            running(
+                reports.run(), scrubs.run(), comparisons.run(), StoreWatch(core, reports).run()
+            ),
         ):
             log.info("%s serves at %s, peers at %s", settings.name, server.endpoint, peer_endpoint)
             await until_stopped(stop, agent, pumping)

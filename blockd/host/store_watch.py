@@ -1,9 +1,10 @@
 """Stores whose device fails: told to the operator, once each time it gets worse.
 
-A device that fails one write or flush may have lost what it had taken before: the native store takes
-no more mutations, its replicas leave the in-sync sets, and it is reported as failed, which keeps new
-replicas away. Reads go on as far as they can. A device that fails reads, or returns other bytes than
-were written, again and again, is only failing: what it holds is read elsewhere and repaired.
+A device that fails one write or flush may have lost what it had taken before: the native store
+takes no more mutations, its replicas leave the in-sync sets, and it is reported as failed, which
+keeps new replicas away. Reads go on as far as they can. A device that fails reads, or returns other
+bytes than were written, again and again, is only failing: what it holds is read elsewhere and
+repaired.
 """
 
 import asyncio

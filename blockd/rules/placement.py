@@ -4,8 +4,9 @@ Guarantees:
   * no two replicas of a segment on one host;
   * when the cluster has as many sites as the policy wants replicas, all on different sites, or no
     placement at all (PolicyUnsatisfiable); in a smaller cluster spread over the sites it has;
-  * only on hosts that are up, on stores that have not failed, with room: thin, so what is promised may exceed what a
-    store has by the overcommit factor, but never on a store that is nearly full already;
+  * only on hosts that are up, on stores that have not failed, with room: thin, so what is promised
+    may exceed what a store has by the overcommit factor, but never on a store that is nearly full
+    already;
   * balanced: each replica goes where the smallest share of the capacity is promised.
 The same inputs and the same seed give the same placement.
 """

@@ -144,3 +144,14 @@ def test_fan_out_is_bounded_and_prefers_members(count, sites, seed):
     assert len(taken) == min(count, FAN_OUT_MAX)
     assert members <= {one.host_id for one in taken} or len(members) > FAN_OUT_MAX
     assert {one.site for one in taken} == {one.site for one in hosts}
+
+
+def test_a_failed_store_gets_nothing_new():
+    room = StoreRoom("s-good", 10 * GIB, 0, 0)
+    failed = StoreRoom("s-failed", 100 * GIB, 0, 0, is_failed=True)
+    mixed = Candidate("id-a", "a", "paris", True, (failed, room))
+    (places,) = place_segments([GIB], 1, [mixed], ["paris"], rng=random.Random(1))
+    assert places[0].store_id == "s-good"
+    dead = Candidate("id-b", "b", "lyon", True, (failed,))
+    with pytest.raises(PolicyUnsatisfiable, match="b has no store whose device works"):
+        place_segments([GIB], 2, [mixed, dead], ["paris", "lyon"], rng=random.Random(1))
