@@ -81,6 +81,8 @@ class Scrubs:
         self._paths: dict[UUID, str] = {}
         self._passes: dict[UUID, _Pass] = {}
         self._repair_at_s: dict[Place, float] = {}
+        # What the core reports must not be taken for that of a pass which begins meanwhile.
+        self._lock = asyncio.Lock()
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -95,12 +97,13 @@ class Scrubs:
 
     async def tick(self) -> None:
         """Look after every store once."""
-        await self._know_stores()
-        await self._take_reports()
-        for state in self._states.values():
-            due = state.due_unix_us + int(self._plan.interval_s * 1e6)
-            if self._plan.interval_s and state.state != "running" and now_us() >= due:
-                await self._start(state, self._plan.rate_bytes)
+        async with self._lock:
+            await self._know_stores()
+            await self._take_reports()
+            for state in self._states.values():
+                due = state.due_unix_us + int(self._plan.interval_s * 1e6)
+                if self._plan.interval_s and state.state != "running" and now_us() >= due:
+                    await self._start(state, self._plan.rate_bytes)
         await self._repair()
 
     # On demand.
@@ -110,25 +113,28 @@ class Scrubs:
         InvalidArgument."""
         if rate_bytes and rate_bytes < RATE_MIN:
             raise InvalidArgument(f"a scrub reads at least {format_size(RATE_MIN)} a second")
-        chosen = await self._chosen(store)
-        for state in chosen:
-            await self._start(state, rate_bytes or self._plan.rate_bytes)
+        async with self._lock:
+            chosen = await self._chosen(store)
+            for state in chosen:
+                await self._start(state, rate_bytes or self._plan.rate_bytes)
         return chosen
 
     async def stop(self, store: str) -> list[ScrubState]:
         """End what runs. Raises NotFound."""
-        chosen = await self._chosen(store)
-        await self._take_reports()
-        for state in chosen:
-            await self._core.stop_scrub(state.store_id)
-            if state.state == "running":
-                self._end(state, "stopped")
+        async with self._lock:
+            chosen = await self._chosen(store)
+            await self._take_reports()
+            for state in chosen:
+                await self._core.stop_scrub(state.store_id)
+                if state.state == "running":
+                    self._end(state, "stopped")
         return chosen
 
     async def look(self, store: str) -> list[ScrubState]:
         """Raises NotFound."""
-        chosen = await self._chosen(store)
-        await self._take_reports()
+        async with self._lock:
+            chosen = await self._chosen(store)
+            await self._take_reports()
         return chosen
 
     def message(self, state: ScrubState) -> host_pb2.StoreScrub:

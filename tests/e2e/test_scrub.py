@@ -70,6 +70,8 @@ def test_rot_at_a_replica_is_found_and_repaired(cluster: DevCluster, name: str) 
     run([PYTHON, "-c", FILL, uri])
     place = replica(cluster, name, 5 * MIB + 8192, "lyon-1")
     rot(place)
+    for number in range(10, 20):
+        rot(replica(cluster, name, number * MIB, "lyon-1"))
 
     scrubbed(cluster, "lyon-1")
     wait_until(
@@ -80,13 +82,14 @@ def test_rot_at_a_replica_is_found_and_repaired(cluster: DevCluster, name: str) 
     found = status(cluster, "lyon-1")
     assert found["exit_code"] == 0
     assert found["bytes_done"] == found["bytes_total"] >= 32 * MIB
-    (finding,) = found["findings"]
+    assert len(found["findings"]) == 11
+    finding = found["findings"][0]
     assert finding["volume"] == name
     assert finding["offset_bytes"] == 5 * MIB + 8192
     assert finding["error"] == "ChecksumMismatch"
     wait_until(
         lambda: (
-            {"scrub.started", "damage.found", "block.repaired", "scrub.finished"}
+            {"scrub.started", "damage.found", "block.repaired", "scrub.finished", "store.failing"}
             <= set(event_kinds(cluster))
         ),
         10,
