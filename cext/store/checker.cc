@@ -71,6 +71,7 @@ class Checker {
   void judge_record();
   void check_batches();
   void note_abandoned_batches();
+  [[nodiscard]] std::string damage_of_header(std::uint64_t position, std::uint64_t lsn);
   void check_segments();
   void check_slots();
   void check_slot(std::uint32_t slot);
@@ -145,7 +146,7 @@ bool Checker::check_superblocks() {
     superblock_ = read_superblock(disk_);
     check_compatible(superblock_, superblock_.cluster_id, disk_.capacity_bytes());
   } catch (const Fault& fault) {
-    if (fault.code() != Error::StoreDamaged) throw;
+    if (fault.code() != Error::StoreDamaged && fault.code() != Error::DiskError) throw;
     Finding both{"superblock", {}, fault.what(), kRebuild};
     both.place.device_offset = 0;
     problem(std::move(both));
@@ -378,14 +379,42 @@ void Checker::note_abandoned_batches() {
   const Recovery& recovery = inspection_->recovery();
   const auto& chain = recovery.chain();
   const std::uint64_t next = chain.empty() ? recovery.record().tail_lsn : chain.back().lsn + 1;
-  if (recovery.newest_seen() < next) return;
+  const std::uint64_t end =
+      chain.empty() ? recovery.record().tail_offset : chain.back().position + chain.back().bytes;
   Finding finding{"journal", {}, "", "nothing to do after a crash; else compare it with its peers"};
   finding.place.lsn = static_cast<std::int64_t>(next);
-  finding.what = "the journal ends before batch " + std::to_string(next) +
-                 ", which is torn or maps a chunk that is; headers up to batch " +
-                 std::to_string(recovery.newest_seen()) +
-                 " are there, and none says that it had been flushed";
-  note(std::move(finding));
+  finding.place.device_offset = static_cast<std::int64_t>(inspection_->journal_device_offset(end));
+  if (recovery.newest_seen() >= next) {
+    finding.what = "the journal ends before batch " + std::to_string(next) +
+                   ", which is torn or maps a chunk that is; headers up to batch " +
+                   std::to_string(recovery.newest_seen()) +
+                   " are there, and none says that it had been flushed";
+    return note(std::move(finding));
+  }
+  for (const std::uint64_t position : {end, std::uint64_t{0}}) {
+    finding.what = damage_of_header(position, next);
+    if (finding.what.empty()) continue;
+    finding.place.device_offset =
+        static_cast<std::int64_t>(inspection_->journal_device_offset(position));
+    return note(std::move(finding));
+  }
+}
+
+// Whether batch `lsn` may have been there: empty, or what speaks for it.
+std::string Checker::damage_of_header(std::uint64_t position, std::uint64_t lsn) {
+  auto header = std::make_unique<BatchHeader>();
+  const std::uint64_t at = inspection_->journal_device_offset(position);
+  if (!read_block(disk_, at, header.get()))
+    return "the device cannot read the block where batch " + std::to_string(lsn) + " would be";
+  const bool torn = header->magic == format::kBatchMagic && header->lsn == lsn &&
+                    header->store_id == superblock_.store_id;
+  const bool rotten = !torn && flip_back(*header, [&](const BatchHeader& h) {
+    return h.magic == format::kBatchMagic && h.lsn == lsn && format::checksum_matches(h) &&
+           h.store_id == superblock_.store_id;
+  });
+  if (!torn && !rotten) return {};
+  return "the header of batch " + std::to_string(lsn) +
+         " is there and damaged: torn by a crash, or rotten";
 }
 
 // Also counts where the owners of each segment's chunks are noted.

@@ -1,7 +1,8 @@
 // The store's promises S1 to S5 under crashes at any moment, from seeds.
 //
-// BLOCKD_SEED: the first seed (1). BLOCKD_SEEDS: how many (500). BLOCKD_SEED=n BLOCKD_SEEDS=1
-// repeats the one that a failure names.
+// BLOCKD_SEED: the first seed (1). BLOCKD_SEEDS: how many (1000, some 5,300 crashes).
+// BLOCKD_CRASHES: instead, as many seeds as it takes to crash that often. BLOCKD_SEED=n
+// BLOCKD_SEEDS=1 repeats the one that a failure names.
 #include <doctest/doctest.h>
 
 #include <cstdlib>
@@ -31,9 +32,14 @@ void check_seed(std::uint64_t seed, CrashStats& stats) {
 
 TEST_CASE("whatever a crash leaves is a state the store was given, and nothing flushed is lost") {
   const std::uint64_t first = from_environment("BLOCKD_SEED", 1);
-  const std::uint64_t count = from_environment("BLOCKD_SEEDS", 500);
+  const std::uint64_t count = from_environment("BLOCKD_SEEDS", 1000);
+  const std::uint64_t crashes = from_environment("BLOCKD_CRASHES", 0);
   CrashStats stats;
-  for (std::uint64_t seed = first; seed < first + count; ++seed) check_seed(seed, stats);
+  const auto enough = [&](std::uint64_t seeds) {
+    if (crashes == 0) return seeds >= count;
+    return stats.power_losses + stats.kills + stats.dead_recoveries >= crashes;
+  };
+  for (std::uint64_t seeds = 0; !enough(seeds); ++seeds) check_seed(first + seeds, stats);
   MESSAGE(stats.lives << " lives: " << stats.power_losses << " power losses, " << stats.kills
                       << " kills, " << stats.closes << " closes, " << stats.dead_recoveries
                       << " deaths in recovery; " << stats.operations << " operations, "
