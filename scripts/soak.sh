@@ -1,14 +1,34 @@
 #!/bin/bash
 # The long tests, about SOAK_SECONDS (600) for each part: seeds no run has tried, fuzzing, real clusters.
+# First SOAK_CRASHES (100,000) crashes of a store, and a tenth as many stores that rot.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export PATH="$PWD/.venv/bin:$PATH"
 seconds=${SOAK_SECONDS:-600}
 
+fresh_seed() { od -An -N4 -tu4 /dev/urandom | tr -d ' '; }
+
+# One process a processor: a store's life has one thread.
+crash_stores() {
+  local crashes=${SOAK_CRASHES:-100000} shards pids=() failed=0
+  shards=$(nproc)
+  cmake --preset release >/dev/null
+  cmake --build --preset release --target test_store
+  for ((shard = 0; shard < shards; shard++)); do
+    BLOCKD_SEED=$(fresh_seed) BLOCKD_CRASHES=$((crashes / shards)) \
+      BLOCKD_SEEDS=$((crashes / shards / 10)) \
+      build/release/test_store --source-file='*store_crash_test*,*store_rot_test*' &
+    pids+=($!)
+  done
+  for pid in "${pids[@]}"; do wait "$pid" || failed=1; done
+  return $failed
+}
+crash_stores
+
 end=$((SECONDS + seconds))
 export BLOCKD_SEED
 while ((SECONDS < end)); do
-  BLOCKD_SEED=$(od -An -N4 -tu4 /dev/urandom | tr -d ' ')
+  BLOCKD_SEED=$(fresh_seed)
   echo "soak: seeds from $BLOCKD_SEED"
   scripts/ctest.sh release store nbd sim
 done
