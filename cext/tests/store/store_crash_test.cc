@@ -46,3 +46,9 @@ TEST_CASE("whatever a crash leaves is a state the store was given, and nothing f
                       << stats.no_space << " without space, " << stats.checkpoints
                       << " checkpoints, " << stats.replayed_batches << " batches replayed");
 }
+
+// Tombstones that wait for room in the journal when a store is closed.
+TEST_CASE("a seed that once left batches to replay after an orderly end") {
+  CrashStats stats;
+  check_seed(20367, stats);
+}
