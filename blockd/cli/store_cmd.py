@@ -137,7 +137,7 @@ def check_command(
     """Check every structure of the store at PATH, which nobody may have open.
 
     Nothing is written, and the journal is replayed in memory only, unless --repair is given. What
-    cannot be repaired is rebuilt from other replicas: format the store and let its host start.
+    cannot be repaired is not on this device with certainty, only in the replicas of other hosts.
 
     Exit code: 0 the store is sound, 6 it has problems (what --repair has repaired is none).
     """

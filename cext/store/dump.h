@@ -16,7 +16,7 @@ struct DumpOptions {
   bool segments = false;    // the segment table, after replay
   bool journal = false;     // the batches that opening would replay
   bool chunks = false;      // the slot records of `segment`, after replay
-  SegmentId segment;
+  SegmentId segment = {};
 };
 
 // Throws Fault: StoreNotFormatted, StoreDamaged, StoreTooNew, NotFound (no such segment).
