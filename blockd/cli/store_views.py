@@ -1,5 +1,6 @@
 """How `blockd store check` and `blockd store dump` print for people. Documents: core.pyi."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from blockd.cli.blockctl_output import print_facts, print_line, print_table
 Document = dict[str, Any]
 
 PLACES = ("volume_id", "segment", "chunk", "block", "page", "copy", "slot", "lsn")
+ALIKE_MAX = 3
 DETAILS = ("entries", "crcs")  # lists within a row: each a line below the table's
 
 
@@ -26,8 +28,7 @@ def print_report(path: Path, report: Document, *, data: bool) -> None:
         ]
     )
     for heading, key in (("note", "notes"), ("repaired", "repaired"), ("problem", "problems")):
-        for finding in report[key]:
-            print_finding(heading, finding)
+        print_findings(heading, report[key])
     hidden = report["problem_count"] - len(report["problems"])
     if hidden > 0:
         print(f"and {hidden} problems more")
@@ -36,6 +37,19 @@ def print_report(path: Path, report: Document, *, data: bool) -> None:
         return
     opens = "it opens all the same" if report["opens"] else "it will not open"
     print_line(f"[red]{path}: {report['problem_count']} problems; {opens}[/]")
+
+
+def print_findings(heading: str, findings: Sequence[Document]) -> None:
+    """The first few of a kind: one damaged page can make a thousand slots look wrong."""
+    kinds: dict[tuple[str, str], list[Document]] = {}
+    for finding in findings:
+        kind = (finding["structure"], re.sub(r"\d+", "", finding["what"]))
+        kinds.setdefault(kind, []).append(finding)
+    for (structure, _), alike in kinds.items():
+        for finding in alike[:ALIKE_MAX]:
+            print_finding(heading, finding)
+        if len(alike) > ALIKE_MAX:
+            print(f"{heading}: {structure}: {len(alike) - ALIKE_MAX} more like this (-o json)")
 
 
 def print_finding(heading: str, finding: Document) -> None:

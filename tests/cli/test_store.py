@@ -97,6 +97,28 @@ def test_a_rotten_block_is_named_by_its_place(store: tuple[Path, UUID], command:
     assert problem["device_offset_bytes"] == chunk["device_offset_bytes"] + 3 * BLOCK_BYTES
 
 
+def test_many_problems_alike_are_not_listed_one_by_one(
+    store: tuple[Path, UUID], command: Command
+) -> None:
+    path, _ = store
+    (chunk,) = [c for c in chunks_of(store, command) if c["chunk"] == 0]
+    for block in range(8):
+        damage(path, chunk["device_offset_bytes"] + block * BLOCK_BYTES, b"rot")
+    code, out = command("check", path, "--data")
+    assert code == 6
+    assert out.count("  to do: ") == 3
+    assert "5 more like this" in out
+    _, report = command("check", path, "--data", "-o", "json")
+    assert len(report["problems"]) == 8
+
+
+def chunks_of(store: tuple[Path, UUID], command: Command) -> list[dict[str, Any]]:
+    path, volume = store
+    code, document = command("dump", path, "--chunks", f"{volume}/0", "-o", "json")
+    assert code == 0
+    return document["chunks"]
+
+
 def test_dump_shows_every_structure(store: tuple[Path, UUID], command: Command) -> None:
     path, volume = store
     code, text = command("dump", path)
