@@ -92,6 +92,29 @@ TEST_CASE("a metadata page that is lost while the store is open is an error, nev
   CHECK(client.flush() == Error::StoreDamaged);
 }
 
+TEST_CASE("a metadata page whose newest write was lost is noticed when it is read again") {
+  Paged s(5);
+  Client client(s.rig, kBlocks);
+  fill(client);
+  s.rig.world.run_for(30'000'000);
+  const format::Superblock superblock = read_superblock(s.rig.disk);
+  io::testing::Page older[2];  // both copies of the first page
+  const auto copy_at = [&](std::uint64_t copy) {
+    return superblock.slot_pages_offset + copy * superblock.slot_page_count * kBlockBytes;
+  };
+  for (std::uint64_t copy : {0, 1}) s.rig.disk.peek(copy_at(copy), older[copy].span());
+  for (const Tag tag : {Tag{7001}, Tag{7002}}) {  // each copy is written once more
+    REQUIRE(client.write(0, 1, tag) == Error::Ok);
+    s.rig.world.run_for(30'000'000);
+  }
+  for (std::uint32_t chunk = kChunks - 40; chunk < kChunks; ++chunk)  // it leaves the cache
+    REQUIRE(client.read_one(chunk * kBlocksPerChunk) == 1 + chunk);
+  for (std::uint64_t copy : {0, 1})
+    REQUIRE(s.rig.disk.write_now(copy_at(copy), older[copy].span()) == Error::Ok);
+  CHECK(client.try_read(0, 1) == Error::DiskError);
+  CHECK(s.rig.store->metadata_lost());
+}
+
 TEST_CASE("a dropped segment is gone at once, and a crash only puts off what it gives back") {
   Paged s(4);
   const std::uint64_t before = s.rig.store->info().allocated_bytes;
