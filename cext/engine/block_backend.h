@@ -18,6 +18,7 @@ struct BlockRequest {
   enum class Op : std::uint8_t { read, write, flush, trim, write_zeroes };
   Op op = Op::read;
   bool fua = false;         // durable on return: write, trim, write_zeroes
+  bool covers = false;      // chunks left without data keep a record: there is a base beneath
   Error error = Error::Ok;  // set before done()
   std::uint64_t offset_bytes =
       0;  // any byte for write, trim, write_zeroes; a multiple of 4096 for read

@@ -30,6 +30,8 @@ class VolumeImpl final : public Volume, private Engine {
             std::function<void(Error)> done) override;
   void repair_chunk(std::uint32_t segment, std::uint32_t chunk, const Uuid& host_id,
                     std::function<void(Error)> done) override;
+  void begin_era(Era era, std::function<void(Error)> done) override;
+  void hold_mutations(std::uint64_t for_us) noexcept override;
   void close(std::function<void(Error)> done) override;
   [[nodiscard]] VolumeState state() const noexcept override { return state_; }
   [[nodiscard]] const VolumeConfig& config() const noexcept override { return config_; }
@@ -594,6 +596,12 @@ void VolumeImpl::repair_chunk(std::uint32_t segment, std::uint32_t chunk, const 
 
 // --- closing
 // ---------------------------------------------------------------------------------------
+
+void VolumeImpl::begin_era(Era, std::function<void(Error)> done) {
+  done(Error::Ok);
+}
+
+void VolumeImpl::hold_mutations(std::uint64_t) noexcept {}
 
 void VolumeImpl::close(std::function<void(Error)> done) {
   BLOCKD_ASSERT(closing_ == Closing::no);

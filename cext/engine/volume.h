@@ -42,6 +42,7 @@ struct VolumeConfig {
   std::uint64_t epoch = 0;
   std::uint32_t min_in_sync = 1;
   std::vector<SegmentConfig> segments;  // ascending, complete
+  Era era = 1;                          // docs/SNAPSHOTS.md
 };
 
 enum class VolumeState : std::uint8_t {
@@ -108,6 +109,12 @@ class Volume : public BlockBackend {
   // ready; ChecksumMismatch: no other member that is ready could read the chunk; NotFound.
   virtual void repair_chunk(std::uint32_t segment, std::uint32_t chunk, const Uuid& host,
                             std::function<void(Error)> done) = 0;
+  // From now on mutations are of `era`; a lower one changes nothing. Done when every mutation of an
+  // earlier era has left the engine: the snapshot of era - 1 is final. Fails as close() and fencing
+  // fail requests.
+  virtual void begin_era(Era era, std::function<void(Error)> done) = 0;
+  // No mutation is sequenced for so long, or until it is called with 0; those that come wait.
+  virtual void hold_mutations(std::uint64_t for_us) noexcept = 0;
   // Drains, flushes, marks everything stable, releases the leases; then closed. The volume may be
   // destroyed after done.
   virtual void close(std::function<void(Error)> done) = 0;

@@ -33,24 +33,35 @@ struct ReplicaOp {
     list,  // handle, first_block = first chunk, version = above, data[data_bytes] of ChunkEntry
            //   -> block_count entries
     read,  // handle, first_block, block_count, data -> data, crcs (may be null)
-    read_chunk,  // handle, first_block = the chunk's first, data, crcs -> the same, version,
-                 // valid_mask
-    write,       // handle, version, first_block, block_count, data, crcs, fua
-    zero,        // handle, version, first_block, block_count, fua
-    replace,     // handle, version, first_block = the chunk's first, valid_mask, data, crcs
+    read_chunk,  // handle, first_block = the chunk's first, era (0: current), data, crcs
+                 // -> the same, version, valid_mask, era = born, died, covers
+    write,       // handle, version, era, covers, first_block, block_count, data, crcs, fua
+    zero,        // handle, version, era, covers, first_block, block_count, fua
+    replace,     // handle, version, era = born, died (0: the current content), covers,
+                 // first_block = the chunk's first, valid_mask, data, crcs
     flush,       // handle: every mutation submitted before is durable
     stable,      // handle, stable
     heartbeat,   // segment.volume, version.epoch -> lease_us, full
-    release      // segment.volume, version.epoch: the lease is given back
+    release,     // segment.volume, version.epoch: the lease is given back
+    forget,      // handle, version, first_block = the chunk's first: that past content goes
+    states,      // handle, first_block = first chunk, version = above (of that chunk's versions),
+                 // data[data_bytes] of ChunkEntry -> block_count entries, current and past
+    read_view,   // segment, store, era, first_block, block_count, data -> data, crcs; of a
+                 // snapshot, without an opening; era 0: of the current state
+    list_view,   // segment, store, era, first_block = first chunk, data[data_bytes] of ChunkEntry
+                 // -> block_count entries; likewise. NotFound: no replica there
   };
   Kind kind = Kind::read;
   bool fua = false;
   bool may_create = false;
+  bool covers = false;  // as in store::StoreOp
   Error error = Error::Ok;
   std::uint32_t handle = 0;
   std::uint32_t first_block = 0;
   std::uint32_t block_count = 0;
   std::uint16_t valid_mask = 0;
+  Era era = 0;
+  Era died = 0;
   Version version;
   Version stable;  // rides on every request with a handle
   SegmentId segment;

@@ -67,6 +67,15 @@ class FakeStore final : public store::Store {
       store::SegmentHandle segment) const noexcept override;
   void set_stable(store::SegmentHandle segment, Version stable) noexcept override;
   void submit(store::StoreOp& op) noexcept override;
+  void set_snapshots(store::SnapshotSet) override {}
+  [[nodiscard]] store::SegmentHandle open_view(store::SegmentHandle, Era) override {
+    return kNoView;
+  }
+  void close_view(store::SegmentHandle) noexcept override {}
+  [[nodiscard]] std::size_t list_states(store::SegmentHandle, std::uint32_t, Version,
+                                        std::span<store::ChunkState>) const override {
+    return 0;
+  }
   [[nodiscard]] std::size_t list_chunks(store::SegmentHandle segment, std::uint32_t from_chunk,
                                         Version above,
                                         std::span<store::ChunkVersion> out) const noexcept override;

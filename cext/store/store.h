@@ -10,6 +10,8 @@
 //        chunk at version v holds exactly the mutations of that chunk up to v that this store was
 //        given.
 //  * S4  No read returns a block that fails its CRC-32C: ChecksumMismatch instead.
+//  * S6  What a snapshot shows of a chunk stays as it is until the snapshot is known to be gone
+//        (docs/SNAPSHOTS.md).
 //  * S5  A chunk that was trimmed or zeroed keeps its version (a tombstone) until the segment's
 //  stable
 //        mark has passed it.
@@ -52,6 +54,7 @@ struct StoreInfo {
   Uuid cluster_id;
   std::uint64_t capacity_bytes = 0;   // for chunks
   std::uint64_t allocated_bytes = 0;  // chunks in use
+  std::uint64_t past_bytes = 0;       // of those, the ones that only snapshots hold
   std::uint64_t journal_bytes = 0;
   std::uint64_t journal_used_bytes = 0;
   std::uint32_t segment_count = 0;
@@ -73,7 +76,7 @@ struct StoreStats {  // counters since open
   std::uint64_t recovered_batches = 0;
 };
 
-using SegmentHandle = std::uint32_t;  // a place in the segment table, valid until dropped
+using SegmentHandle = std::uint32_t;  // a place in the segment table, valid until dropped; or a view
 
 struct SegmentInfo {
   SegmentId id;
@@ -81,11 +84,33 @@ struct SegmentInfo {
   std::uint64_t promised_epoch = 0;  // lower epochs are fenced
   Version stable;                    // everything at or below is durable on all in-sync members
   std::uint32_t chunk_count = 0;     // chunks stored now
+  std::uint32_t past_count = 0;      // slots that only snapshots hold, beside them
 };
 
 struct ChunkVersion {
   std::uint32_t chunk = 0;  // index in the segment
   Version version;
+  Era born = 0;
+  std::uint16_t valid_mask = 0;
+};
+
+// One content of a chunk, the current one or a past one.
+struct ChunkState {
+  std::uint32_t chunk = 0;
+  Version version;
+  Era born = 0;  // of its last mutation
+  Era died = 0;  // of the mutation that took its place; 0: it is the current one
+  std::uint16_t valid_mask = 0;
+  bool covers = false;
+};
+
+// Which snapshots of a volume there are, as its metadata says. Eras from `known_below` on count as
+// snapshots until it says otherwise.
+struct SnapshotSet {
+  Uuid volume;
+  Era known_below = 0;
+  std::vector<Era> eras;    // of the snapshots below known_below, ascending
+  Era uncovered_below = 0;  // covering chunks born before this cover nothing any more
 };
 
 struct StoreOp {
@@ -96,7 +121,9 @@ struct StoreOp {
     replace,  // resync: the whole of one chunk becomes `data` where valid_mask has a bit, a hole
               // elsewhere, at exactly `version`, whatever was there. first_block is the chunk's
               // first, block_count kBlocksPerChunk; data and crcs have kBlocksPerChunk places.
-              // version {0,0}: drop the chunk.
+              // version {0,0}: drop the chunk. With `died`: the content becomes one of the chunk's
+              // past; the current one and other past ones are left alone.
+    forget,   // the past content of first_block's chunk that has `version` is given back
     flush     // everything done before is durable; handle is ignored
   };
   Op op = Op::read;
@@ -107,6 +134,11 @@ struct StoreOp {
       0;            // read, write: at most kMutationBytesMax / kBlockBytes; may span chunks
   Version version;  // mutations only; applied to every chunk touched
   std::uint16_t valid_mask = 0;  // replace
+  Era era = 0;   // mutations: the volume's; replace: in which `data` was born
+  Era died = 0;  // replace: see there
+  // write, zero, replace: a chunk left without any data keeps its (empty) record beyond the stable
+  // mark, also one that had none: it hides what the volume's base has there.
+  bool covers = false;
   // Mutations, may be null: set once one has failed; others that share it and had not begun by then
   // are refused (NotInSync). Without it a chunk's next mutation could hide that one is missing.
   bool* broken = nullptr;
@@ -168,6 +200,21 @@ class Store {
   virtual void set_stable(SegmentHandle segment, Version stable) noexcept = 0;
 
   virtual void submit(StoreOp& op) noexcept = 0;
+
+  // What of the past is kept; nothing is given back before it has been said. In memory only.
+  virtual void set_snapshots(SnapshotSet set) = 0;
+  // A handle for the segment as snapshot `era` shows it: for reads, list_chunks, chunk_version,
+  // chunk_valid_mask, list_digests. What it shows is kept while it is open, also when the snapshot
+  // goes. The segment's dropping closes it: then NotFound. kNoView: too many.
+  static constexpr SegmentHandle kNoView = ~SegmentHandle{0};
+  [[nodiscard]] virtual SegmentHandle open_view(SegmentHandle segment, Era era) = 0;
+  virtual void close_view(SegmentHandle view) noexcept = 0;  // REQUIRES: no read of it in flight
+  // Every content, current and past, of chunks >= from_chunk; of from_chunk itself only those with
+  // a version above `above`. Ascending by chunk, then version. Returns how many were written to
+  // `out`.
+  [[nodiscard]] virtual std::size_t list_states(SegmentHandle segment, std::uint32_t from_chunk,
+                                                Version above,
+                                                std::span<ChunkState> out) const = 0;
 
   // Chunks of the segment with index >= from_chunk and version > above, ascending, as of the
   // mutations taken up so far: all that are done, perhaps some that are not (in memory; includes

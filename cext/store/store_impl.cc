@@ -262,6 +262,16 @@ void StoreImpl::maybe_closed() noexcept {
   std::exchange(closing_, nullptr)(device_.failed());
 }
 
+void StoreImpl::set_snapshots(SnapshotSet) {}
+SegmentHandle StoreImpl::open_view(SegmentHandle, Era) {
+  return kNoView;
+}
+void StoreImpl::close_view(SegmentHandle) noexcept {}
+std::size_t StoreImpl::list_states(SegmentHandle, std::uint32_t, Version,
+                                   std::span<ChunkState>) const {
+  return 0;
+}
+
 std::optional<SegmentHandle> StoreImpl::find_segment(SegmentId id) const noexcept {
   return metadata_.find(id);
 }
@@ -279,7 +289,7 @@ std::size_t StoreImpl::list_chunks(SegmentHandle segment, std::uint32_t from_chu
   std::size_t count = 0;
   for (std::uint32_t chunk = from_chunk; chunk < slots.size() && count < out.size(); ++chunk) {
     if (slots[chunk] == kNoSlot || metadata_.slot(slots[chunk]).version <= above) continue;
-    out[count++] = {chunk, metadata_.slot(slots[chunk]).version};
+    out[count++] = {chunk, metadata_.slot(slots[chunk]).version, 0, metadata_.slot(slots[chunk]).valid_mask};
   }
   return count;
 }

@@ -36,6 +36,11 @@ class StoreImpl final : public Store, private JournalListener {
   [[nodiscard]] SegmentInfo segment_info(SegmentHandle segment) const noexcept override;
   void set_stable(SegmentHandle segment, Version stable) noexcept override;
   void submit(StoreOp& op) noexcept override;
+  void set_snapshots(SnapshotSet set) override;
+  [[nodiscard]] SegmentHandle open_view(SegmentHandle segment, Era era) override;
+  void close_view(SegmentHandle view) noexcept override;
+  [[nodiscard]] std::size_t list_states(SegmentHandle segment, std::uint32_t from_chunk,
+                                        Version above, std::span<ChunkState> out) const override;
   [[nodiscard]] std::size_t list_chunks(SegmentHandle segment, std::uint32_t from_chunk,
                                         Version above,
                                         std::span<ChunkVersion> out) const noexcept override;

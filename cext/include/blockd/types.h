@@ -33,6 +33,10 @@ struct Version {
   auto operator<=>(const Version&) const = default;
 };
 
+// Counts a volume's snapshots (docs/SNAPSHOTS.md): snapshot e is the volume as it was at the end of
+// era e. 0: before the first, or "the current state" where an era is asked for.
+using Era = std::uint32_t;
+
 struct SegmentId {
   Uuid volume;
   std::uint32_t index =

@@ -1,0 +1,53 @@
+// A snapshot as a read-only block device: read from the replicas, without an engine or a lease.
+//
+// What a snapshot shows does not change (docs/SNAPSHOTS.md, P2), so every member that was in sync
+// when the config was made may answer any read; the nearest that is connected is asked first, the
+// others when it fails. All on one loop's thread.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/buffer.h"
+#include "engine/block_backend.h"
+#include "engine/volume.h"
+#include "io/loop.h"
+
+namespace blockd::peer {
+class PeerHub;
+}
+
+namespace blockd::engine {
+
+struct SnapshotConfig {
+  Uuid volume;  // whose replicas hold it
+  Era era = 0;  // 0: the current state, for a listing of a volume that nobody writes to
+  std::uint64_t size_bytes = 0;
+  std::vector<SegmentConfig> segments;  // members not in sync are ignored
+};
+
+class SnapshotReader : public BlockBackend {
+ public:
+  static std::unique_ptr<SnapshotReader> create(io::Loop& loop, Buffers& buffers,
+                                                peer::PeerHub& hub, SnapshotConfig config);
+
+  // What each chunk of the volume holds, ascending by chunk (counted over the volume), holes left
+  // out. Fails with LinkLost when a segment has no member that answers.
+  struct Chunk {
+    std::uint64_t chunk = 0;
+    Version version;
+    Era born = 0;
+    std::uint16_t valid_mask = 0;  // 0: it covers a base
+  };
+  virtual void list(std::function<void(Error, std::vector<Chunk>)> done) = 0;
+  // Requests under way are answered first; it may be destroyed after done.
+  virtual void close(std::function<void()> done) = 0;
+  // Mutations and reads beyond the end are refused; flush is done at once. A block that no member
+  // can give fails with the last member's error. Reads are retried while members are merely away,
+  // for 30 s at most.
+};
+
+}  // namespace blockd::engine
