@@ -24,7 +24,7 @@ inline constexpr std::uint64_t kSuperblockMagic = 0x45524f5453444b42;  // "BKDST
 inline constexpr std::uint32_t kCheckpointMagic = 0x50434b42;          // "BKCP"
 inline constexpr std::uint32_t kPageMagic = 0x47504b42;                // "BKPG"
 inline constexpr std::uint32_t kBatchMagic = 0x4c4a4b42;               // "BKJL"
-inline constexpr std::uint32_t kStoreVersion = 1;
+inline constexpr std::uint32_t kStoreVersion = 2;
 
 // Where the fixed structures lie, in blocks of 4 KiB from the start of the device.
 enum class FixedBlock : std::uint64_t {
@@ -122,10 +122,17 @@ struct SlotRecord {
   std::uint16_t reserved0 = 0;
   Version version;
   std::uint32_t crcs[kBlocksPerChunk] = {};  // of the blocks, 0 where the mask has no bit
-  std::byte reserved[32] = {};
+  Era born = 0;             // of the last mutation
+  Era died = 0;             // not 0: a past content, replaced in that era; only snapshots show it
+  std::uint32_t flags = 0;  // SlotFlag
+  std::byte reserved[20] = {};
 };
 static_assert(sizeof(SlotRecord) == 128 && offsetof(SlotRecord, version) == 16 &&
-              offsetof(SlotRecord, crcs) == 32);
+              offsetof(SlotRecord, crcs) == 32 && offsetof(SlotRecord, born) == 96);
+
+enum SlotFlag : std::uint32_t {
+  covers = 1u << 0  // without any valid block it still hides what the volume's base has there
+};
 
 // dropping: gone for everybody, its slots are being given back one by one.
 enum class SegmentState : std::uint32_t { free = 0, used = 1, dropping = 2 };
@@ -186,27 +193,37 @@ enum class EntryKind : std::uint8_t {
   zero = 3,     // the blocks of `mask` become holes
   free = 4,     // the slot is given back
   replace = 5,  // as write, for the blocks of `mask`; all other blocks become holes
-  segment = 6   // record `segment` of the segment table becomes the SegmentRecord that follows
+  segment = 6,  // record `segment` of the segment table becomes the SegmentRecord that follows
+  copy = 7,     // what the chunk held is in `slot` too, written there before this batch: the blocks
+                // of `mask`; old_slot, where it was copied from, becomes past
+  past = 8      // the slot's content becomes past, or died in another era than was said before
+};
+
+enum EntryFlag : std::uint8_t {
+  keeps_old = 1u << 0,  // old_slot is not freed: it becomes past, in the era `born`
+  entry_covers = 1u << 1
 };
 
 inline constexpr std::uint32_t kNoSlot = ~std::uint32_t{0};
 
-// Followed by `count` CRCs (write, map, replace) or a SegmentRecord (segment).
+// Followed by `count` CRCs (write, map, replace, copy) or a SegmentRecord (segment).
 struct EntryHeader {
   EntryKind kind = EntryKind::write;
   std::uint8_t first = 0;
   std::uint8_t count = 0;
-  std::uint8_t reserved = 0;
+  std::uint8_t flags = 0;  // EntryFlag
   std::uint32_t segment = 0;
   std::uint32_t chunk = 0;
   std::uint32_t slot = kNoSlot;
   Version version;
   std::uint32_t old_slot = kNoSlot;
   std::uint16_t mask = 0;
-  std::uint16_t reserved1 = 0;
+  std::uint16_t damaged = 0;  // copy: blocks whose copy does not match its CRC, as the source did not
+  Era born = 0;               // of the slot's content from now on
+  Era died = 0;               // replace, past: likewise
 };
-static_assert(sizeof(EntryHeader) == 40 && offsetof(EntryHeader, version) == 16 &&
-              offsetof(EntryHeader, mask) == 36);
+static_assert(sizeof(EntryHeader) == 48 && offsetof(EntryHeader, version) == 16 &&
+              offsetof(EntryHeader, mask) == 36 && offsetof(EntryHeader, born) == 40);
 inline constexpr std::uint32_t kEntryBytesMax = sizeof(EntryHeader) + sizeof(SegmentRecord);
 
 template <class Block>

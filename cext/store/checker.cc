@@ -274,6 +274,7 @@ void Checker::check_page_reserved(const PageType& page, const Finding& finding) 
   for (std::uint32_t i = 0; i < kRecordsPerPage; ++i) {
     clean = clean && zero(page.records[i].reserved) && page.records[i].reserved0 == 0;
     if constexpr (std::is_same_v<PageType, format::SlotPage>) {
+      clean = clean && (page.records[i].flags & ~format::covers) == 0;
       const std::uint64_t slot = std::uint64_t{page.number} * kRecordsPerPage + i;
       clean = clean && (slot < superblock_.slot_count || zero(page.records[i]));
     }
@@ -359,7 +360,8 @@ void Checker::check_batches() {
                                           sizeof header.entries - header.entry_bytes};
     bool clean = zero(header.reserved) && format::all_zero(rest);
     (void)for_each_entry(header, [&](const EntryHeader& entry, const std::byte*) {
-      clean = clean && entry.reserved == 0 && entry.reserved1 == 0;
+      const bool known = (entry.flags & ~(format::keeps_old | format::entry_covers)) == 0;
+      clean = clean && known && (entry.damaged == 0 || entry.kind == EntryKind::copy);
     });
     if (clean) continue;
     Finding finding{"journal",
@@ -497,6 +499,11 @@ void Checker::check_slot(std::uint32_t slot) {
   const format::SegmentRecord& segment = metadata.segment(record.segment).record;
   if (record.chunk >= (segment.block_count + kBlocksPerChunk - 1) / kBlocksPerChunk)
     return wrong("the chunk lies behind the end of its segment");
+  if (record.died != 0) {
+    ++report_->past_chunks;
+    if (record.born >= record.died) wrong("the chunk's past content died before it was born");
+    return;
+  }
   std::uint32_t& owner = owner_[first_owner_[record.segment] + record.chunk];
   if (owner != format::kNoSlot)
     return wrong("slots " + std::to_string(owner) + " and " + std::to_string(slot) +
@@ -596,6 +603,7 @@ std::string to_json(const CheckReport& report) {
   json.field("metadata_pages", report.metadata_pages);
   json.field("journal_batches", report.journal_batches);
   json.field("segments", report.segments).field("chunks", report.chunks);
+  json.field("past_chunks", report.past_chunks);
   json.field("blocks_verified", report.blocks_verified);
   json.field("problem_count", report.problem_count);
   write_findings(json, "problems", report.problems);

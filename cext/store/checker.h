@@ -53,6 +53,7 @@ struct CheckReport {
   std::vector<Finding> repaired;  // no longer among the problems
   std::vector<Finding> notes;     // nothing wrong: what a crash leaves, what could not be looked at
   std::uint64_t metadata_pages = 0, journal_batches = 0, segments = 0, chunks = 0;
+  std::uint64_t past_chunks = 0;  // of the chunks, the contents that only snapshots show
   std::uint64_t blocks_verified = 0;
 };
 

@@ -29,12 +29,17 @@ inline constexpr std::uint64_t kMetadataCacheBytes = 48ull << 20;  // slot pages
 inline constexpr std::uint32_t kReadRunsMax = 1024;     // device reads in flight
 inline constexpr std::uint32_t kDirectWritesMax = 256;  // device writes of whole chunks in flight
 inline constexpr std::uint32_t kHomeWritesMax = 64;     // checkpoint writes in flight
+inline constexpr std::uint32_t kCopiesMax = 64;  // of chunks, under way or waiting to be used
 inline constexpr std::uint32_t kPinnedSlotsMax =
-    kReadRunsMax * (kMutationBytesMax / kChunkBytes + 1) + kHomeWritesMax;
+    kReadRunsMax * (kMutationBytesMax / kChunkBytes + 1) + kHomeWritesMax + kCopiesMax;
 inline constexpr std::uint32_t kPagesPerRound = 256;  // metadata pages staged and written at a time
 
 inline constexpr std::uint64_t kIdleCheckpointUs =
     5'000'000;  // a quiet journal goes home after this long
+
+// Past contents that no snapshot shows any more: so many slots are given back in so long.
+inline constexpr std::uint32_t kForgetSlots = 256;
+inline constexpr std::uint64_t kForgetUs = 10'000;
 
 // Mapped but unflushed data that recovery may have to read back and verify; beyond it we flush.
 inline constexpr std::uint64_t kUnflushedMapBytesMax = 256ull << 20;

@@ -24,6 +24,10 @@ const char* name_of(EntryKind kind) noexcept {
       return "replace";
     case EntryKind::segment:
       return "segment";
+    case EntryKind::copy:
+      return "copy";
+    case EntryKind::past:
+      return "past";
   }
   return "unknown";
 }
@@ -91,9 +95,13 @@ void write_entry(JsonWriter& json, const EntryHeader& entry) {
     json.field("version", text_of(entry.version));
   }
   if (entry.kind == EntryKind::write) json.field("first", entry.first).field("count", entry.count);
-  if (entry.kind == EntryKind::zero || entry.kind == EntryKind::replace)
-    json.field("mask", hex(entry.mask, 4));
+  const bool masked = entry.kind == EntryKind::zero || entry.kind == EntryKind::replace ||
+                      entry.kind == EntryKind::copy;
+  if (masked) json.field("mask", hex(entry.mask, 4));
   if (entry.old_slot != format::kNoSlot) json.field("old_slot", entry.old_slot);
+  if (entry.flags & format::keeps_old) json.key("keeps_old").boolean(true);
+  if (entry.born != 0) json.field("born", entry.born);
+  if (entry.died != 0) json.field("died", entry.died);
   json.end_object();
 }
 
@@ -143,6 +151,9 @@ void write_chunk(JsonWriter& json, Inspection& inspection, std::uint32_t slot) {
   json.begin_object().field("chunk", record.chunk).field("slot", slot);
   json.field("device_offset_bytes", inspection.metadata().device_offset(slot));
   json.field("version", text_of(record.version)).field("valid_mask", hex(record.valid_mask, 4));
+  json.field("born", record.born);
+  if (record.died != 0) json.field("died", record.died);
+  if (record.flags & format::covers) json.key("covers").boolean(true);
   json.field("in_journal_mask", hex(staged, 4)).key("crcs").begin_array();
   for (const std::uint32_t crc : record.crcs) json.string(hex(crc, 8));
   json.end_array().end_object();

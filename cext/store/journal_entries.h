@@ -20,11 +20,13 @@ inline std::uint32_t extra_bytes(const EntryHeader& entry) noexcept {
     case EntryKind::write:
     case EntryKind::map:
     case EntryKind::replace:
+    case EntryKind::copy:
       return entry.count * 4u;
     case EntryKind::segment:
       return sizeof(format::SegmentRecord);
     case EntryKind::zero:
     case EntryKind::free:
+    case EntryKind::past:
       break;
   }
   return 0;
@@ -41,12 +43,15 @@ inline bool is_sane(const EntryHeader& entry) noexcept {
     case EntryKind::write:
       return count > 0 && entry.first + count <= kBlocksPerChunk;
     case EntryKind::map:
+    case EntryKind::copy:
       return entry.first == 0 && count == kBlocksPerChunk;
     case EntryKind::replace:
       return entry.first == 0 && count == static_cast<std::uint32_t>(std::popcount(entry.mask));
     case EntryKind::zero:
     case EntryKind::free:
       return entry.first == 0 && count == 0;
+    case EntryKind::past:
+      return entry.first == 0 && count == 0 && entry.died != 0;
     case EntryKind::segment:
       break;
   }

@@ -195,6 +195,12 @@ void check_compatible(const format::Superblock& s, const Uuid& cluster_id,
                                         std::to_string(format::kStoreVersion) +
                                         "): upgrade blockd");
   }
+  if (s.version < format::kStoreVersion) {
+    throw Fault(Error::StoreDamaged,
+                "the store has format version " + std::to_string(s.version) +
+                    ", which this blockd no longer reads: format it anew with --force and have it "
+                    "rebuilt from its peers");
+  }
   if (s.cluster_id != cluster_id) {
     throw Fault(Error::StoreForeign, "the store belongs to cluster " + uuid_text(s.cluster_id) +
                                          ", not to " + uuid_text(cluster_id) +

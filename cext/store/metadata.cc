@@ -74,6 +74,7 @@ Metadata::Metadata(Device& device, const format::Superblock& superblock, std::ui
       slot_pages_(device, superblock, frames_for(cache_bytes)),
       taken_((superblock.slot_count + 63) / 64),
       pins_(kPinnedSlotsMax),
+      history_(superblock.slot_count, superblock.segment_page_count * kRecordsPerPage),
       segments_(std::size_t{superblock.segment_page_count} * kRecordsPerPage),
       segment_pages_(superblock.segment_page_count) {}
 
@@ -133,9 +134,10 @@ void Metadata::index(const std::vector<bool>& touched) {
   free_slots_ = slot_count();
   for (SegmentHandle handle = 0; handle < segments_.size(); ++handle) {
     Segment& segment = segments_[handle];
-    free_slots_ -= segment.chunk_count;
+    const std::uint32_t slots = segment.chunk_count + history_.count(handle);
+    free_slots_ -= slots;
     if (segment.used()) add_to_index(handle);
-    if (segment.record.state == format::SegmentState::free && segment.chunk_count > 0)
+    if (segment.record.state == format::SegmentState::free && slots > 0)
       throw Fault(Error::StoreDamaged,
                   "slots belong to segment " + std::to_string(handle) + ", which is not there");
   }
@@ -149,6 +151,8 @@ void Metadata::index_slot(std::uint32_t slot, const format::SlotRecord& record) 
   Segment& segment = segments_[record.segment];
   if (segment.slot_of_chunk.size() <= record.chunk)
     segment.slot_of_chunk.resize(kChunksPerSegment, kNoSlot);
+  set_taken(slot, true);
+  if (record.died != 0) return history_.add(record.segment, record.chunk, slot);
   if (segment.slot_of_chunk[record.chunk] != kNoSlot) {
     throw Fault(Error::StoreDamaged, "slots " +
                                          std::to_string(segment.slot_of_chunk[record.chunk]) +
@@ -156,11 +160,11 @@ void Metadata::index_slot(std::uint32_t slot, const format::SlotRecord& record) 
   }
   segment.slot_of_chunk[record.chunk] = slot;
   ++segment.chunk_count;
-  if (record.valid_mask == 0) {
+  if (is_cover(record)) ++segment.cover_count;
+  if (is_tombstone(record)) {
     ++segment.tombstone_count;
     segment.oldest_tombstone = std::min(segment.oldest_tombstone, record.version);
   }
-  set_taken(slot, true);
 }
 
 void Metadata::set_taken(std::uint32_t slot, bool taken) noexcept {
@@ -194,7 +198,8 @@ void Metadata::add_to_index(SegmentHandle handle) {
   Segment& segment = segments_[handle];
   const std::uint32_t chunks = (segment.record.block_count + kBlocksPerChunk - 1) / kBlocksPerChunk;
   for (std::size_t chunk = chunks; chunk < segment.slot_of_chunk.size(); ++chunk) {
-    if (segment.slot_of_chunk[chunk] != kNoSlot)
+    if (segment.slot_of_chunk[chunk] != kNoSlot ||
+        history_.first(handle, static_cast<std::uint32_t>(chunk)) != kNoSlot)
       throw Fault(Error::StoreDamaged,
                   "segment " + std::to_string(handle) + " has chunks beyond its end");
   }

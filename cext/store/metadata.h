@@ -17,6 +17,7 @@
 #include "base/assert.h"
 #include "format/disk.h"
 #include "store/device.h"
+#include "store/history.h"
 #include "store/slot_pages.h"
 #include "store/slot_table.h"
 #include "store/store.h"
@@ -30,6 +31,7 @@ struct Segment {
   std::vector<std::uint32_t> slot_of_chunk;  // kNoSlot where the chunk is a hole
   std::uint32_t chunk_count = 0;             // chunks with a slot, tombstones included
   std::uint32_t tombstone_count = 0;         // of those, the ones without a valid block
+  std::uint32_t cover_count = 0;             // likewise, but those stay: they hide a base
   Version oldest_tombstone = kNoTombstone;   // none has a lower version
   bool stable_unsaved = false;               // record.stable is newer than any journal entry
   std::uint32_t drop_cursor = 0;             // being dropped: chunks below have no slot any more
@@ -38,6 +40,14 @@ struct Segment {
     return record.state == format::SegmentState::dropping;
   }
 };
+
+// A tombstone keeps a trimmed chunk's version until the stable mark has passed it.
+[[nodiscard]] inline bool is_tombstone(const format::SlotRecord& record) noexcept {
+  return record.valid_mask == 0 && !(record.flags & format::covers);
+}
+[[nodiscard]] inline bool is_cover(const format::SlotRecord& record) noexcept {
+  return record.valid_mask == 0 && (record.flags & format::covers);
+}
 
 class Metadata {
  public:
@@ -70,6 +80,9 @@ class Metadata {
     slot_pages_.prefetch(number);
     return false;
   }
+
+  [[nodiscard]] History& history() noexcept { return history_; }
+  [[nodiscard]] const History& history() const noexcept { return history_; }
 
   // Not reusable while device reads or home writes of it are in flight.
   void pin(std::uint32_t slot) noexcept { pins_.set(slot, pins_.find(slot) + 1); }
@@ -146,6 +159,7 @@ class Metadata {
   mutable SlotPages slot_pages_;
   std::vector<std::uint64_t> taken_;  // a bit a slot
   SlotTable pins_;
+  History history_;
   std::vector<Segment> segments_;
   std::unordered_map<SegmentId, SegmentHandle> by_id_;
   std::vector<SegmentPageState> segment_pages_;

@@ -9,10 +9,12 @@
 
 namespace blockd::store {
 
-Reader::Reader(Device& device, Journal& journal, Metadata& metadata, StagedBlocks& staged)
+Reader::Reader(Device& device, Journal& journal, Metadata& metadata, Views& views,
+               StagedBlocks& staged)
     : device_(device),
       journal_(journal),
       metadata_(metadata),
+      views_(views),
       staged_(staged),
       runs_(kReadRunsMax) {
   for (auto run = runs_.rbegin(); run != runs_.rend(); ++run) {
@@ -56,24 +58,37 @@ void Reader::resume() noexcept {
 }
 
 void Reader::segment_dropped(SegmentHandle segment) noexcept {
+  const auto of_segment = [&](const StoreOp& op) {
+    return op.segment == segment ||
+           (Views::is_view(op.segment) && views_.segment_of(op.segment) == segment);
+  };
   for (StoreOp* op = waiting_head_; op; op = op->next) {
-    if (op->segment != segment) continue;
+    if (!of_segment(*op)) continue;
     op->error = Error::NotFound;
     op->scratch = reinterpret_cast<void*>(static_cast<std::uintptr_t>(op->block_count));
   }
   for (Run& run : runs_) {
-    if (run.op && run.op->segment == segment) run.op->error = Error::NotFound;
+    if (run.op && of_segment(*run.op)) run.op->error = Error::NotFound;
   }
+}
+
+// What the segment or view has there; kNoSlot once it is dropped.
+std::uint32_t Reader::slot_of(SegmentHandle handle, std::uint32_t chunk) const noexcept {
+  if (Views::is_view(handle)) {
+    return views_.segment_of(handle) == Store::kNoView ? format::kNoSlot
+                                                       : views_.slot(handle, chunk);
+  }
+  const Segment& segment = metadata_.segment(handle);
+  if (!segment.used() || chunk >= segment.slot_of_chunk.size()) return format::kNoSlot;
+  return segment.slot_of_chunk[chunk];
 }
 
 Reader::Place Reader::place_of(const StoreOp& op, std::uint32_t block) const noexcept {
   Place place;
   place.crc = crc32c_zero_block();
-  const Segment& segment = metadata_.segment(op.segment);
   const std::uint32_t in_segment = op.first_block + block;
   const std::uint32_t chunk = in_segment / kBlocksPerChunk, within = in_segment % kBlocksPerChunk;
-  if (!segment.used() || chunk >= segment.slot_of_chunk.size()) return place;
-  const std::uint32_t slot = segment.slot_of_chunk[chunk];
+  const std::uint32_t slot = slot_of(op.segment, chunk);
   if (slot == format::kNoSlot) return place;
   const format::SlotRecord& record = metadata_.slot(slot);
   if (record.state != format::SlotState::used) place.kind = Place::Kind::lost;

@@ -13,12 +13,13 @@
 #include "store/journal.h"
 #include "store/metadata.h"
 #include "store/staged_blocks.h"
+#include "store/views.h"
 
 namespace blockd::store {
 
 class Reader {
  public:
-  Reader(Device& device, Journal& journal, Metadata& metadata, StagedBlocks& staged);
+  Reader(Device& device, Journal& journal, Metadata& metadata, Views& views, StagedBlocks& staged);
 
   // Validated by the caller. Ends through `finished`, never from inside this call.
   void start(StoreOp& op) noexcept;
@@ -54,6 +55,7 @@ class Reader {
     const std::byte* memory = nullptr;
   };
 
+  [[nodiscard]] std::uint32_t slot_of(SegmentHandle handle, std::uint32_t chunk) const noexcept;
   [[nodiscard]] Place place_of(const StoreOp& op, std::uint32_t block) const noexcept;
   void read_memory(StoreOp& op, std::uint32_t block, const Place& place) noexcept;
   [[nodiscard]] bool read_blocks(StoreOp& op, std::uint32_t from, std::uint32_t end) noexcept;
@@ -67,6 +69,7 @@ class Reader {
   Device& device_;
   Journal& journal_;
   Metadata& metadata_;
+  Views& views_;
   StagedBlocks& staged_;
   std::vector<Run> runs_;
   Run* free_ = nullptr;

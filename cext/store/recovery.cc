@@ -163,7 +163,9 @@ std::size_t Recovery::whole_length(std::uint64_t flushed_lsn) {
         });
     bool whole = parsed;
     for (auto entry = entries.rbegin(); entry != entries.rend(); ++entry) {
-      if (entry->first.kind == EntryKind::map && !map_whole(entry->first, entry->second))
+      const bool mapped =
+          entry->first.kind == EntryKind::map || entry->first.kind == EntryKind::copy;
+      if (mapped && !map_whole(entry->first, entry->second))
         whole = false;
       supersede(entry->first);
     }
@@ -187,7 +189,7 @@ bool Recovery::map_whole(const EntryHeader& entry, const std::byte* extra) {
       device_.disk().read_now(metadata_.device_offset(entry.slot), {chunk.data(), kChunkBytes});
   if (error != Error::Ok) return true;
   for (std::uint32_t block = 0; block < kBlocksPerChunk; ++block) {
-    if (superseded >> block & 1) continue;
+    if ((superseded | entry.damaged) >> block & 1) continue;
     std::uint32_t crc;
     std::memcpy(&crc, extra + block * 4u, 4);
     if (crc32c(chunk.data() + std::size_t{block} * kBlockBytes, kBlockBytes) != crc) return false;
@@ -199,12 +201,14 @@ bool Recovery::map_whole(const EntryHeader& entry, const std::byte* extra) {
 void Recovery::supersede(const EntryHeader& entry) {
   if (!is_sane(entry))
     return;  // replay refuses it, or it is a segment's: slots are freed one by one
-  std::uint16_t blocks = 0xffff;  // map, replace and free decide the whole chunk
+  if (entry.kind == EntryKind::past) return;
+  std::uint16_t blocks = 0xffff;  // map, copy, replace and free decide the whole chunk
   if (entry.kind == EntryKind::zero) blocks = entry.mask;
   if (entry.kind == EntryKind::write)
     blocks = static_cast<std::uint16_t>(((1u << entry.count) - 1) << entry.first);
   superseded_[entry.slot] |= blocks;
-  if (entry.old_slot != format::kNoSlot) superseded_[entry.old_slot] = 0xffff;
+  const bool old_goes = entry.old_slot != format::kNoSlot && !(entry.flags & format::keeps_old);
+  if (old_goes) superseded_[entry.old_slot] = 0xffff;
 }
 
 void Recovery::refuse_damage() {
@@ -263,17 +267,25 @@ void Recovery::replay_entry(const EntryHeader& entry, const std::byte* extra, co
     throw Fault(Error::StoreDamaged, "journal batch " + std::to_string(batch.lsn) +
                                          " contradicts itself or names no slot of this store");
   if (entry.kind == EntryKind::free) return release_slot(entry.slot, batch.lsn);
+  if (entry.kind == EntryKind::past) {
+    metadata_.change_slot(entry.slot, batch.lsn).died = entry.died;
+    return;
+  }
   format::SlotRecord& record = own_slot(entry, batch.lsn);
   std::uint16_t blocks = entry.mask;  // those that the CRCs are for
   if (entry.kind == EntryKind::write)
     blocks = static_cast<std::uint16_t>(((1u << entry.count) - 1) << entry.first);
+  const bool mapped = entry.kind == EntryKind::map || entry.kind == EntryKind::copy;
   if (entry.kind == EntryKind::map) blocks = 0xffff;
-  if (entry.kind == EntryKind::map || entry.kind == EntryKind::replace) {
+  if (mapped || entry.kind == EntryKind::replace) {
     staged_.drop_all(entry.slot);
     record.valid_mask = 0;
     std::memset(record.crcs, 0, sizeof record.crcs);
   }
   record.version = entry.version;
+  record.born = entry.born;
+  record.died = entry.died;
+  record.flags = (entry.flags & format::entry_covers) ? std::uint32_t{format::covers} : 0;
   if (entry.kind == EntryKind::zero) {
     staged_.drop(entry.slot, entry.mask);
     record.valid_mask &= static_cast<std::uint16_t>(~entry.mask);
@@ -282,12 +294,18 @@ void Recovery::replay_entry(const EntryHeader& entry, const std::byte* extra, co
   }
   for (std::uint32_t block = 0, i = 0; block < kBlocksPerChunk; ++block) {
     if (!(record.valid_mask >> block & 1)) record.crcs[block] = 0;
+    if (entry.kind == EntryKind::copy) i = block;  // it has a CRC for the holes, too
     if (entry.kind == EntryKind::zero || !(blocks >> block & 1)) continue;
     std::memcpy(&record.crcs[block], extra + 4 * i++, 4);
-    if (entry.kind != EntryKind::map)
+    if (!mapped)
       staged_.stage(entry.slot, block, payload_block++, batch.lsn, 0);
   }
-  if (entry.old_slot != format::kNoSlot) release_slot(entry.old_slot, batch.lsn);
+  if (entry.old_slot == format::kNoSlot) return;
+  if (entry.flags & format::keeps_old) {
+    metadata_.change_slot(entry.old_slot, batch.lsn).died = entry.born;
+  } else {
+    release_slot(entry.old_slot, batch.lsn);
+  }
 }
 
 // The slot's page may be older or newer than this entry; either way the entries from here to the

@@ -46,12 +46,14 @@ StoreImpl::StoreImpl(io::Disk& disk, io::Loop& loop, Buffers& buffers,
       superblock_(superblock),
       device_(disk),
       metadata_(device_, superblock, metadata_cache_bytes),
+      views_(metadata_),
       staged_(static_cast<std::uint32_t>(superblock.journal_bytes / kBlockBytes)),
       journal_(device_, superblock, *this),
       flusher_(device_, loop, journal_,
                superblock.compatible_features & format::power_loss_protected),
-      reader_(device_, journal_, metadata_, staged_),
-      direct_(device_, metadata_, buffers) {
+      reader_(device_, journal_, metadata_, views_, staged_),
+      direct_(device_, metadata_, buffers),
+      copies_(device_, journal_, metadata_, staged_) {
   end_task_.owner = this;
   end_task_.run = [](io::Task& task) noexcept {
     static_cast<StoreImpl*>(task.owner)->iteration_end();
@@ -78,10 +80,19 @@ StoreImpl::StoreImpl(io::Disk& disk, io::Loop& loop, Buffers& buffers,
     static_cast<StoreImpl*>(self)->page_came();
   };
   direct_.written = [](void* self) noexcept { static_cast<StoreImpl*>(self)->wake(); };
+  copies_.owner = this;
+  copies_.progress = [](void* self) noexcept { static_cast<StoreImpl*>(self)->wake(); };
+  forget_timer_.owner = this;
+  forget_timer_.fire = [](io::Timer& timer) noexcept {
+    auto* store = static_cast<StoreImpl*>(timer.owner);
+    store->forget_allowed_ = kForgetSlots;
+    store->wake();
+  };
 }
 
 StoreImpl::~StoreImpl() {
   loop_.cancel(idle_timer_);
+  loop_.cancel(forget_timer_);
 }
 
 void StoreImpl::recover() {
@@ -118,7 +129,7 @@ void StoreImpl::submit(StoreOp& op) noexcept {
   if (const Error error = validate(op); error != Error::Ok) return finish(op, error);
   if (op.op == StoreOp::Op::read) return read(op);
   if (device_.failed() != Error::Ok) return finish(op, device_.failed());
-  static_cast<void>(pages_ready(op));  // on their way by the time it is its turn
+  if (pages_ready(op)) copy_ahead(op);  // else on their way by the time it is its turn
   (waiting_tail_ ? waiting_tail_->next : waiting_head_) = &op;
   waiting_tail_ = &op;
 }
@@ -126,7 +137,8 @@ void StoreImpl::submit(StoreOp& op) noexcept {
 // Starts whatever can be started, once an iteration: whoever frees something defers end_task_.
 void StoreImpl::pump() noexcept {
   if (device_.failed() != Error::Ok) return fail_everything();
-  bool room = append_maps() && append_meta_ops() && append_reaps() && append_drops();
+  bool room = append_maps() && append_meta_ops() && append_reaps() && append_drops() &&
+              append_forgets();
   while (room && waiting_head_) {
     StoreOp& op = *waiting_head_;
     StoreOp* rest = op.next;
@@ -136,6 +148,7 @@ void StoreImpl::pump() noexcept {
     if (!rest) waiting_tail_ = nullptr;
     room = device_.failed() == Error::Ok;
   }
+  if (!waiting_head_) copies_.drop_ready();  // nobody came for them
   maybe_checkpoint();
 }
 
@@ -204,6 +217,7 @@ void StoreImpl::fail_everything() noexcept {
     finish(*write->op, error);
     direct_.retire(*write);
   }
+  copies_.drop_ready();
   flusher_.fail_all(error);
   std::deque<MetaOp> failed = std::exchange(meta_waiting_, {});
   for (MetaOp& op : std::exchange(meta_ending_, {})) failed.push_back(std::move(op));
@@ -257,19 +271,9 @@ void StoreImpl::maybe_closed() noexcept {
   const bool failed = device_.failed() != Error::Ok;
   if (!journal_.idle() || (!failed && !closing_checkpointed_)) return;
   if (reader_.in_flight() > 0 || cold_reads_ || metadata_.slot_pages().loading() ||
-      !flusher_.idle() || !meta_waiting_.empty() || !meta_ending_.empty())
+      !flusher_.idle() || !meta_waiting_.empty() || !meta_ending_.empty() || !copies_.idle())
     return;
   std::exchange(closing_, nullptr)(device_.failed());
-}
-
-void StoreImpl::set_snapshots(SnapshotSet) {}
-SegmentHandle StoreImpl::open_view(SegmentHandle, Era) {
-  return kNoView;
-}
-void StoreImpl::close_view(SegmentHandle) noexcept {}
-std::size_t StoreImpl::list_states(SegmentHandle, std::uint32_t, Version,
-                                   std::span<ChunkState>) const {
-  return 0;
 }
 
 std::optional<SegmentHandle> StoreImpl::find_segment(SegmentId id) const noexcept {
@@ -277,19 +281,33 @@ std::optional<SegmentHandle> StoreImpl::find_segment(SegmentId id) const noexcep
 }
 
 const std::uint32_t* StoreImpl::slot_of(SegmentHandle segment, std::uint32_t chunk) const noexcept {
+  if (Views::is_view(segment)) {
+    if (chunk >= chunk_limit(segment)) return nullptr;
+    const std::uint32_t& slot = views_.slot(segment, chunk);
+    return slot == kNoSlot ? nullptr : &slot;
+  }
   if (segment >= metadata_.segment_limit() || !metadata_.segment(segment).used()) return nullptr;
   const auto& slots = metadata_.segment(segment).slot_of_chunk;
   return chunk < slots.size() && slots[chunk] != kNoSlot ? &slots[chunk] : nullptr;
 }
 
+// Chunks that the segment, or the segment of the view, may have.
+std::uint32_t StoreImpl::chunk_limit(SegmentHandle segment) const noexcept {
+  const SegmentHandle base = Views::is_view(segment) ? views_.segment_of(segment) : segment;
+  if (base >= metadata_.segment_limit() || !metadata_.segment(base).used()) return 0;
+  return static_cast<std::uint32_t>(metadata_.segment(base).slot_of_chunk.size());
+}
+
 std::size_t StoreImpl::list_chunks(SegmentHandle segment, std::uint32_t from_chunk, Version above,
                                    std::span<ChunkVersion> out) const noexcept {
-  if (segment >= metadata_.segment_limit()) return 0;
-  const auto& slots = metadata_.segment(segment).slot_of_chunk;
+  const std::uint32_t limit = chunk_limit(segment);
   std::size_t count = 0;
-  for (std::uint32_t chunk = from_chunk; chunk < slots.size() && count < out.size(); ++chunk) {
-    if (slots[chunk] == kNoSlot || metadata_.slot(slots[chunk]).version <= above) continue;
-    out[count++] = {chunk, metadata_.slot(slots[chunk]).version, 0, metadata_.slot(slots[chunk]).valid_mask};
+  for (std::uint32_t chunk = from_chunk; chunk < limit && count < out.size(); ++chunk) {
+    const std::uint32_t* slot = slot_of(segment, chunk);
+    if (!slot) continue;
+    const format::SlotRecord& record = metadata_.slot(*slot);
+    if (record.version <= above) continue;
+    out[count++] = {chunk, record.version, record.born, record.valid_mask};
   }
   return count;
 }
@@ -307,12 +325,12 @@ std::uint16_t StoreImpl::chunk_valid_mask(SegmentHandle segment,
 
 std::size_t StoreImpl::list_digests(SegmentHandle segment, std::uint32_t from_chunk,
                                     std::span<ChunkDigest> out) const noexcept {
-  if (segment >= metadata_.segment_limit()) return 0;
-  const auto& slots = metadata_.segment(segment).slot_of_chunk;
+  const std::uint32_t limit = chunk_limit(segment);
   std::size_t count = 0;
-  for (std::uint32_t chunk = from_chunk; chunk < slots.size() && count < out.size(); ++chunk) {
-    if (slots[chunk] == kNoSlot) continue;
-    const format::SlotRecord& record = metadata_.slot(slots[chunk]);
+  for (std::uint32_t chunk = from_chunk; chunk < limit && count < out.size(); ++chunk) {
+    const std::uint32_t* slot = slot_of(segment, chunk);
+    if (!slot) continue;
+    const format::SlotRecord& record = metadata_.slot(*slot);
     std::uint32_t crcs[kBlocksPerChunk];
     for (std::uint32_t b = 0; b < kBlocksPerChunk; ++b) {
       crcs[b] = record.valid_mask >> b & 1 ? record.crcs[b] : crc32c_zero_block();
@@ -345,6 +363,7 @@ StoreInfo StoreImpl::info() const noexcept {
   info.cluster_id = superblock_.cluster_id;
   info.capacity_bytes = std::uint64_t{superblock_.slot_count} * kChunkBytes;
   info.allocated_bytes = info.capacity_bytes - std::uint64_t{metadata_.free_slots()} * kChunkBytes;
+  info.past_bytes = std::uint64_t{metadata_.history().total()} * kChunkBytes;
   info.journal_bytes = journal_.capacity_bytes();
   info.journal_used_bytes = journal_.used_bytes();
   info.segment_count = metadata_.segment_count();
@@ -353,51 +372,6 @@ StoreInfo StoreImpl::info() const noexcept {
   info.power_loss_protected = superblock_.compatible_features & format::power_loss_protected;
   info.failed = device_.failed();
   return info;
-}
-
-std::vector<std::string> StoreImpl::check() const {
-  std::vector<std::string> problems;
-  std::vector<std::uint8_t> owned(metadata_.slot_count());
-  for (SegmentHandle handle = 0; handle < metadata_.segment_limit(); ++handle) {
-    const Segment& segment = metadata_.segment(handle);
-    if (!segment.used() && !segment.dropping()) continue;
-    const std::string name = "segment " + std::to_string(handle);
-    std::uint32_t chunks = 0, tombstones = 0;
-    for (std::uint32_t chunk = 0; chunk < segment.slot_of_chunk.size(); ++chunk) {
-      const std::uint32_t slot = segment.slot_of_chunk[chunk];
-      if (slot == kNoSlot) continue;
-      const format::SlotRecord& record = metadata_.slot(slot);
-      ++chunks;
-      if (record.valid_mask == 0) ++tombstones;
-      if (record.valid_mask == 0 && record.version < segment.oldest_tombstone)
-        problems.push_back(name + ": slot " + std::to_string(slot) + " is an older tombstone");
-      const bool matches = record.state == format::SlotState::used && record.segment == handle &&
-                           record.chunk == chunk;
-      if (!matches)
-        problems.push_back(name + ": slot " + std::to_string(slot) + " denies its chunk");
-      if (owned[slot]++)
-        problems.push_back(name + ": slot " + std::to_string(slot) + " has two owners");
-    }
-    if (chunks != segment.chunk_count) problems.push_back(name + ": chunk count is off");
-    if (tombstones != segment.tombstone_count)
-      problems.push_back(name + ": tombstone count is off");
-  }
-  std::vector<std::uint8_t> freed(metadata_.slot_count());
-  for (const FreedSlot& slot : freed_) ++freed[slot.slot];
-  std::uint32_t free_slots = 0;
-  for (std::uint32_t slot = 0; slot < metadata_.slot_count(); ++slot) {
-    const bool taken = metadata_.taken(slot);
-    if (!taken) ++free_slots;
-    if (owned[slot] + freed[slot] != (taken ? 1 : 0))
-      problems.push_back("slot " + std::to_string(slot) + " is leaked or shared");
-    if (metadata_.slot(slot).state == format::SlotState::used && !owned[slot]) {
-      problems.push_back("slot " + std::to_string(slot) + " is used by nobody");
-    }
-    if (!owned[slot] && staged_.find(slot))
-      problems.push_back("slot " + std::to_string(slot) + " is staged but free");
-  }
-  if (free_slots != metadata_.free_slots()) problems.push_back("the count of free slots is off");
-  return problems;
 }
 
 }  // namespace blockd::store

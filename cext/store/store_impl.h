@@ -9,6 +9,7 @@
 #include <deque>
 
 #include "store/checkpoint.h"
+#include "store/copies.h"
 #include "store/direct_writer.h"
 #include "store/flusher.h"
 #include "store/journal.h"
@@ -16,9 +17,13 @@
 #include "store/pieces.h"
 #include "store/reader.h"
 #include "store/recovery.h"
+#include "store/snapshot_sets.h"
 #include "store/staged_blocks.h"
+#include "store/views.h"
 
 namespace blockd::store {
+
+using format::EntryHeader;
 
 class StoreImpl final : public Store, private JournalListener {
  public:
@@ -66,11 +71,17 @@ class StoreImpl final : public Store, private JournalListener {
     std::uint32_t slot = 0;
     std::uint64_t lsn = 0;
   };
+  struct ForgetTurn {  // a segment whose past is looked through
+    SegmentHandle segment = 0;
+    std::uint32_t chunk = 0;
+  };
   struct WritePlan {  // pieces and what they hold, but for those that are zeros
     PieceMask zeros = 0;
     std::uint32_t zero_entries = 0;  // zeros where something is stored
     std::uint32_t pieces = 0, blocks = 0;
-    std::uint32_t fresh = 0;  // pieces in chunks without a slot
+    std::uint32_t fresh = 0;  // pieces that take a fresh slot
+    std::uint32_t copies = 0;  // pieces in chunks that were copied for them
+    bool blocked = false;      // a copy is still under way
     std::uint32_t whole = 0;  // pieces that are whole chunks, all of them within:
     std::uint32_t first_whole = 0, end_whole = 0, whole_at = 0;
   };
@@ -98,20 +109,27 @@ class StoreImpl final : public Store, private JournalListener {
   void maybe_closed() noexcept;
   // Metadata pages that an operation needs (store_paging.cc)
   [[nodiscard]] bool pages_ready(const StoreOp& op) noexcept;
+  [[nodiscard]] bool chunk_ready(const StoreOp& op, std::uint32_t chunk) noexcept;
   [[nodiscard]] bool may_start(const StoreOp& op) noexcept;  // the first mutation in line
   void page_came() noexcept;
   void read(StoreOp& op) noexcept;
   void start_cold_reads() noexcept;
   [[nodiscard]] const std::uint32_t* slot_of(SegmentHandle segment,
                                              std::uint32_t chunk) const noexcept;
+  [[nodiscard]] std::uint32_t chunk_limit(SegmentHandle segment) const noexcept;
 
   // Mutations (store_mutations.cc)
   [[nodiscard]] Error validate(const StoreOp& op) const noexcept;
   [[nodiscard]] Start start(StoreOp& op) noexcept;
-  [[nodiscard]] WritePlan plan_write(const StoreOp& op) const noexcept;
+  [[nodiscard]] WritePlan plan_write(const StoreOp& op) noexcept;
   [[nodiscard]] Start start_write(StoreOp& op) noexcept;
   [[nodiscard]] Start start_zero(StoreOp& op) noexcept;
   [[nodiscard]] Start start_replace(StoreOp& op) noexcept;
+  [[nodiscard]] Start start_drop(StoreOp& op) noexcept;
+  [[nodiscard]] Start no_space(StoreOp& op) noexcept;
+  [[nodiscard]] std::uint32_t place(const StoreOp& op, std::uint32_t chunk, std::uint16_t mask,
+                                    EntryHeader& entry) noexcept;
+  void leave(const StoreOp& op, std::uint32_t chunk, EntryHeader& entry) noexcept;
   [[nodiscard]] Start end_with(StoreOp& op, std::uint64_t lsn) noexcept;
   [[nodiscard]] Start journal_blocks(StoreOp& op, PieceMask zeros, bool direct_started) noexcept;
   void count_map_bytes(std::uint64_t bytes) noexcept;
@@ -119,15 +137,36 @@ class StoreImpl final : public Store, private JournalListener {
   void append_map(const StoreOp& op, std::uint32_t chunk, std::uint32_t slot,
                   const std::uint32_t* crcs) noexcept;
   void append_write(const StoreOp& op, std::uint32_t chunk, std::uint32_t first,
-                    std::uint32_t count, std::uint32_t op_block, std::uint32_t slot) noexcept;
-  void append_replace(const StoreOp& op, std::uint32_t chunk, std::uint32_t slot) noexcept;
-  void append_zero(const StoreOp& op, std::uint32_t chunk, std::uint32_t slot,
-                   std::uint16_t mask) noexcept;
+                    std::uint32_t count, std::uint32_t op_block) noexcept;
+  void append_replace(const StoreOp& op, std::uint32_t chunk, EntryHeader entry) noexcept;
+  void fill_replaced(const StoreOp& op, std::uint32_t slot, format::SlotRecord& record) noexcept;
+  void append_zero(const StoreOp& op, std::uint32_t chunk, std::uint16_t mask) noexcept;
   void append_free(SegmentHandle segment, std::uint32_t chunk, std::uint32_t slot) noexcept;
   [[nodiscard]] Start need_slots(std::uint32_t count) noexcept;
   void own_slot(SegmentHandle segment, std::uint32_t chunk, std::uint32_t slot) noexcept;
-  void free_slot(std::uint32_t slot) noexcept;
-  void set_mask(SegmentHandle segment, format::SlotRecord& record, std::uint16_t mask) noexcept;
+  void disown(SegmentHandle segment, std::uint32_t chunk, std::uint32_t slot) noexcept;
+  void free_slot(SegmentHandle segment, std::uint32_t chunk, std::uint32_t slot) noexcept;
+  void set_mask(SegmentHandle segment, format::SlotRecord& record, std::uint16_t mask,
+                bool covers) noexcept;
+
+  // The past (store_past.cc)
+  enum class Room : std::uint8_t { in_place, fresh, copied, copying, none };
+  [[nodiscard]] bool kept(SegmentHandle segment, const format::SlotRecord& record,
+                          Era until) const noexcept;
+  [[nodiscard]] Room room_for(const StoreOp& op, std::uint32_t chunk, std::uint16_t mask) noexcept;
+  void copy_ahead(const StoreOp& op) noexcept;
+  [[nodiscard]] ChunkCopy* copy_for(const StoreOp& op, std::uint32_t chunk) noexcept;
+  void append_copy(const StoreOp& op, ChunkCopy& copy) noexcept;
+  void make_past(SegmentHandle segment, std::uint32_t chunk, std::uint32_t slot, Era died) noexcept;
+  [[nodiscard]] std::uint32_t past_slot(SegmentHandle segment, std::uint32_t chunk,
+                                        Version version) const noexcept;
+  [[nodiscard]] Start start_past(StoreOp& op) noexcept;
+  [[nodiscard]] Start start_forget(StoreOp& op) noexcept;
+  void append_forget(SegmentHandle segment, std::uint32_t chunk, std::uint32_t slot) noexcept;
+  void look_through_past(const Uuid& volume) noexcept;
+  [[nodiscard]] bool append_forgets() noexcept;
+  [[nodiscard]] bool forget_chunk(SegmentHandle segment, std::uint32_t chunk, bool& wait) noexcept;
+  [[nodiscard]] bool uncover(SegmentHandle segment, std::uint32_t chunk, bool& wait) noexcept;
 
   // Segments (store_segments.cc)
   [[nodiscard]] bool append_segment(SegmentHandle segment) noexcept;
@@ -142,17 +181,21 @@ class StoreImpl final : public Store, private JournalListener {
   void refuse_waiting(SegmentHandle segment) noexcept;
   [[nodiscard]] bool append_drops() noexcept;
   [[nodiscard]] bool drop_chunks(SegmentHandle segment) noexcept;
-  [[nodiscard]] bool drop_pages_ready(const Segment& segment) noexcept;
+  [[nodiscard]] bool drop_pages_ready(SegmentHandle segment, std::uint32_t cursor_slot) noexcept;
+  [[nodiscard]] std::uint32_t any_slot(SegmentHandle segment, std::uint32_t chunk) const noexcept;
 
   io::Loop& loop_;
   format::Superblock superblock_;
   Device device_;
   Metadata metadata_;
+  mutable Views views_;  // finds out what it shows when asked
+  SnapshotSets snapshots_;
   StagedBlocks staged_;
   Journal journal_;
   Flusher flusher_;
   Reader reader_;
   DirectWriter direct_;
+  ChunkCopies copies_;
   std::unique_ptr<Checkpoint> checkpoint_;  // after recovery
   io::Task end_task_;
   io::Timer idle_timer_;
@@ -169,6 +212,9 @@ class StoreImpl final : public Store, private JournalListener {
   std::deque<MetaOp> meta_waiting_;
   std::deque<MetaOp> meta_ending_;
   std::deque<SegmentHandle> dropping_;
+  std::deque<ForgetTurn> forgetting_;
+  std::uint32_t forget_allowed_ = kForgetSlots;  // until the timer fires
+  io::Timer forget_timer_;
   std::vector<SegmentHandle> reaping_;     // segments whose stable mark has moved
   std::uint64_t reaped_lsn_ = 0;           // of the newest entry that freed a tombstone
   std::uint64_t unflushed_map_bytes_ = 0;  // since a flush was last asked for

@@ -10,7 +10,6 @@
 
 namespace blockd::store {
 
-using format::EntryHeader;
 using format::EntryKind;
 using format::kNoSlot;
 
@@ -34,9 +33,14 @@ std::uint32_t end_chunk(const StoreOp& op) noexcept {
 }  // namespace
 
 Error StoreImpl::validate(const StoreOp& op) const noexcept {
-  if (op.segment >= metadata_.segment_limit() || !metadata_.segment(op.segment).used())
+  const bool view = Views::is_view(op.segment);
+  const SegmentHandle segment = view ? views_.segment_of(op.segment) : op.segment;
+  if (segment >= metadata_.segment_limit() || !metadata_.segment(segment).used())
     return Error::NotFound;
-  const std::uint64_t blocks = metadata_.segment(op.segment).record.block_count;
+  if (view && op.op != StoreOp::Op::read) return Error::InvalidArgument;
+  const std::uint64_t blocks = metadata_.segment(segment).record.block_count;
+  if (op.op == StoreOp::Op::forget)
+    return op.first_block < blocks ? Error::Ok : Error::ExtentOutOfRange;
   if (op.op == StoreOp::Op::replace) {
     const bool whole = op.first_block % kBlocksPerChunk == 0 && op.block_count == kBlocksPerChunk;
     if (!whole) return Error::InvalidArgument;
@@ -66,7 +70,8 @@ StoreImpl::Start StoreImpl::start(StoreOp& op) noexcept {
   Start result = Start::blocked;
   if (op.op == StoreOp::Op::write) result = start_write(op);
   if (op.op == StoreOp::Op::zero) result = start_zero(op);
-  if (op.op == StoreOp::Op::replace) result = start_replace(op);
+  if (op.op == StoreOp::Op::replace) result = op.died ? start_past(op) : start_replace(op);
+  if (op.op == StoreOp::Op::forget) result = start_forget(op);
   if (result == Start::failed && op.broken) *op.broken = true;
   if (result == Start::started) {
     ++device_.stats.writes;
@@ -80,47 +85,56 @@ StoreImpl::Start StoreImpl::start(StoreOp& op) noexcept {
 // touches them, failed when there are none.
 StoreImpl::Start StoreImpl::need_slots(std::uint32_t count) noexcept {
   if (metadata_.free_slots() >= count) return Start::started;
-  if (freed_.empty()) return direct_.idle() ? Start::failed : Start::blocked;
+  copies_.drop_ready();  // they come again when it is their turn
+  if (metadata_.free_slots() >= count) return Start::started;
+  if (freed_.empty())
+    return direct_.idle() && copies_.idle() ? Start::failed : Start::blocked;
   if (freed_.front().lsn > journal_.flushed_lsn()) flusher_.request();
   return Start::blocked;
 }
 
-StoreImpl::WritePlan StoreImpl::plan_write(const StoreOp& op) const noexcept {
+StoreImpl::WritePlan StoreImpl::plan_write(const StoreOp& op) noexcept {
   WritePlan plan;
   plan.zeros = zero_pieces(op);
-  for_each_piece(op,
-                 [&](std::uint32_t chunk, std::uint32_t, std::uint32_t count, std::uint32_t at) {
-                   const bool stored = slot_of(op.segment, chunk) != nullptr;
-                   if (has_piece(plan.zeros, op, chunk)) {
-                     if (stored) ++plan.zero_entries;
-                     return;
-                   }
-                   ++plan.pieces;
-                   plan.blocks += count;
-                   if (!stored) ++plan.fresh;
-                   if (count != kBlocksPerChunk) return;
-                   if (plan.whole++ == 0) {
-                     plan.first_whole = chunk;
-                     plan.whole_at = at;
-                   }
-                   plan.end_whole = chunk + 1;
-                 });
+  for_each_piece(op, [&](std::uint32_t chunk, std::uint32_t first, std::uint32_t count,
+                         std::uint32_t at) {
+    const bool zeros = has_piece(plan.zeros, op, chunk);
+    if (zeros && !op.covers && slot_of(op.segment, chunk) == nullptr) return;
+    const Room room = room_for(op, chunk, mask_of(first, count));
+    plan.blocked = plan.blocked || room == Room::copying || room == Room::none;
+    if (room == Room::fresh) ++plan.fresh;
+    if (room == Room::copied) ++plan.copies;
+    if (zeros) {
+      ++plan.zero_entries;
+      return;
+    }
+    ++plan.pieces;
+    plan.blocks += count;
+    if (count != kBlocksPerChunk) return;
+    if (plan.whole++ == 0) {
+      plan.first_whole = chunk;
+      plan.whole_at = at;
+    }
+    plan.end_whole = chunk + 1;
+  });
   return plan;
 }
 
 StoreImpl::Start StoreImpl::start_write(StoreOp& op) noexcept {
   const WritePlan plan = plan_write(op);
   if (plan.pieces == 0) return start_zero(op);  // zeros only: holes, as if they had been trimmed
+  if (plan.blocked) return need_slots(plan.fresh + 1) == Start::failed ? no_space(op) : Start::blocked;
   // Whole chunks over old ones take a fresh slot each when there is one, else they go through the
   // journal.
   const Start slots = need_slots(plan.fresh);
-  if (slots == Start::failed) finish(op, Error::NoSpace);
+  if (slots == Start::failed) return no_space(op);
   if (slots != Start::started) return slots;
   // No more than is needed: a batch takes as many operations as fit (group commit).
   const auto reserve = [&](std::uint32_t pieces, std::uint32_t blocks) {
-    const std::uint32_t count = pieces + plan.zero_entries;
+    const std::uint32_t count = pieces + plan.zero_entries + plan.copies;
+    const std::uint32_t crcs = blocks + plan.copies * kBlocksPerChunk;
     return count == 0 ||
-           journal_.reserve(count, count * std::uint32_t{sizeof(EntryHeader)} + blocks * 4, blocks);
+           journal_.reserve(count, count * std::uint32_t{sizeof(EntryHeader)} + crcs * 4, blocks);
   };
   if (plan.whole > 0 && metadata_.free_slots() >= plan.fresh + plan.whole) {
     if (!reserve(plan.pieces - plan.whole, plan.blocks - plan.whole * kBlocksPerChunk))
@@ -136,22 +150,15 @@ StoreImpl::Start StoreImpl::start_write(StoreOp& op) noexcept {
 StoreImpl::Start StoreImpl::journal_blocks(StoreOp& op, PieceMask zeros,
                                            bool direct_started) noexcept {
   ++mutations_in_flight_;
-  for_each_piece(
-      op, [&](std::uint32_t chunk, std::uint32_t first, std::uint32_t count, std::uint32_t at) {
-        const std::uint32_t* old = slot_of(op.segment, chunk);
-        if (has_piece(zeros, op, chunk)) {
-          if (old) append_zero(op, chunk, *old, mask_of(first, count));
-          return;
-        }
-        if (direct_started && count == kBlocksPerChunk) return;
-        std::uint32_t slot = old ? *old : kNoSlot;
-        if (!old) {
-          const auto taken = metadata_.take_run(1);
-          BLOCKD_ASSERT(taken.has_value());
-          slot = *taken;
-        }
-        append_write(op, chunk, first, count, at, slot);
-      });
+  for_each_piece(op, [&](std::uint32_t chunk, std::uint32_t first, std::uint32_t count,
+                         std::uint32_t at) {
+    if (has_piece(zeros, op, chunk)) {
+      if (op.covers || slot_of(op.segment, chunk)) append_zero(op, chunk, mask_of(first, count));
+      return;
+    }
+    if (direct_started && count == kBlocksPerChunk) return;
+    append_write(op, chunk, first, count, at);
+  });
   if (direct_started) {
     count_map_bytes(std::uint64_t{op.block_count} * kBlockBytes);
   } else {
@@ -186,47 +193,77 @@ bool StoreImpl::append_maps() noexcept {
 
 void StoreImpl::append_map(const StoreOp& op, std::uint32_t chunk, std::uint32_t slot,
                            const std::uint32_t* crcs) noexcept {
-  const std::uint32_t* old = slot_of(op.segment, chunk);
   EntryHeader entry;
   entry.kind = EntryKind::map;
   entry.count = kBlocksPerChunk;
-  entry.segment = op.segment;
-  entry.chunk = chunk;
   entry.slot = slot;
-  entry.version = op.version;
-  entry.old_slot = old ? *old : kNoSlot;
   entry.mask = 0xffff;
+  leave(op, chunk, entry);
   journal_.append(entry, crc_bytes(crcs, kBlocksPerChunk));
-  if (old) {
-    Segment& segment = metadata_.segment(op.segment);
-    if (metadata_.slot(*old).valid_mask == 0) --segment.tombstone_count;
-    --segment.chunk_count;
-    free_slot(*old);
-    segment.slot_of_chunk[chunk] = kNoSlot;
-  }
   own_slot(op.segment, chunk, slot);
   format::SlotRecord& record = metadata_.change_slot(slot, journal_.open_lsn());
   record.version = op.version;
-  set_mask(op.segment, record, 0xffff);
+  record.born = op.era;
+  set_mask(op.segment, record, 0xffff, op.covers);
   std::memcpy(record.crcs, crcs, sizeof record.crcs);
 }
 
+// The chunk leaves its current slot, if it has one, for the entry's.
+void StoreImpl::leave(const StoreOp& op, std::uint32_t chunk, EntryHeader& entry) noexcept {
+  entry.segment = op.segment;
+  entry.chunk = chunk;
+  entry.version = op.version;
+  entry.born = op.era;
+  entry.flags = op.covers ? format::entry_covers : 0;
+  copies_.drop(op.segment, chunk);
+  const std::uint32_t* current = slot_of(op.segment, chunk);
+  if (!current) return;
+  const std::uint32_t old = entry.old_slot = *current;
+  // The same version is the same content, whole again: of the one that was damaged nobody wants to
+  // know.
+  const bool repaired = metadata_.slot(old).version == op.version;
+  if (!repaired && kept(op.segment, metadata_.slot(old), op.era)) {
+    entry.flags |= format::keeps_old;
+    return make_past(op.segment, chunk, old, op.era);
+  }
+  disown(op.segment, chunk, old);
+  free_slot(op.segment, chunk, old);
+}
+
+// The slot in which these blocks of the chunk change: the one it has, or another when a snapshot
+// shows that. Fills in the entry. REQUIRES: room_for() has said that there is room.
+std::uint32_t StoreImpl::place(const StoreOp& op, std::uint32_t chunk, std::uint16_t mask,
+                               EntryHeader& entry) noexcept {
+  const Room room = room_for(op, chunk, mask);
+  if (room == Room::copied) append_copy(op, *copy_for(op, chunk));
+  if (room == Room::fresh) {
+    const auto taken = metadata_.take_run(1);
+    BLOCKD_ASSERT(taken.has_value());
+    entry.slot = *taken;
+    leave(op, chunk, entry);
+    return *taken;
+  }
+  entry.segment = op.segment;
+  entry.chunk = chunk;
+  entry.version = op.version;
+  entry.born = op.era;
+  entry.flags = op.covers ? format::entry_covers : 0;
+  return entry.slot = *slot_of(op.segment, chunk);
+}
+
 void StoreImpl::append_write(const StoreOp& op, std::uint32_t chunk, std::uint32_t first,
-                             std::uint32_t count, std::uint32_t op_block,
-                             std::uint32_t slot) noexcept {
+                             std::uint32_t count, std::uint32_t op_block) noexcept {
   EntryHeader entry;
   entry.kind = EntryKind::write;
   entry.first = static_cast<std::uint8_t>(first);
   entry.count = static_cast<std::uint8_t>(count);
-  entry.segment = op.segment;
-  entry.chunk = chunk;
-  entry.slot = slot;
-  entry.version = op.version;
+  const std::uint32_t slot = place(op, chunk, mask_of(first, count), entry);
   journal_.append(entry, crc_bytes(op.crcs + op_block, count));
   own_slot(op.segment, chunk, slot);
   format::SlotRecord& record = metadata_.change_slot(slot, journal_.open_lsn());
   record.version = op.version;
-  set_mask(op.segment, record, record.valid_mask | mask_of(first, count));
+  record.born = op.era;
+  set_mask(op.segment, record, record.valid_mask | mask_of(first, count), op.covers);
   for (std::uint32_t i = 0; i < count; ++i) {
     const std::uint32_t block =
         journal_.append_payload(op.data + std::size_t{op_block + i} * kBlockBytes);
@@ -243,11 +280,18 @@ StoreImpl::Start StoreImpl::start_zero(StoreOp& op) noexcept {
     const std::uint32_t first = block % kBlocksPerChunk;
     const std::uint32_t count =
         std::min(kBlocksPerChunk - first, op.block_count - op.scratch_count);
-    const std::uint32_t* slot = slot_of(op.segment, block / kBlocksPerChunk);
-    if (slot) {
+    const std::uint32_t chunk = block / kBlocksPerChunk;
+    if (op.covers || slot_of(op.segment, chunk)) {
       if (metadata_.too_many_dirty() || !may_start(op)) return Start::blocked;
-      if (!journal_.reserve(1, sizeof(EntryHeader), 0)) return Start::blocked;
-      append_zero(op, block / kBlocksPerChunk, *slot, mask_of(first, count));
+      const Room room = room_for(op, chunk, mask_of(first, count));
+      const bool needs = room == Room::fresh || room == Room::none;
+      const Start slots = needs ? need_slots(1) : Start::started;
+      if (slots == Start::failed) return no_space(op);
+      if (slots == Start::blocked || room == Room::copying || room == Room::none)
+        return Start::blocked;
+      if (!journal_.reserve(2, 2 * sizeof(EntryHeader) + kBlocksPerChunk * 4, 0))
+        return Start::blocked;
+      append_zero(op, chunk, mask_of(first, count));
     }
     // A hole may be one by an entry that is still on its way.
     op.scratch = reinterpret_cast<void*>(static_cast<std::uintptr_t>(journal_.appended_lsn()));
@@ -270,69 +314,113 @@ StoreImpl::Start StoreImpl::end_with(StoreOp& op, std::uint64_t lsn) noexcept {
   return Start::started;
 }
 
-void StoreImpl::append_zero(const StoreOp& op, std::uint32_t chunk, std::uint32_t slot,
-                            std::uint16_t mask) noexcept {
+void StoreImpl::append_zero(const StoreOp& op, std::uint32_t chunk, std::uint16_t mask) noexcept {
   EntryHeader entry;
   entry.kind = EntryKind::zero;
-  entry.segment = op.segment;
-  entry.chunk = chunk;
-  entry.slot = slot;
-  entry.version = op.version;
   entry.mask = mask;
+  const std::uint32_t slot = place(op, chunk, mask, entry);
   journal_.append(entry, {});
+  own_slot(op.segment, chunk, slot);
   format::SlotRecord& record = metadata_.change_slot(slot, journal_.open_lsn());
   record.version = op.version;
-  set_mask(op.segment, record, record.valid_mask & static_cast<std::uint16_t>(~mask));
+  record.born = op.era;
+  set_mask(op.segment, record, record.valid_mask & static_cast<std::uint16_t>(~mask), op.covers);
   for (std::uint32_t block = 0; block < kBlocksPerChunk; ++block) {
     if (mask >> block & 1) record.crcs[block] = 0;
   }
   staged_.drop(slot, mask);
 }
 
+StoreImpl::Start StoreImpl::no_space(StoreOp& op) noexcept {
+  finish(op, Error::NoSpace);
+  return Start::failed;
+}
+
 StoreImpl::Start StoreImpl::start_replace(StoreOp& op) noexcept {
   const std::uint32_t chunk = op.first_block / kBlocksPerChunk;
+  if (op.version == Version{}) return start_drop(op);
   const std::uint32_t* old = slot_of(op.segment, chunk);
-  const bool drop = op.version == Version{};
-  if (drop && !old) return end_with(op, journal_.appended_lsn());
-  const Start slots = drop || old ? Start::started : need_slots(1);
-  if (slots == Start::failed) finish(op, Error::NoSpace);
+  const bool fresh = !old || (metadata_.slot(*old).version != op.version &&
+                              kept(op.segment, metadata_.slot(*old), op.era));
+  const Start slots = fresh ? need_slots(1) : Start::started;
+  if (slots == Start::failed) return no_space(op);
   if (slots != Start::started) return slots;
-  const auto blocks = static_cast<std::uint32_t>(drop ? 0 : std::popcount(op.valid_mask));
+  const auto blocks = static_cast<std::uint32_t>(std::popcount(op.valid_mask));
   if (!journal_.reserve(1, sizeof(EntryHeader) + blocks * 4, blocks)) return Start::blocked;
   ++mutations_in_flight_;
-  if (drop) {
-    append_free(op.segment, chunk, *old);
-  } else if (op.valid_mask == 0xffff && direct_.start(op, chunk, 1, 0)) {
+  if (op.valid_mask == 0xffff && direct_.start(op, chunk, 1, 0)) {
     count_map_bytes(kChunkBytes);
     return Start::started;  // ends with its map entry
+  }
+  EntryHeader entry;
+  entry.segment = op.segment;
+  entry.slot = fresh ? metadata_.take_run(1).value() : *old;
+  if (fresh) leave(op, chunk, entry);
+  append_replace(op, chunk, entry);
+  journal_.attach(op);
+  return Start::started;
+}
+
+// The chunk is no longer there; of what it was only the past is left.
+StoreImpl::Start StoreImpl::start_drop(StoreOp& op) noexcept {
+  const std::uint32_t chunk = op.first_block / kBlocksPerChunk;
+  const std::uint32_t* old = slot_of(op.segment, chunk);
+  if (!old) return end_with(op, journal_.appended_lsn());
+  if (!journal_.reserve(1, sizeof(EntryHeader), 0)) return Start::blocked;
+  ++mutations_in_flight_;
+  if (kept(op.segment, metadata_.slot(*old), op.era)) {
+    EntryHeader entry;
+    entry.kind = EntryKind::past;
+    entry.segment = op.segment;
+    entry.chunk = chunk;
+    entry.slot = *old;
+    entry.died = op.era;
+    journal_.append(entry, {});
+    make_past(op.segment, chunk, entry.slot, op.era);
   } else {
-    append_replace(op, chunk, old ? *old : metadata_.take_run(1).value());
+    append_free(op.segment, chunk, *old);
   }
   journal_.attach(op);
   return Start::started;
 }
 
-void StoreImpl::append_replace(const StoreOp& op, std::uint32_t chunk,
-                               std::uint32_t slot) noexcept {
-  EntryHeader entry;
+// The entry says which slot, and what becomes of the one before.
+void StoreImpl::append_replace(const StoreOp& op, std::uint32_t chunk, EntryHeader entry) noexcept {
   entry.kind = EntryKind::replace;
   entry.count = static_cast<std::uint8_t>(std::popcount(op.valid_mask));
   entry.segment = op.segment;
   entry.chunk = chunk;
-  entry.slot = slot;
   entry.version = op.version;
+  entry.born = op.era;
+  entry.died = op.died;
   entry.mask = op.valid_mask;
+  if (op.covers) entry.flags |= format::entry_covers;
   std::uint32_t crcs[kBlocksPerChunk];
   std::uint32_t count = 0;
   for (std::uint32_t block = 0; block < kBlocksPerChunk; ++block) {
     if (op.valid_mask >> block & 1) crcs[count++] = op.crcs[block];
   }
   journal_.append(entry, crc_bytes(crcs, count));
-  own_slot(op.segment, chunk, slot);
-  staged_.drop_all(slot);
-  format::SlotRecord& record = metadata_.change_slot(slot, journal_.open_lsn());
+  staged_.drop_all(entry.slot);
+  if (op.died == 0) own_slot(op.segment, chunk, entry.slot);
+  format::SlotRecord& record = metadata_.change_slot(entry.slot, journal_.open_lsn());
   record.version = op.version;
-  set_mask(op.segment, record, op.valid_mask);
+  record.born = op.era;
+  if (op.died == 0) {
+    set_mask(op.segment, record, op.valid_mask, op.covers);
+  } else {
+    record.state = format::SlotState::used;
+    record.segment = op.segment;
+    record.chunk = chunk;
+    record.died = op.died;
+    record.valid_mask = op.valid_mask;
+    record.flags = op.covers ? std::uint32_t{format::covers} : 0;
+  }
+  fill_replaced(op, entry.slot, record);
+}
+
+void StoreImpl::fill_replaced(const StoreOp& op, std::uint32_t slot,
+                              format::SlotRecord& record) noexcept {
   for (std::uint32_t block = 0; block < kBlocksPerChunk; ++block) {
     record.crcs[block] = 0;
     if (!(op.valid_mask >> block & 1)) continue;
@@ -350,11 +438,8 @@ void StoreImpl::append_free(SegmentHandle handle, std::uint32_t chunk,
   entry.chunk = chunk;
   entry.slot = slot;
   journal_.append(entry, {});
-  Segment& segment = metadata_.segment(handle);
-  if (metadata_.slot(slot).valid_mask == 0) --segment.tombstone_count;
-  --segment.chunk_count;
-  segment.slot_of_chunk[chunk] = kNoSlot;
-  free_slot(slot);
+  disown(handle, chunk, slot);
+  free_slot(handle, chunk, slot);
 }
 
 // A slot without a record becomes the chunk's, as a tombstone until set_mask() fills it.
@@ -374,18 +459,35 @@ void StoreImpl::own_slot(SegmentHandle handle, std::uint32_t chunk, std::uint32_
   ++segment.tombstone_count;
 }
 
-void StoreImpl::set_mask(SegmentHandle handle, format::SlotRecord& record,
-                         std::uint16_t mask) noexcept {
+// The chunk has no current slot any more; what becomes of the one it had is the caller's to say.
+void StoreImpl::disown(SegmentHandle handle, std::uint32_t chunk, std::uint32_t slot) noexcept {
   Segment& segment = metadata_.segment(handle);
-  if (record.valid_mask == 0 && mask != 0) --segment.tombstone_count;
-  if (record.valid_mask != 0 && mask == 0) ++segment.tombstone_count;
-  record.valid_mask = mask;
-  if (mask == 0) segment.oldest_tombstone = std::min(segment.oldest_tombstone, record.version);
-  if (mask == 0 && record.version <= segment.record.stable) want_reap(handle);
+  BLOCKD_ASSERT(segment.slot_of_chunk[chunk] == slot);
+  const format::SlotRecord& record = metadata_.slot(slot);
+  if (is_tombstone(record)) --segment.tombstone_count;
+  if (is_cover(record)) --segment.cover_count;
+  --segment.chunk_count;
+  segment.slot_of_chunk[chunk] = kNoSlot;
 }
 
-void StoreImpl::free_slot(std::uint32_t slot) noexcept {
+void StoreImpl::set_mask(SegmentHandle handle, format::SlotRecord& record, std::uint16_t mask,
+                         bool covers) noexcept {
+  Segment& segment = metadata_.segment(handle);
+  if (is_tombstone(record)) --segment.tombstone_count;
+  if (is_cover(record)) --segment.cover_count;
+  record.valid_mask = mask;
+  record.flags = covers ? std::uint32_t{format::covers} : 0;
+  if (is_cover(record)) ++segment.cover_count;
+  if (!is_tombstone(record)) return;
+  ++segment.tombstone_count;
+  segment.oldest_tombstone = std::min(segment.oldest_tombstone, record.version);
+  if (record.version <= segment.record.stable) want_reap(handle);
+}
+
+void StoreImpl::free_slot(SegmentHandle segment, std::uint32_t chunk,
+                          std::uint32_t slot) noexcept {
   staged_.drop_all(slot);
+  views_.chunk_changed(segment, chunk);
   metadata_.change_slot(slot, journal_.open_lsn()) = format::SlotRecord{};
   freed_.push_back({slot, journal_.open_lsn()});
 }

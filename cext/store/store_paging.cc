@@ -20,16 +20,28 @@ constexpr std::uint32_t kPatience = 256;
 bool StoreImpl::pages_ready(const StoreOp& op) noexcept {
   const bool zero = op.op == StoreOp::Op::zero;
   const std::uint32_t first = (op.first_block + (zero ? op.scratch_count : 0)) / kBlocksPerChunk;
-  const std::uint32_t end =
-      std::min((op.first_block + op.block_count + kBlocksPerChunk - 1) / kBlocksPerChunk,
-               first + kChunksAhead);
+  const std::uint32_t last_block = op.first_block + std::max(op.block_count, 1u) - 1;
+  const std::uint32_t end = std::min(last_block / kBlocksPerChunk + 1, first + kChunksAhead);
   bool ready = true;
   for (std::uint32_t chunk = first; chunk < end; ++chunk) {
-    const std::uint32_t* slot = slot_of(op.segment, chunk);
     const bool needed = !zero || chunk == first;
-    if (slot && !metadata_.slot_ready(*slot) && needed) ready = false;
+    if (!chunk_ready(op, chunk) && needed) ready = false;
     if (zero && ready) return true;
   }
+  return ready;
+}
+
+bool StoreImpl::chunk_ready(const StoreOp& op, std::uint32_t chunk) noexcept {
+  if (Views::is_view(op.segment)) {
+    return chunk >= chunk_limit(op.segment) || views_.ready(op.segment, chunk);
+  }
+  const std::uint32_t* slot = slot_of(op.segment, chunk);
+  bool ready = !slot || metadata_.slot_ready(*slot);
+  if (op.op != StoreOp::Op::forget && op.died == 0) return ready;
+  const History& history = metadata_.history();
+  for (std::uint32_t past = history.first(op.segment, chunk); past != format::kNoSlot;
+       past = history.next(past))
+    ready = metadata_.slot_ready(past) && ready;
   return ready;
 }
 

@@ -7,7 +7,6 @@
 
 namespace blockd::store {
 
-using format::EntryHeader;
 using format::EntryKind;
 using format::kNoSlot;
 
@@ -112,8 +111,10 @@ StoreImpl::Start StoreImpl::append_drop(MetaOp& op, SegmentHandle handle) {
   metadata_.remove_from_index(handle);
   dropping_.push_back(handle);
   std::erase(reaping_, handle);
+  copies_.drop_segment(handle);
   refuse_waiting(handle);
   reader_.segment_dropped(handle);
+  views_.segment_dropped(handle);
   return Start::started;
 }
 
@@ -140,29 +141,42 @@ bool StoreImpl::drop_chunks(SegmentHandle handle) noexcept {
   Segment& segment = metadata_.segment(handle);
   std::uint32_t turn = 0;
   for (; segment.drop_cursor < segment.slot_of_chunk.size(); ++segment.drop_cursor) {
-    const std::uint32_t slot = segment.slot_of_chunk[segment.drop_cursor];
-    if (slot == kNoSlot) continue;
-    if (turn++ == kChunksPerTurn) {
-      wake();
-      return true;
+    const std::uint32_t chunk = segment.drop_cursor;
+    for (std::uint32_t slot = any_slot(handle, chunk); slot != kNoSlot;
+         slot = any_slot(handle, chunk)) {
+      if (turn++ == kChunksPerTurn) {
+        wake();
+        return true;
+      }
+      // Whoever makes pages clean, or brings one, wakes us.
+      if (metadata_.many_dirty() || !drop_pages_ready(handle, slot)) return true;
+      if (!journal_.reserve(1, sizeof(EntryHeader), 0)) return false;
+      if (slot == segment.slot_of_chunk[chunk]) {
+        append_free(handle, chunk, slot);
+      } else {
+        append_forget(handle, chunk, slot);
+      }
+      reaped_lsn_ = journal_.open_lsn();
     }
-    // Whoever makes pages clean, or brings one, wakes us.
-    if (metadata_.many_dirty() || !drop_pages_ready(segment)) return true;
-    if (!journal_.reserve(1, sizeof(EntryHeader), 0)) return false;
-    append_free(handle, segment.drop_cursor, slot);
-    reaped_lsn_ = journal_.open_lsn();
   }
   return true;
 }
 
-// The page of the chunk at the cursor; those of the next ones are asked for meanwhile.
-bool StoreImpl::drop_pages_ready(const Segment& segment) noexcept {
+// One that the chunk has, of the past first.
+std::uint32_t StoreImpl::any_slot(SegmentHandle handle, std::uint32_t chunk) const noexcept {
+  const std::uint32_t past = metadata_.history().first(handle, chunk);
+  return past != kNoSlot ? past : metadata_.segment(handle).slot_of_chunk[chunk];
+}
+
+// The page of the slot at the cursor; those of the next ones are asked for meanwhile.
+bool StoreImpl::drop_pages_ready(SegmentHandle handle, std::uint32_t cursor_slot) noexcept {
   constexpr std::uint32_t kChunksAhead = 64;
-  if (metadata_.slot_ready(segment.slot_of_chunk[segment.drop_cursor])) return true;
+  if (metadata_.slot_ready(cursor_slot)) return true;
+  const Segment& segment = metadata_.segment(handle);
   const std::size_t end =
       std::min<std::size_t>(segment.slot_of_chunk.size(), segment.drop_cursor + kChunksAhead);
   for (std::size_t chunk = segment.drop_cursor + 1; chunk < end; ++chunk) {
-    const std::uint32_t slot = segment.slot_of_chunk[chunk];
+    const std::uint32_t slot = any_slot(handle, static_cast<std::uint32_t>(chunk));
     if (slot != kNoSlot) static_cast<void>(metadata_.slot_ready(slot));
   }
   return false;
@@ -172,7 +186,9 @@ bool StoreImpl::drop_pages_ready(const Segment& segment) noexcept {
 void StoreImpl::refuse_waiting(SegmentHandle handle) noexcept {
   for (StoreOp** link = &cold_reads_; *link;) {
     StoreOp& read = **link;
-    if (read.segment == handle) {
+    const SegmentHandle of =
+        Views::is_view(read.segment) ? views_.segment_of(read.segment) : read.segment;
+    if (of == handle) {
       *link = read.next;
       finish(read, Error::NotFound);
     } else {
@@ -259,6 +275,7 @@ SegmentInfo StoreImpl::segment_info(SegmentHandle handle) const noexcept {
   info.promised_epoch = segment.record.promised_epoch;
   info.stable = segment.record.stable;
   info.chunk_count = segment.chunk_count;
+  info.past_count = metadata_.history().count(handle);
   return info;
 }
 
@@ -301,7 +318,7 @@ bool StoreImpl::reap_tombstones(SegmentHandle handle) noexcept {
   for (std::uint32_t chunk = 0; segment.tombstone_count > 0 && chunk < segment.slot_of_chunk.size();
        ++chunk) {
     const std::uint32_t slot = segment.slot_of_chunk[chunk];
-    if (slot == kNoSlot || metadata_.slot(slot).valid_mask != 0) continue;
+    if (slot == kNoSlot || !is_tombstone(metadata_.slot(slot))) continue;
     const Version version = metadata_.slot(slot).version;
     if (version > segment.record.stable) {
       oldest = std::min(oldest, version);

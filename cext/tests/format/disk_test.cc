@@ -128,7 +128,7 @@ TEST_CASE("checkpoint record, version 1") {
   check_every_byte_counts(r);
 }
 
-TEST_CASE("slot record and its page, version 1") {
+TEST_CASE("slot record and its page, version 2") {
   SlotRecord slot;
   slot.state = SlotState::used;
   slot.segment = 3;
@@ -137,6 +137,9 @@ TEST_CASE("slot record and its page, version 1") {
   slot.version = {5, 6};
   slot.crcs[0] = 0xa0a1a2a3;
   slot.crcs[15] = 0xb0b1b2b3;
+  slot.born = 0x0708;
+  slot.died = 0x0709;
+  slot.flags = covers;
   CHECK(hex(slot, 0, 36) ==
         "01000000"
         "03000000"
@@ -146,7 +149,11 @@ TEST_CASE("slot record and its page, version 1") {
         "0500000000000000"
         "0600000000000000"
         "a3a2a1a0");
-  CHECK(hex(slot, 92, 4) == "b3b2b1b0");
+  CHECK(hex(slot, 92, 16) ==
+        "b3b2b1b0"
+        "08070000"
+        "09070000"
+        "01000000");
   SlotPage page;
   page.store_id = counting_uuid(0x10);
   page.number = 2;
@@ -190,7 +197,7 @@ TEST_CASE("segment record and its page, version 1") {
   check_every_byte_counts(page);
 }
 
-TEST_CASE("journal batch header and entry, version 1") {
+TEST_CASE("journal batch header and entry, version 2") {
   BatchHeader batch;
   batch.store_id = counting_uuid(0x10);
   batch.lsn = 0x0102;
@@ -209,6 +216,10 @@ TEST_CASE("journal batch header and entry, version 1") {
   entry.version = {6, 7};
   entry.old_slot = 8;
   entry.mask = 0x0006;
+  entry.flags = keeps_old | entry_covers;
+  entry.damaged = 0x0102;
+  entry.born = 9;
+  entry.died = 10;
   std::memcpy(batch.entries, &entry, sizeof entry);
   seal(batch);
   CHECK(hex(batch, 0, 4) == "424b4a4c");
@@ -221,8 +232,8 @@ TEST_CASE("journal batch header and entry, version 1") {
         "30000000"
         "0600000000000000"
         "0000000000000000");
-  CHECK(hex(batch, 64, 40) ==
-        "05010200"
+  CHECK(hex(batch, 64, 48) ==
+        "05010203"
         "03000000"
         "04000000"
         "05000000"
@@ -230,7 +241,9 @@ TEST_CASE("journal batch header and entry, version 1") {
         "0700000000000000"
         "08000000"
         "0600"
-        "0000");
+        "0201"
+        "09000000"
+        "0a000000");
   check_every_byte_counts(batch);
 }
 
@@ -241,6 +254,8 @@ TEST_CASE("the numbers on the device are never renumbered") {
   CHECK(static_cast<int>(EntryKind::free) == 4);
   CHECK(static_cast<int>(EntryKind::replace) == 5);
   CHECK(static_cast<int>(EntryKind::segment) == 6);
+  CHECK(static_cast<int>(EntryKind::copy) == 7);
+  CHECK(static_cast<int>(EntryKind::past) == 8);
   CHECK(static_cast<int>(SlotState::free) == 0);
   CHECK(static_cast<int>(SlotState::used) == 1);
   CHECK(static_cast<int>(SegmentState::free) == 0);
