@@ -157,4 +157,21 @@ void ChunkCopies::drop_ready() noexcept {
   }
 }
 
+bool ChunkCopies::drop_others(SegmentHandle segment, std::uint32_t first_chunk,
+                              std::uint32_t end_chunk) noexcept {
+  bool none = true;
+  for (std::size_t i = active_.size(); i-- > 0;) {
+    ChunkCopy& copy = *active_[i];
+    const bool wanted = copy.segment == segment && copy.chunk >= first_chunk &&
+                        copy.chunk < end_chunk && !copy.unwanted;
+    if (wanted) continue;
+    if (copy.ready()) {
+      retire(copy, false);
+    } else {
+      none = false;
+    }
+  }
+  return none;
+}
+
 }  // namespace blockd::store

@@ -46,12 +46,16 @@ class ChunkCopies {
   // `from` is resident.
   [[nodiscard]] bool start(SegmentHandle segment, std::uint32_t chunk, std::uint32_t from);
   void used(ChunkCopy& copy) noexcept;  // its slot is the chunk's now
-  // Lets go of the chunk's copy, or of all that are ready (another mutation changed the chunk, or
-  // nobody waits for them); their slots are free again.
+  // Lets go of the chunk's copy, the segment's, or all that are ready (another mutation changed the
+  // chunk, or nobody waits for them); their slots are free again.
   void drop(SegmentHandle segment, std::uint32_t chunk) noexcept;
   void drop_segment(SegmentHandle segment) noexcept;
   void drop_ready() noexcept;
+  // Lets go of what is for other chunks than these; true: nothing else is left, or under way.
+  [[nodiscard]] bool drop_others(SegmentHandle segment, std::uint32_t first_chunk,
+                                 std::uint32_t end_chunk) noexcept;
   [[nodiscard]] bool idle() const noexcept { return active_.empty(); }
+  [[nodiscard]] const std::vector<ChunkCopy*>& active() const noexcept { return active_; }
 
   void (*progress)(void* owner) noexcept = nullptr;  // one is ready, or has gone
   void* owner = nullptr;

@@ -71,6 +71,7 @@ std::vector<std::string> StoreImpl::check() const {
   }
   std::vector<std::uint8_t> freed(metadata_.slot_count());
   for (const FreedSlot& slot : freed_) ++freed[slot.slot];
+  for (const ChunkCopy* copy : copies_.active()) ++freed[copy->to];
   std::uint32_t free_slots = 0;
   for (std::uint32_t slot = 0; slot < metadata_.slot_count(); ++slot) {
     const bool taken = metadata_.taken(slot);

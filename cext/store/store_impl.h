@@ -81,7 +81,8 @@ class StoreImpl final : public Store, private JournalListener {
     std::uint32_t pieces = 0, blocks = 0;
     std::uint32_t fresh = 0;  // pieces that take a fresh slot
     std::uint32_t copies = 0;  // pieces in chunks that were copied for them
-    bool blocked = false;      // a copy is still under way
+    bool copying = false;      // a copy is still under way
+    bool no_room = false;      // a copy could not be begun
     std::uint32_t whole = 0;  // pieces that are whole chunks, all of them within:
     std::uint32_t first_whole = 0, end_whole = 0, whole_at = 0;
   };
@@ -124,6 +125,7 @@ class StoreImpl final : public Store, private JournalListener {
   [[nodiscard]] WritePlan plan_write(const StoreOp& op) noexcept;
   [[nodiscard]] Start start_write(StoreOp& op) noexcept;
   [[nodiscard]] Start start_zero(StoreOp& op) noexcept;
+  [[nodiscard]] std::uint32_t slots_of_zero(const StoreOp& op) const noexcept;
   [[nodiscard]] Start start_replace(StoreOp& op) noexcept;
   [[nodiscard]] Start start_drop(StoreOp& op) noexcept;
   [[nodiscard]] Start no_space(StoreOp& op) noexcept;
@@ -142,7 +144,7 @@ class StoreImpl final : public Store, private JournalListener {
   void fill_replaced(const StoreOp& op, std::uint32_t slot, format::SlotRecord& record) noexcept;
   void append_zero(const StoreOp& op, std::uint32_t chunk, std::uint16_t mask) noexcept;
   void append_free(SegmentHandle segment, std::uint32_t chunk, std::uint32_t slot) noexcept;
-  [[nodiscard]] Start need_slots(std::uint32_t count) noexcept;
+  [[nodiscard]] Start need_slots(const StoreOp& op, std::uint32_t count) noexcept;
   void own_slot(SegmentHandle segment, std::uint32_t chunk, std::uint32_t slot) noexcept;
   void disown(SegmentHandle segment, std::uint32_t chunk, std::uint32_t slot) noexcept;
   void free_slot(SegmentHandle segment, std::uint32_t chunk, std::uint32_t slot) noexcept;

@@ -82,13 +82,13 @@ StoreImpl::Start StoreImpl::start(StoreOp& op) noexcept {
 }
 
 // Started, or why not: blocked while freed slots wait for a flush or for a device request that
-// touches them, failed when there are none.
-StoreImpl::Start StoreImpl::need_slots(std::uint32_t count) noexcept {
+// touches them, failed when there are none. Copies that others further back had made give way.
+StoreImpl::Start StoreImpl::need_slots(const StoreOp& op, std::uint32_t count) noexcept {
   if (metadata_.free_slots() >= count) return Start::started;
-  copies_.drop_ready();  // they come again when it is their turn
+  const bool no_others =
+      copies_.drop_others(op.segment, op.first_block / kBlocksPerChunk, end_chunk(op));
   if (metadata_.free_slots() >= count) return Start::started;
-  if (freed_.empty())
-    return direct_.idle() && copies_.idle() ? Start::failed : Start::blocked;
+  if (freed_.empty()) return direct_.idle() && no_others ? Start::failed : Start::blocked;
   if (freed_.front().lsn > journal_.flushed_lsn()) flusher_.request();
   return Start::blocked;
 }
@@ -101,7 +101,8 @@ StoreImpl::WritePlan StoreImpl::plan_write(const StoreOp& op) noexcept {
     const bool zeros = has_piece(plan.zeros, op, chunk);
     if (zeros && !op.covers && slot_of(op.segment, chunk) == nullptr) return;
     const Room room = room_for(op, chunk, mask_of(first, count));
-    plan.blocked = plan.blocked || room == Room::copying || room == Room::none;
+    plan.copying = plan.copying || room == Room::copying;
+    plan.no_room = plan.no_room || room == Room::none;
     if (room == Room::fresh) ++plan.fresh;
     if (room == Room::copied) ++plan.copies;
     if (zeros) {
@@ -123,10 +124,11 @@ StoreImpl::WritePlan StoreImpl::plan_write(const StoreOp& op) noexcept {
 StoreImpl::Start StoreImpl::start_write(StoreOp& op) noexcept {
   const WritePlan plan = plan_write(op);
   if (plan.pieces == 0) return start_zero(op);  // zeros only: holes, as if they had been trimmed
-  if (plan.blocked) return need_slots(plan.fresh + 1) == Start::failed ? no_space(op) : Start::blocked;
+  if (plan.no_room && need_slots(op, 1) == Start::failed) return no_space(op);
+  if (plan.no_room || plan.copying) return Start::blocked;
   // Whole chunks over old ones take a fresh slot each when there is one, else they go through the
   // journal.
-  const Start slots = need_slots(plan.fresh);
+  const Start slots = need_slots(op, plan.fresh);
   if (slots == Start::failed) return no_space(op);
   if (slots != Start::started) return slots;
   // No more than is needed: a batch takes as many operations as fit (group commit).
@@ -235,6 +237,7 @@ void StoreImpl::leave(const StoreOp& op, std::uint32_t chunk, EntryHeader& entry
 std::uint32_t StoreImpl::place(const StoreOp& op, std::uint32_t chunk, std::uint16_t mask,
                                EntryHeader& entry) noexcept {
   const Room room = room_for(op, chunk, mask);
+  BLOCKD_ASSERT(room != Room::copying && room != Room::none);
   if (room == Room::copied) append_copy(op, *copy_for(op, chunk));
   if (room == Room::fresh) {
     const auto taken = metadata_.take_run(1);
@@ -275,6 +278,11 @@ void StoreImpl::append_write(const StoreOp& op, std::uint32_t chunk, std::uint32
 // Long extents take many batches: op.scratch_count is how far we are, op.scratch the last entry's
 // LSN.
 StoreImpl::Start StoreImpl::start_zero(StoreOp& op) noexcept {
+  if (op.scratch_count == 0) {  // it has an effect, or it has none
+    const Start slots = need_slots(op, slots_of_zero(op));
+    if (slots == Start::failed) return no_space(op);
+    if (slots != Start::started) return slots;
+  }
   while (op.scratch_count < op.block_count) {
     const std::uint32_t block = op.first_block + op.scratch_count;
     const std::uint32_t first = block % kBlocksPerChunk;
@@ -285,7 +293,7 @@ StoreImpl::Start StoreImpl::start_zero(StoreOp& op) noexcept {
       if (metadata_.too_many_dirty() || !may_start(op)) return Start::blocked;
       const Room room = room_for(op, chunk, mask_of(first, count));
       const bool needs = room == Room::fresh || room == Room::none;
-      const Start slots = needs ? need_slots(1) : Start::started;
+      const Start slots = needs ? need_slots(op, 1) : Start::started;
       if (slots == Start::failed) return no_space(op);
       if (slots == Start::blocked || room == Room::copying || room == Room::none)
         return Start::blocked;
@@ -298,6 +306,18 @@ StoreImpl::Start StoreImpl::start_zero(StoreOp& op) noexcept {
     op.scratch_count += count;
   }
   return end_with(op, reinterpret_cast<std::uintptr_t>(op.scratch));
+}
+
+// How many fresh slots it takes: 0 as long as there are enough of them in any case.
+std::uint32_t StoreImpl::slots_of_zero(const StoreOp& op) const noexcept {
+  const std::uint32_t chunks = end_chunk(op) - op.first_block / kBlocksPerChunk;
+  if (metadata_.free_slots() >= chunks) return 0;
+  std::uint32_t count = 0;
+  for_each_piece(op, [&](std::uint32_t chunk, std::uint32_t, std::uint32_t, std::uint32_t) {
+    const std::uint32_t* slot = slot_of(op.segment, chunk);
+    count += slot ? kept(op.segment, metadata_.slot(*slot), op.era) : op.covers;
+  });
+  return count;
 }
 
 // The op ends when the batch with this LSN has.
@@ -342,7 +362,7 @@ StoreImpl::Start StoreImpl::start_replace(StoreOp& op) noexcept {
   const std::uint32_t* old = slot_of(op.segment, chunk);
   const bool fresh = !old || (metadata_.slot(*old).version != op.version &&
                               kept(op.segment, metadata_.slot(*old), op.era));
-  const Start slots = fresh ? need_slots(1) : Start::started;
+  const Start slots = fresh ? need_slots(op, 1) : Start::started;
   if (slots == Start::failed) return no_space(op);
   if (slots != Start::started) return slots;
   const auto blocks = static_cast<std::uint32_t>(std::popcount(op.valid_mask));

@@ -36,7 +36,8 @@ StoreImpl::Room StoreImpl::room_for(const StoreOp& op, std::uint32_t chunk,
   if (const ChunkCopy* copy = copy_for(op, chunk))
     return copy->ready() ? Room::copied : Room::copying;
   if (copies_.start(op.segment, chunk, *slot)) return Room::copying;
-  copies_.drop_ready();  // of mutations further back
+  const std::uint32_t end = (op.first_block + op.block_count - 1) / kBlocksPerChunk + 1;
+  static_cast<void>(copies_.drop_others(op.segment, op.first_block / kBlocksPerChunk, end));
   return copies_.start(op.segment, chunk, *slot) ? Room::copying : Room::none;
 }
 
@@ -114,7 +115,7 @@ StoreImpl::Start StoreImpl::start_past(StoreOp& op) noexcept {
   const bool nothing = op.valid_mask == 0 && !op.covers;  // shown as a hole without a slot
   if (nothing || op.era >= op.died) return end_with(op, journal_.appended_lsn());
   const std::uint32_t there = past_slot(op.segment, chunk, op.version);
-  const Start slots = there == kNoSlot ? need_slots(1) : Start::started;
+  const Start slots = there == kNoSlot ? need_slots(op, 1) : Start::started;
   if (slots == Start::failed) return no_space(op);
   if (slots != Start::started) return slots;
   const auto blocks = static_cast<std::uint32_t>(std::popcount(op.valid_mask));

@@ -66,7 +66,7 @@ TEST_CASE("superblock, version 1") {
   s.incompatible_features = 0x1112131415161718;
   s.compatible_features = 0x2122232425262728;
   seal(s);
-  CHECK(hex(s, 0, 12) == "424b4453544f524501000000");
+  CHECK(hex(s, 0, 12) == "424b4453544f524502000000");
   CHECK(hex(s, 16, 16) == "101112131415161718191a1b1c1d1e1f");
   CHECK(hex(s, 32, 16) == "303132333435363738393a3b3c3d3e3f");
   CHECK(hex(s, 48, 16) == "08070605040302010010000000000100");

@@ -17,13 +17,14 @@ std::uint64_t capacity_for(std::uint64_t seed) {
 
 CrashRun::CrashRun(std::uint64_t seed, CrashStats& stats)
     : stats_(stats), random_(seed), rig_(seed, capacity_for(seed)) {
-  constexpr std::array<Weights, 5> kMixtures = {{
-      //  small large chunk zero zchunk repl drop read flush stable promise segment
-      {40, 10, 10, 8, 4, 5, 1, 20, 6, 4, 1, 1},   // a little of everything
-      {80, 0, 0, 4, 0, 1, 0, 10, 4, 1, 1, 0},     // a journal's life
-      {5, 10, 60, 2, 6, 2, 1, 10, 4, 2, 1, 1},    // fresh slots
-      {20, 20, 20, 0, 0, 10, 0, 5, 2, 0, 1, 0},   // fills up and stays full
-      {20, 5, 20, 20, 20, 10, 5, 5, 8, 12, 1, 2}  // comes and goes
+  constexpr std::array<Weights, 6> kMixtures = {{
+      //  small large chunk zero zchunk repl drop read flush stable promise segment snapshot
+      {40, 10, 10, 8, 4, 5, 1, 20, 6, 4, 1, 1, 0},    // a little of everything
+      {80, 0, 0, 4, 0, 1, 0, 10, 4, 1, 1, 0, 1},      // a journal's life
+      {5, 10, 60, 2, 6, 2, 1, 10, 4, 2, 1, 1, 2},     // fresh slots
+      {20, 20, 20, 0, 0, 10, 0, 5, 2, 0, 1, 0, 1},    // fills up and stays full
+      {20, 5, 20, 20, 20, 10, 5, 5, 8, 12, 1, 2, 0},  // comes and goes
+      {40, 10, 10, 8, 4, 5, 1, 10, 6, 4, 1, 1, 8}     // snapshots come and go
   }};
   weights_ = kMixtures[random_.below(kMixtures.size())];
   constexpr std::array<std::uint32_t, 4> kLimits = {1, 4, 12, kFlightsMax};
@@ -68,6 +69,7 @@ void CrashRun::open_after_crash() {
   if (closed_ && rig_.store->stats().recovered_batches != 0)
     fail("a closed store has batches to replay");
   if (ok()) verify_after_crash(std::exchange(power_lost_, false));
+  if (ok() && random_.chance(2)) tell_snapshots();
   closed_ = false;
 }
 
@@ -156,6 +158,11 @@ void CrashRun::quiesce() {
     return fail("operations never finish");
   }
   if (ok()) verify_at_rest();
+  if (!ok()) return;
+  tell_snapshots();
+  rig_.world.run_for(20'000'000);  // what no snapshot shows is given back
+  if (ok()) verify_past_slots();
+  if (ok()) verify_at_rest();
 }
 
 void CrashRun::forget_flights() {
@@ -185,7 +192,8 @@ void CrashRun::start_something() {
   const Weights& w = weights_;
   std::uint64_t draw =
       random_.below(w.small_write + w.large_write + w.chunk_write + w.zero + w.zero_chunk +
-                    w.replace + w.drop_chunk + w.read + w.flush + w.stable + w.promise + w.segment);
+                    w.replace + w.drop_chunk + w.read + w.flush + w.stable + w.promise + w.segment +
+                    w.snapshot);
   const auto drawn = [&draw](std::uint32_t weight) {
     const bool hit = draw < weight;
     draw -= hit ? 0 : weight;
@@ -202,6 +210,7 @@ void CrashRun::start_something() {
   if (drawn(w.flush)) return start_flush();
   if (drawn(w.stable)) return set_stable(*segment);
   if (drawn(w.promise)) return promise_epoch(*segment);
+  if (drawn(w.snapshot)) return change_snapshots();
   start_segment_change(segments_[random_.below(kSegments)]);
 }
 
@@ -329,6 +338,7 @@ void CrashRun::start_replace(SegmentModel& segment, bool drop) {
 }
 
 void CrashRun::submit_mutation(Flight& flight, Mutation::Kind kind, Tag first_tag) {
+  flight.op.era = era_;
   const StoreOp& op = flight.op;
   flight.segment->unfinished.insert(op.version);
   const std::uint32_t end = op.first_block + op.block_count;
@@ -338,6 +348,7 @@ void CrashRun::submit_mutation(Flight& flight, Mutation::Kind kind, Tag first_ta
     const bool zero = has_piece(flight.zeros, op, chunk);
     flight.segment->chunks[chunk].submit({.kind = zero ? Mutation::Kind::zero : kind,
                                           .version = op.version,
+                                          .era = op.era,
                                           .first = at % kBlocksPerChunk,
                                           .count = chunk_end - at,
                                           .first_tag = first_tag + (at - op.first_block),
@@ -456,6 +467,28 @@ void CrashRun::set_stable(SegmentModel& segment) {
     fail("set_stable is not remembered at once");
 }
 
+// One is taken or deleted; the store hears of it now or later.
+void CrashRun::change_snapshots() {
+  constexpr std::size_t kMost = 5;
+  if (snapshots_.size() < kMost && random_.chance(2)) {
+    snapshots_.insert(era_++);
+    ++stats_.snapshots;
+  } else if (!snapshots_.empty()) {
+    const auto any = static_cast<std::ptrdiff_t>(random_.below(snapshots_.size()));
+    snapshots_.erase(std::next(snapshots_.begin(), any));
+  }
+  if (random_.chance(2)) tell_snapshots();
+}
+
+void CrashRun::tell_snapshots() {
+  rig_.store->set_snapshots({.volume = segment_id(0).volume,
+                             .known_below = era_,
+                             .eras = {snapshots_.begin(), snapshots_.end()}});
+  for (SegmentModel& segment : segments_) {
+    for (auto& [chunk, model] : segment.chunks) model.forget_past(snapshots_);
+  }
+}
+
 Version CrashRun::next_version(SegmentModel& segment) noexcept {
   return {std::max(segment.promised, kOldEpoch + 1), next_version_seq_++};
 }
@@ -489,6 +522,7 @@ void CrashRun::finish(Flight& flight) {
 // Space may lack for what takes a new slot: never for a hole, a dropped chunk or one that is there.
 bool CrashRun::may_lack_space(const Flight& flight) const {
   const StoreOp& op = flight.op;
+  if (era_ > 1 && op.version != Version{}) return true;  // a snapshot may hold what was there
   const bool stores =
       op.op == StoreOp::Op::write || (op.op == StoreOp::Op::replace && op.version != Version{});
   bool all_there = true;
@@ -614,7 +648,7 @@ void CrashRun::verify_segment_after_crash(SegmentModel& segment, bool power_lost
   segment.new_promises.clear();
 
   verify_stable_mark(segment, info.stable, power_lost);
-  std::map<std::uint32_t, ChunkState> seen;
+  std::map<std::uint32_t, ModelState> seen;
   const ChunkModel::CrashFloor crash{power_lost, flushed_stamp_, done_stamp_};
   for (const std::uint32_t chunk : chunks_to_visit(segment)) {
     if (!ok()) return;
@@ -626,6 +660,7 @@ void CrashRun::verify_segment_after_crash(SegmentModel& segment, bool power_lost
            problem);
   }
   if (ok()) verify_listing(segment, seen);
+  if (ok()) verify_snapshots(segment);
   segment.stable = info.stable;
   std::erase_if(segment.stable_marks,
                 [&](const StableMark& mark) { return mark.version > info.stable; });
@@ -647,7 +682,7 @@ void CrashRun::verify_at_rest() {
   check_structures();
   for (SegmentModel& segment : segments_) {
     if (segment.life != Life::live) continue;
-    std::map<std::uint32_t, ChunkState> seen;
+    std::map<std::uint32_t, ModelState> seen;
     for (const std::uint32_t chunk : chunks_to_visit(segment)) {
       if (!ok()) return;
       seen[chunk] = observe(segment, chunk);
@@ -655,12 +690,50 @@ void CrashRun::verify_at_rest() {
       if (!problem.empty()) fail("at rest, " + where(segment, chunk) + " " + problem);
     }
     if (ok()) verify_listing(segment, seen);
+    if (ok()) verify_snapshots(segment);
+  }
+}
+
+// Each shows every chunk as it was at the end of its era.
+void CrashRun::verify_snapshots(SegmentModel& segment) {
+  for (const Era era : snapshots_) {
+    const SegmentHandle view = rig_.store->open_view(segment.handle, era);
+    if (view == Store::kNoView) return fail("no view is to be had");
+    std::set<std::uint32_t> chunks = chunks_to_visit(segment);
+    std::vector<ChunkVersion> listed(chunks_max_ + 1);
+    listed.resize(rig_.store->list_chunks(view, 0, Version{}, listed));
+    for (const ChunkVersion& one : listed) chunks.insert(one.chunk);
+    for (const std::uint32_t chunk : chunks) {
+      if (!ok()) return;
+      const ModelState shown = segment.chunks[chunk].shown(era, segment.stable_ever);
+      const ModelState seen = observe(segment, view, chunk);
+      ++stats_.shown_chunks;
+      if (seen.tags != shown.tags || (!shown.empty() && seen.version != shown.version))
+        fail("snapshot " + std::to_string(era) + " shows another " + where(segment, chunk) +
+             ": version " + to_text(seen.version) + ", not " + to_text(shown.version));
+    }
+    rig_.store->close_view(view);
+  }
+}
+
+// Exactly what the snapshots need is kept.
+void CrashRun::verify_past_slots() {
+  for (SegmentModel& segment : segments_) {
+    if (segment.life != Life::live) continue;
+    std::size_t needed = 0;
+    for (const auto& [chunk, model] : segment.chunks)
+      needed += model.past_slots(snapshots_, segment.stable_ever);
+    const std::uint32_t kept = rig_.store->segment_info(segment.handle).past_count;
+    stats_.past_slots += kept;
+    if (kept != needed)
+      fail("segment " + std::to_string(segment.id.index) + " keeps " + std::to_string(kept) +
+           " past slots, not " + std::to_string(needed));
   }
 }
 
 // list_chunks and list_digests name exactly the chunks that have a version.
 void CrashRun::verify_listing(SegmentModel& segment,
-                              const std::map<std::uint32_t, ChunkState>& seen) {
+                              const std::map<std::uint32_t, ModelState>& seen) {
   const std::vector<ChunkVersion> listed = list_all(segment);
   std::vector<ChunkDigest> digests(chunks_max_ + 1);
   digests.resize(rig_.store->list_digests(segment.handle, 0, digests));
@@ -707,15 +780,16 @@ std::set<std::uint32_t> CrashRun::chunks_to_visit(const SegmentModel& segment) {
 }
 
 // The chunk as its version, its mask and its bytes tell it, all three in agreement.
-ChunkState CrashRun::observe(const SegmentModel& segment, std::uint32_t chunk) {
+ModelState CrashRun::observe(const SegmentModel& segment, SegmentHandle handle,
+                             std::uint32_t chunk) {
   struct Waiting {
     bool done = false;
   } waiting;
-  ChunkState state;
+  ModelState state;
   Flight& flight = *flights_.front();
   if (flight.busy) return fail("verification needs a quiet store"), state;
   StoreOp& op = flight.op = StoreOp{};
-  op.segment = segment.handle;
+  op.segment = handle;
   op.first_block = chunk * kBlocksPerChunk;
   op.block_count = std::min(kBlocksPerChunk, segment.block_count - op.first_block);
   op.data = flight.memory.data();
@@ -732,8 +806,8 @@ ChunkState CrashRun::observe(const SegmentModel& segment, std::uint32_t chunk) {
     if (!tag) return fail(where(segment, chunk) + " holds bytes that nobody wrote"), state;
     state.tags[b] = *tag;
   }
-  state.version = rig_.store->chunk_version(segment.handle, chunk);
-  if (rig_.store->chunk_valid_mask(segment.handle, chunk) != state.mask()) {
+  state.version = rig_.store->chunk_version(handle, chunk);
+  if (rig_.store->chunk_valid_mask(handle, chunk) != state.mask()) {
     fail(where(segment, chunk) + " has a mask that does not match its bytes");
   }
   return state;

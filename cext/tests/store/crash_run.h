@@ -23,6 +23,7 @@ namespace blockd::store::testing {
 struct CrashStats {
   std::uint64_t lives = 0, power_losses = 0, kills = 0, closes = 0, dead_recoveries = 0;
   std::uint64_t operations = 0, no_space = 0, checkpoints = 0, replayed_batches = 0;
+  std::uint64_t snapshots = 0, shown_chunks = 0, past_slots = 0;
 };
 
 class CrashRun {
@@ -81,7 +82,7 @@ class CrashRun {
   };
   struct Weights {  // of each operation, out of their sum
     std::uint32_t small_write, large_write, chunk_write, zero, zero_chunk, replace, drop_chunk,
-        read, flush, stable, promise, segment;
+        read, flush, stable, promise, segment, snapshot;
   };
   enum class Ending : std::uint8_t { power_loss, kill, kill_then_power_loss, close };
 
@@ -112,6 +113,8 @@ class CrashRun {
   void grow_segment(SegmentModel& segment);
   void promise_epoch(SegmentModel& segment);
   void set_stable(SegmentModel& segment);
+  void change_snapshots();
+  void tell_snapshots();
   void begin(Flight& flight, SegmentModel* segment, StoreOp::Op op);
   void place_data(Flight& flight, std::uint32_t blocks);
   void submit_mutation(Flight& flight, Mutation::Kind kind, Tag first_tag);
@@ -131,10 +134,16 @@ class CrashRun {
   void verify_segment_after_crash(SegmentModel& segment, bool power_lost);
   void verify_stable_mark(const SegmentModel& segment, Version found, bool power_lost);
   void verify_at_rest();
-  void verify_listing(SegmentModel& segment, const std::map<std::uint32_t, ChunkState>& seen);
+  void verify_listing(SegmentModel& segment, const std::map<std::uint32_t, ModelState>& seen);
   [[nodiscard]] std::vector<ChunkVersion> list_all(const SegmentModel& segment);
   [[nodiscard]] std::set<std::uint32_t> chunks_to_visit(const SegmentModel& segment);
-  [[nodiscard]] ChunkState observe(const SegmentModel& segment, std::uint32_t chunk);
+  [[nodiscard]] ModelState observe(const SegmentModel& segment, std::uint32_t chunk) {
+    return observe(segment, segment.handle, chunk);
+  }
+  [[nodiscard]] ModelState observe(const SegmentModel& segment, SegmentHandle handle,
+                                   std::uint32_t chunk);
+  void verify_snapshots(SegmentModel& segment);
+  void verify_past_slots();
   void check_structures();
 
   void fail(const std::string& what);
@@ -155,6 +164,8 @@ class CrashRun {
   std::uint64_t next_op_id_ = 1;
   std::uint64_t next_version_seq_ = 1;
   Tag next_tag_ = 1;
+  Era era_ = 1;
+  std::set<Era> snapshots_;
   std::uint64_t done_stamp_ = 0;     // of the last mutation that was done
   std::uint64_t flushed_stamp_ = 0;  // everything done by then is durable
   bool power_lost_ = false;          // since the last recovery

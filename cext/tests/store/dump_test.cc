@@ -46,7 +46,7 @@ TEST_CASE("a chunk shows its slot, its holes and what of it is in the journal") 
   make_store(rig);
   const std::string json = dump_store(rig.disk, {.chunks = true, .segment = segment_id(0)});
   CHECK(has(json, R"("chunk":0,)"));
-  CHECK(has(json, R"("valid_mask":"0xffdf","in_journal_mask":"0x0018")"));
+  CHECK(has(json, R"("valid_mask":"0xffdf","born":0,"in_journal_mask":"0x0018")"));
   CHECK_THROWS_AS((void)dump_store(rig.disk, {.chunks = true, .segment = segment_id(9)}), Fault);
 }
 

@@ -149,7 +149,44 @@ class Client {
     return rig_.store->chunk_version(segment, chunk);
   }
 
+  // Of one chunk's past.
+  [[nodiscard]] Error insert_past(std::uint32_t chunk, std::uint16_t mask, Tag first_tag,
+                                  Version version, Era born, Era died) {
+    CallRef call = make(StoreOp::Op::replace, chunk * kBlocksPerChunk, kBlocksPerChunk);
+    fill(*call, tags_from(first_tag, kBlocksPerChunk));
+    call->op.version = version;
+    call->op.valid_mask = mask;
+    call->op.era = born;
+    call->op.died = died;
+    submit(*call);
+    return finish(*call);
+  }
+  [[nodiscard]] Error forget(std::uint32_t chunk, Version version) {
+    CallRef call = make(StoreOp::Op::forget, chunk * kBlocksPerChunk, 0);
+    call->op.version = version;
+    submit(*call);
+    return finish(*call);
+  }
+  // What the snapshot shows of these blocks; empty when it cannot be read.
+  [[nodiscard]] std::vector<Tag> read_at(Era snapshot, std::uint32_t first, std::uint32_t count) {
+    const SegmentHandle view = rig_.store->open_view(segment, snapshot);
+    if (view == Store::kNoView) return {};
+    const SegmentHandle mine = std::exchange(segment, view);
+    const std::vector<Tag> tags = read(first, count);
+    segment = mine;
+    rig_.store->close_view(view);
+    return tags;
+  }
+  void set_snapshots(Era known_below, std::vector<Era> eras, Era uncovered_below = 0) {
+    rig_.store->set_snapshots({segment_id(0).volume, known_below, std::move(eras), uncovered_below});
+  }
+  [[nodiscard]] std::uint32_t past_count() const {
+    return rig_.store->segment_info(segment).past_count;
+  }
+
   SegmentHandle segment = 0;
+  Era era = 0;          // of the mutations that are made
+  bool covers = false;  // likewise
   std::uint64_t epoch = 1;
   std::uint64_t seq = 0;
 
@@ -160,6 +197,8 @@ class Client {
     call->op.segment = segment;
     call->op.first_block = first;
     call->op.block_count = count;
+    call->op.era = era;
+    call->op.covers = covers;
     call->op.data = call->memory.data();
     call->op.crcs = call->crcs.data();
     call->op.owner = call.get();

@@ -16,6 +16,7 @@
 #include <cstring>
 #include <map>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -59,8 +60,9 @@ inline std::string to_text(Version version) {
   return "{" + std::to_string(version.epoch) + "," + std::to_string(version.seq) + "}";
 }
 
-struct ChunkState {
+struct ModelState {
   Version version;
+  Era era = 0;                // of the last mutation
   bool may_be_absent = true;  // perhaps nothing is stored at all, whatever the version says
   std::array<Tag, kBlocksPerChunk> tags{};
 
@@ -89,6 +91,7 @@ struct Mutation {
   enum class Kind : std::uint8_t { write, zero, replace };
   Kind kind = Kind::write;
   Version version;
+  Era era = 0;
   std::uint32_t first = 0;  // block in the chunk
   std::uint32_t count = 0;
   Tag first_tag = kHole;   // block i of the operation has tag first_tag + i
@@ -104,10 +107,11 @@ struct Mutation {
     if (kind == Kind::replace && !(mask >> block & 1u)) return kHole;
     return first_tag + (block - first);
   }
-  void apply(ChunkState& state, Version stable) const noexcept {
+  void apply(ModelState& state, Version stable) const noexcept {
     const bool was_absent = state.may_be_forgotten(stable);
     state.may_be_absent = version == Version{} || (kind == Kind::zero && was_absent);
     state.version = version;
+    state.era = era;
     for (std::uint32_t b = 0; b < kBlocksPerChunk; ++b) {
       if (covers(b)) state.tags[b] = tag_at(b);
     }
@@ -131,7 +135,7 @@ class ChunkModel {
     history_.erase(found);
   }
 
-  [[nodiscard]] ChunkState newest(Version stable) const noexcept {
+  [[nodiscard]] ModelState newest(Version stable) const noexcept {
     return state_after(history_.size(), stable);
   }
   [[nodiscard]] bool untouched() const noexcept {
@@ -169,10 +173,34 @@ class ChunkModel {
     --readers_;
   }
 
+  // What the snapshot shows, everything in the history having happened.
+  [[nodiscard]] ModelState shown(Era snapshot, Version stable) const {
+    for (const Past& past : all_past(stable)) {
+      if (past.state.era <= snapshot && snapshot < past.died) return past.state;
+    }
+    const ModelState now = newest(stable);
+    return now.era <= snapshot ? now : ModelState{};
+  }
+  // How many slots the snapshots need beside the current one.
+  [[nodiscard]] std::size_t past_slots(const std::set<Era>& snapshots, Version stable) const {
+    const std::vector<Past> all = all_past(stable);
+    return static_cast<std::size_t>(std::count_if(all.begin(), all.end(), [&](const Past& past) {
+      const auto first = snapshots.lower_bound(past.state.era);
+      return !past.state.empty() && first != snapshots.end() && *first < past.died;
+    }));
+  }
+  void forget_past(const std::set<Era>& snapshots) {
+    std::erase_if(past_, [&](const Past& past) {
+      const auto first = snapshots.lower_bound(past.state.era);
+      return first == snapshots.end() || *first >= past.died;
+    });
+  }
+
   // Everything done up to `flushed_stamp` is durable: no crash takes it back.
   void settle(std::uint64_t flushed_stamp, Version stable) {
     if (readers_ > 0) return;  // their floors are in the history
     const std::size_t durable = done_count(flushed_stamp);
+    remember_past(durable, stable);
     base_ = state_after(durable, stable);
     history_.erase(history_.begin(), history_.begin() + static_cast<std::ptrdiff_t>(durable));
   }
@@ -184,7 +212,7 @@ class ChunkModel {
   };
   // Finds the prefix that the crash left; from here on it is the history. One line when there is
   // none.
-  [[nodiscard]] std::string recover(const ChunkState& seen, Version stable, CrashFloor crash) {
+  [[nodiscard]] std::string recover(const ModelState& seen, Version stable, CrashFloor crash) {
     readers_ = 0;
     const std::size_t floor =
         done_count(crash.power_lost ? crash.flushed_stamp : ~std::uint64_t{0});
@@ -197,20 +225,20 @@ class ChunkModel {
   }
 
   // Nothing is in flight: the state is the newest one. One line when it is not.
-  [[nodiscard]] std::string compare(const ChunkState& seen, Version stable) const {
+  [[nodiscard]] std::string compare(const ModelState& seen, Version stable) const {
     return is_state(seen, newest(stable), stable) ? std::string()
                                                   : explain(seen, history_.size(), stable);
   }
 
  private:
-  static bool is_state(const ChunkState& seen, const ChunkState& state, Version stable) noexcept {
+  static bool is_state(const ModelState& seen, const ModelState& state, Version stable) noexcept {
     if (seen.tags != state.tags) return false;
     return seen.version == state.version ||
            (seen.version == Version{} && state.may_be_forgotten(stable));
   }
 
-  [[nodiscard]] ChunkState state_after(std::size_t length, Version stable) const noexcept {
-    ChunkState state = base_;
+  [[nodiscard]] ModelState state_after(std::size_t length, Version stable) const noexcept {
+    ModelState state = base_;
     for (std::size_t i = 0; i < length; ++i) history_[i].apply(state, stable);
     return state;
   }
@@ -232,6 +260,7 @@ class ChunkModel {
   void keep(std::size_t length, Version version, Version stable, const CrashFloor& crash) {
     history_.resize(length);
     if (crash.power_lost) {  // what is readable after power loss is on the medium
+      remember_past(length, stable);
       base_ = state_after(length, stable);
       base_.version = version;
       base_.may_be_absent = version == Version{};
@@ -243,12 +272,12 @@ class ChunkModel {
     }
   }
 
-  [[nodiscard]] std::string explain(const ChunkState& seen, std::size_t floor,
+  [[nodiscard]] std::string explain(const ModelState& seen, std::size_t floor,
                                     Version stable) const {
     std::string text =
         "found version " + to_text(seen.version) + ", stable mark " + to_text(stable);
     for (std::size_t length = 0; length <= history_.size(); ++length) {
-      const ChunkState state = state_after(length, stable);
+      const ModelState state = state_after(length, stable);
       if (state.version == seen.version) {
         for (std::uint32_t b = 0; b < kBlocksPerChunk; ++b) {
           if (state.tags[b] == seen.tags[b]) continue;
@@ -262,7 +291,27 @@ class ChunkModel {
     return text;
   }
 
-  ChunkState base_;
+  struct Past {
+    Era died = 0;
+    ModelState state;
+  };
+
+  // What the first `length` mutations have replaced, after base_.
+  void remember_past(std::size_t length, Version stable) {
+    ModelState state = base_;
+    for (std::size_t i = 0; i < length; ++i) {
+      if (history_[i].era > state.era) past_.push_back({history_[i].era, state});
+      history_[i].apply(state, stable);
+    }
+  }
+  [[nodiscard]] std::vector<Past> all_past(Version stable) const {
+    ChunkModel copy = *this;
+    copy.remember_past(history_.size(), stable);
+    return copy.past_;
+  }
+
+  ModelState base_;
+  std::vector<Past> past_;         // what base_ came after, oldest first
   std::vector<Mutation> history_;  // in order of submission
   std::uint32_t readers_ = 0;
 };

@@ -294,7 +294,7 @@ TEST_CASE("a digest depends on a chunk's content and on nothing else") {
   std::array<ChunkDigest, 4> of_a, of_b;
   REQUIRE(s.rig.store->list_digests(a.segment, 0, of_a) == 1);
   REQUIRE(s.rig.store->list_digests(b.segment, 0, of_b) == 1);
-  ChunkState state;
+  ModelState state;
   for (std::uint32_t i = 0; i < 16; ++i) state.tags[i] = i == 3 ? kHole : 100 + i;
   CHECK(of_a[0].digest == state.digest());
   CHECK(of_b[0].digest == state.digest());
