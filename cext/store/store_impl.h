@@ -74,6 +74,7 @@ class StoreImpl final : public Store, private JournalListener {
   struct ForgetTurn {  // a segment whose past is looked through
     SegmentHandle segment = 0;
     std::uint32_t chunk = 0;
+    std::uint32_t waits = 0;  // for pages of this chunk
   };
   struct WritePlan {  // pieces and what they hold, but for those that are zeros
     PieceMask zeros = 0;
@@ -167,8 +168,9 @@ class StoreImpl final : public Store, private JournalListener {
   void append_forget(SegmentHandle segment, std::uint32_t chunk, std::uint32_t slot) noexcept;
   void look_through_past(const Uuid& volume) noexcept;
   [[nodiscard]] bool append_forgets() noexcept;
-  [[nodiscard]] bool forget_chunk(SegmentHandle segment, std::uint32_t chunk, bool& wait) noexcept;
-  [[nodiscard]] bool uncover(SegmentHandle segment, std::uint32_t chunk, bool& wait) noexcept;
+  [[nodiscard]] bool forget_chunk(ForgetTurn& turn, bool& wait) noexcept;
+  [[nodiscard]] bool page_there(ForgetTurn& turn, std::uint32_t slot) noexcept;
+  [[nodiscard]] bool uncover(ForgetTurn& turn, bool& wait) noexcept;
 
   // Segments (store_segments.cc)
   [[nodiscard]] bool append_segment(SegmentHandle segment) noexcept;

@@ -283,6 +283,7 @@ StoreImpl::Start StoreImpl::start_zero(StoreOp& op) noexcept {
     if (slots == Start::failed) return no_space(op);
     if (slots != Start::started) return slots;
   }
+  bool asked = true;  // start() has: for the chunk that we are at
   while (op.scratch_count < op.block_count) {
     const std::uint32_t block = op.first_block + op.scratch_count;
     const std::uint32_t first = block % kBlocksPerChunk;
@@ -290,7 +291,8 @@ StoreImpl::Start StoreImpl::start_zero(StoreOp& op) noexcept {
         std::min(kBlocksPerChunk - first, op.block_count - op.scratch_count);
     const std::uint32_t chunk = block / kBlocksPerChunk;
     if (op.covers || slot_of(op.segment, chunk)) {
-      if (metadata_.too_many_dirty() || !may_start(op)) return Start::blocked;
+      if (metadata_.too_many_dirty() || (!asked && !may_start(op))) return Start::blocked;
+      asked = false;
       const Room room = room_for(op, chunk, mask_of(first, count));
       const bool needs = room == Room::fresh || room == Room::none;
       const Start slots = needs ? need_slots(op, 1) : Start::started;

@@ -167,7 +167,7 @@ void StoreImpl::look_through_past(const Uuid& volume) noexcept {
     if (!segment.used() || segment.record.volume != volume) continue;
     if (metadata_.history().count(handle) == 0 && segment.cover_count == 0) continue;
     std::erase_if(forgetting_, [&](const ForgetTurn& turn) { return turn.segment == handle; });
-    forgetting_.push_back({handle, 0});
+    forgetting_.push_back({handle, 0, 0});
   }
   wake();
 }
@@ -177,11 +177,11 @@ bool StoreImpl::append_forgets() noexcept {
   while (!forgetting_.empty() && !stopping_) {
     ForgetTurn& turn = forgetting_.front();
     const std::uint32_t limit = chunk_limit(turn.segment);
-    for (bool wait = false; turn.chunk < limit; ++turn.chunk) {
+    for (bool wait = false; turn.chunk < limit; ++turn.chunk, turn.waits = 0) {
       // Whoever makes pages clean, or brings one, wakes us.
       if (metadata_.many_dirty()) return true;
-      if (!forget_chunk(turn.segment, turn.chunk, wait)) return false;
-      if (!wait && !uncover(turn.segment, turn.chunk, wait)) return false;
+      if (!forget_chunk(turn, wait)) return false;
+      if (!wait && !uncover(turn, wait)) return false;
       if (wait) return true;
     }
     forgetting_.pop_front();
@@ -190,11 +190,12 @@ bool StoreImpl::append_forgets() noexcept {
 }
 
 // `wait`: for a page, or for the timer; the chunk's turn is not over.
-bool StoreImpl::forget_chunk(SegmentHandle segment, std::uint32_t chunk, bool& wait) noexcept {
+bool StoreImpl::forget_chunk(ForgetTurn& turn, bool& wait) noexcept {
+  const auto [segment, chunk] = std::pair(turn.segment, turn.chunk);
   const History& history = metadata_.history();
   for (std::uint32_t slot = history.first(segment, chunk); slot != kNoSlot;) {
     const std::uint32_t next = history.next(slot);
-    if (!metadata_.slot_ready(slot)) {
+    if (!page_there(turn, slot)) {
       wait = true;
       return true;
     }
@@ -215,13 +216,20 @@ bool StoreImpl::forget_chunk(SegmentHandle segment, std::uint32_t chunk, bool& w
   return true;
 }
 
+// Pages of one chunk that drive each other out are waited for only so often.
+bool StoreImpl::page_there(ForgetTurn& turn, std::uint32_t slot) noexcept {
+  constexpr std::uint32_t kPatience = 64;
+  return metadata_.slot_ready(slot) || ++turn.waits > kPatience;
+}
+
 // A chunk that hid a base which is there no more becomes an ordinary tombstone, unless a snapshot
 // from before needs it as it is.
-bool StoreImpl::uncover(SegmentHandle handle, std::uint32_t chunk, bool& wait) noexcept {
+bool StoreImpl::uncover(ForgetTurn& turn, bool& wait) noexcept {
+  const auto [handle, chunk] = std::pair(turn.segment, turn.chunk);
   Segment& segment = metadata_.segment(handle);
   if (segment.cover_count == 0 || segment.slot_of_chunk[chunk] == kNoSlot) return true;
   const std::uint32_t slot = segment.slot_of_chunk[chunk];
-  if (!metadata_.slot_ready(slot)) {
+  if (!page_there(turn, slot)) {
     wait = true;
     return true;
   }

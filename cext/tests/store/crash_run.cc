@@ -720,14 +720,26 @@ void CrashRun::verify_snapshots(SegmentModel& segment) {
 void CrashRun::verify_past_slots() {
   for (SegmentModel& segment : segments_) {
     if (segment.life != Life::live) continue;
-    std::size_t needed = 0;
-    for (const auto& [chunk, model] : segment.chunks)
-      needed += model.past_slots(snapshots_, segment.stable_ever);
-    const std::uint32_t kept = rig_.store->segment_info(segment.handle).past_count;
-    stats_.past_slots += kept;
-    if (kept != needed)
-      fail("segment " + std::to_string(segment.id.index) + " keeps " + std::to_string(kept) +
-           " past slots, not " + std::to_string(needed));
+    std::vector<ChunkState> states(rig_.store->info().capacity_bytes / kChunkBytes);
+    states.resize(rig_.store->list_states(segment.handle, 0, Version{}, states));
+    std::map<std::uint32_t, std::size_t> kept;
+    for (const ChunkState& state : states) kept[state.chunk] += state.died != 0 ? 1 : 0;
+    for (const std::uint32_t chunk : chunks_to_visit(segment)) kept.try_emplace(chunk, 0);
+    for (const auto& [chunk, count] : kept) {
+      const std::size_t needed = segment.chunks[chunk].past_slots(snapshots_, segment.stable_ever);
+      stats_.past_slots += count;
+      if (count == needed) continue;
+      std::string text = where(segment, chunk) + " keeps " + std::to_string(count) +
+                         " past slots, not " + std::to_string(needed) + ":";
+      for (const ChunkState& state : states) {
+        if (state.chunk == chunk)
+          text += " " + to_text(state.version) + " " + std::to_string(state.born) + ".." +
+                  std::to_string(state.died);
+      }
+      text += "; snapshots";
+      for (const Era era : snapshots_) text += " " + std::to_string(era);
+      return fail(text + "; the model: " + segment.chunks[chunk].past_text(segment.stable_ever));
+    }
   }
 }
 

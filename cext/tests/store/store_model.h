@@ -189,6 +189,13 @@ class ChunkModel {
       return !past.state.empty() && first != snapshots.end() && *first < past.died;
     }));
   }
+  [[nodiscard]] std::string past_text(Version stable) const {
+    std::string text;
+    for (const Past& past : all_past(stable))
+      text += to_text(past.state.version) + " " + std::to_string(past.state.era) + ".." +
+              std::to_string(past.died) + (past.state.empty() ? " empty " : " ");
+    return text;
+  }
   void forget_past(const std::set<Era>& snapshots) {
     std::erase_if(past_, [&](const Past& past) {
       const auto first = snapshots.lower_bound(past.state.era);
