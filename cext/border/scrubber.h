@@ -1,7 +1,7 @@
 // Reads every stored block of a store at a set rate, so that rot is found before it is needed.
 //
-// One chunk at a time, in the order of segments and chunks, from a cursor that the owner keeps
-// across restarts. Others come first: when the store has served anything else since the last chunk,
+// One content of a chunk at a time, the past ones that snapshots show included, in the order of
+// segments and chunks, from a cursor that the owner keeps across restarts. Others come first: when the store has served anything else since the last chunk,
 // the next one is read at a quarter of the rate. A chunk that cannot be read is read again block by
 // block; each block that fails is a finding. What was overwritten, trimmed or dropped meanwhile is
 // none: the store answers with what is there now. All on the loop's thread.
@@ -28,6 +28,7 @@ struct ScrubCursor {
 struct ScrubFinding {
   SegmentId segment;
   std::uint32_t block = 0;  // of the segment
+  Era born = 0;             // of a past content: which; 0: it is the current one
   Error error = Error::Ok;  // ChecksumMismatch, DiskError
 };
 
@@ -37,8 +38,8 @@ struct ScrubReport {
   bool finished = false;  // the pass has come to its end; false with !running: stopped, or none yet
   std::uint64_t rate_bytes = 0;  // a second
   ScrubCursor cursor;
-  std::uint64_t chunks_done = 0;
-  std::uint64_t chunks_total = 0;      // stored now; chunks come and go during a pass
+  std::uint64_t chunks_done = 0;       // contents
+  std::uint64_t chunks_total = 0;      // stored now; they come and go during a pass
   std::uint64_t read_bytes = 0;        // by this process
   std::uint64_t findings_dropped = 0;  // beyond kFindingsMax
   std::vector<ScrubFinding> findings;  // of this pass, by this process
@@ -60,13 +61,17 @@ class Scrubber {
 
  private:
   void step() noexcept;
-  [[nodiscard]] bool find_chunk() noexcept;
+  [[nodiscard]] bool find_content() noexcept;
+  [[nodiscard]] bool load_contents(store::SegmentHandle segment) noexcept;
+  [[nodiscard]] bool open_content() noexcept;
+  void close_view() noexcept;
+  void forget_place() noexcept;
   [[nodiscard]] bool next_segment() noexcept;
   void read(std::uint32_t first_block, std::uint32_t block_count) noexcept;
   void complete() noexcept;
   void chunk_read(Error error) noexcept;
   void block_read(Error error) noexcept;
-  void chunk_over() noexcept;
+  void content_over() noexcept;
   void pace(std::uint64_t bytes) noexcept;
   void wake_at(std::uint64_t at_us) noexcept;
   [[nodiscard]] std::uint64_t count_chunks() const;
@@ -77,6 +82,10 @@ class Scrubber {
   store::Store& store_;
   ScrubReport report_;
   store::SegmentHandle segment_ = 0;  // of the cursor
+  std::array<store::ChunkState, 16> contents_;  // the next ones; the first of them is being read
+  std::size_t content_ = 0, content_count_ = 0;
+  Version above_;  // of the cursor's chunk: contents up to this version have been read
+  store::SegmentHandle view_ = store::Store::kNoView;  // open while a past content is being read
   std::uint32_t block_count_ = 0;     // of the chunk at the cursor, as far as the segment goes
   std::uint32_t probing_ = 0;         // the block that is read alone
   bool probes_ = false;

@@ -76,6 +76,7 @@ struct Rig {
     op.first_block = block;
     op.block_count = count;
     op.version = {1, ++seq};
+    op.era = era;
     op.data = data;
     op.crcs = crcs.data();
     op.owner = &done;
@@ -104,6 +105,7 @@ struct Rig {
   std::unique_ptr<store::Store> store;
   std::unique_ptr<Scrubber> scrubber;
   std::uint64_t seq = 0;
+  Era era = 1;
 };
 
 TEST_CASE("a pass reads every stored block and names each bad one") {
@@ -127,6 +129,28 @@ TEST_CASE("a pass reads every stored block and names each bad one") {
   CHECK(report.read_bytes == (7 * 16 + 3) * std::uint64_t{kBlockBytes});
   CHECK(report.chunks_done == report.chunks_total);
   CHECK(rig.pass(64u << 20, {{uuid(3), 1}, 0}).findings.size() == 1);  // from a cursor on
+}
+
+TEST_CASE("what only a snapshot shows is read, too, and named by its era") {
+  Rig rig;
+  REQUIRE(rig.run(store::StoreOp::Op::write, 0, 0, 16) == Error::Ok);
+  REQUIRE(rig.run(store::StoreOp::Op::write, 0, 64, 16) == Error::Ok);
+  rig.settle();
+  rig.rot(0, 5);
+  rig.rot(0, 66);
+  for (rig.era = 2; rig.era < 30; ++rig.era) {  // more contents of one chunk than are listed at a time
+    REQUIRE(rig.run(store::StoreOp::Op::write, 0, 0, 16) == Error::Ok);
+  }
+  REQUIRE(rig.run(store::StoreOp::Op::zero, 0, 64, 16) == Error::Ok);  // now a hole with a past
+  const ScrubReport& report = rig.pass(64u << 20);
+  REQUIRE(report.findings.size() == 2);
+  CHECK(report.findings[0].block == 5);
+  CHECK(report.findings[0].born == 1);
+  CHECK(report.findings[1].block == 66);
+  CHECK(report.findings[1].born == 1);
+  CHECK(report.read_bytes == 30 * std::uint64_t{kChunkBytes});
+  CHECK(report.chunks_done == report.chunks_total);
+  CHECK(rig.store->check().empty());
 }
 
 TEST_CASE("the rate is kept, and is a quarter beside other operations") {
