@@ -108,6 +108,7 @@ class FakeStore final : public store::Store {
   [[nodiscard]] const store::StoreStats& stats() const noexcept override { return stats_; }
   [[nodiscard]] std::vector<std::string> check() const override { return {}; }
   void close(Done done) override { later(std::move(done), Error::Ok); }
+  [[nodiscard]] std::size_t view_count() const noexcept { return views_.size(); }
 
   // Faults.
   Error fail_mutations = Error::Ok;
