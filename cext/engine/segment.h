@@ -221,6 +221,7 @@ class Segment {
   void list_states_page(ChunkCopy& copy) noexcept;
   static void states_listed(peer::ReplicaOp& op) noexcept;
   void fix_past(ChunkCopy& copy) noexcept;
+  void wait_again(ChunkCopy& copy) noexcept;
   void fix_next(ChunkCopy& copy) noexcept;
   void forget_next(ChunkCopy& copy) noexcept;
   static void past_forgotten(peer::ReplicaOp& op) noexcept;

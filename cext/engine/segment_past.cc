@@ -5,7 +5,8 @@
 // the listings say is exact. All steps go down one stream, and a store keeps the order of a chunk's
 // mutations, also over a crash: whoever has the chunk at the copied version has its past. A target
 // that was left half-way has past contents at or above its current version; those count for
-// nothing, and the next opening or join takes them away.
+// nothing, and the next opening or join takes them away. Where much is missing, most of it is brought
+// before, without the lock.
 #include <algorithm>
 #include <bit>
 #include <cstring>
@@ -24,6 +25,7 @@ using store::ChunkState;
 namespace {
 
 constexpr std::uint32_t kPageEntries = 64;
+constexpr std::size_t kMissingMax = 2;  // contents that clients may have to wait for
 
 // {0,0} as an end: nothing is above it.
 bool below(Version version, Version end) noexcept {
@@ -79,8 +81,12 @@ bool Segment::with_past(const ChunkCopy& copy) const noexcept {
 }
 
 void Segment::start_past(ChunkCopy& copy) {
-  BLOCKD_ASSERT(std::popcount(copy.targets) == 1);
-  copy.past = std::make_unique<PastSync>();
+  const auto target = static_cast<std::uint32_t>(std::countr_zero(copy.targets));
+  if (copy.target_sessions[target] != members_[target].session) {
+    copy.error = Error::LinkLost;
+    return finish(copy);
+  }
+  if (!copy.past) copy.past = std::make_unique<PastSync>();
   PastSync& sync = *copy.past;
   sync.self = copy.targets == member_bit(copy.source);
   if (sync.self) sync.wrong_from = first_unagreed(copy.chunk);
@@ -209,16 +215,32 @@ void Segment::fix_past(ChunkCopy& copy) noexcept {
     const Version copied = copy.read.version;
     std::erase_if(sync.wrong, [&](const ChunkState& state) { return !below(state.version, copied); });
     sync.step = PastSync::Step::check_fix;
+  } else if (copy.why == ChunkCopy::Why::resync && !sync.went_ahead &&
+             sync.missing.size() > kMissingMax) {
+    sync.step = PastSync::Step::ahead;
+    sync.went_ahead = true;
+    sync.wrong.clear();
+    unlock(copy.lock);
   } else {
     sync.step = PastSync::Step::fix;
   }
   fix_next(copy);
 }
 
+// What is past does not change, and the target is given no mutation of a pending chunk: what was
+// brought without the lock stays right. Under it all is compared once more.
+void Segment::wait_again(ChunkCopy& copy) noexcept {
+  active_copies_.erase(copy);
+  copy.stage = ChunkCopy::Stage::waiting;
+  copies_.push_back(copy);
+  poke();
+}
+
 void Segment::fix_next(ChunkCopy& copy) noexcept {
   PastSync& sync = *copy.past;
   if (!sync.wrong.empty()) return forget_next(copy);
   if (!sync.missing.empty()) return fetch_next(copy);
+  if (sync.step == PastSync::Step::ahead) return wait_again(copy);
   if (sync.step == PastSync::Step::check_fix || sync.self) return finish(copy);
   if (current_of(sync.target).version != current_of(sync.source).version) return read_current(copy);
   no_longer_pending(copy);
@@ -291,8 +313,8 @@ void Segment::past_brought(ReplicaOp& op) noexcept {
   self.fix_next(copy);
 }
 
-// The target may have kept what was current there as past, until a snapshot-free era was over; the
-// source's past says what is right. True: that is being looked at, the copy is not over.
+// The target's store may have made what was current there past, for snapshots up to the era of the
+// copied content; the source's past says what is right. True: that is being looked at.
 bool Segment::check_past(ChunkCopy& copy) noexcept {
   if (!copy.past || copy.error != Error::Ok || copy.past->step != PastSync::Step::fix) return false;
   const ChunkState before = current_of(copy.past->target);

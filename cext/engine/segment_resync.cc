@@ -375,7 +375,7 @@ bool Segment::try_copy(ChunkCopy& copy) noexcept {
   }
   const bool past = with_past(copy);
   if (phase_ == Phase::formed && !quiet(copy, past)) return false;
-  copy.buffer = engine_.buffers.chunk.get();
+  if (!copy.buffer) copy.buffer = engine_.buffers.chunk.get();
   if (!copy.buffer) {
     wake_at(engine_.loop.now_us() + kShortageRetryUs);
     return false;

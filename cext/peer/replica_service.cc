@@ -353,7 +353,12 @@ Error ReplicaService::check_extent(Replica& replica, const ReplicaOp& op) noexce
 
 Error ReplicaService::check_mutation(Replica& replica, const ReplicaOp& op) noexcept {
   if (replica.failed) return Error::NotInSync;
-  if (op.kind == ReplicaOp::Kind::replace || op.kind == ReplicaOp::Kind::forget) return Error::Ok;
+  if (op.kind == ReplicaOp::Kind::replace || op.kind == ReplicaOp::Kind::forget) {
+    const bool past = op.kind == ReplicaOp::Kind::forget || op.died != 0;
+    const bool nothing = past && op.version == Version{};
+    const bool dead = op.died != 0 && op.died <= op.era;  // no snapshot can show it
+    return nothing || dead ? Error::ProtocolError : Error::Ok;
+  }
   if (op.version.epoch != replica.writer_epoch || op.version.seq <= replica.last_seq ||
       op.era < replica.last_era) {
     return Error::ProtocolError;
