@@ -14,13 +14,13 @@ struct PastSync {
   enum class Step : std::uint8_t {
     list_target,
     list_source,
-    ahead,    // much is missing: it is brought while clients go on; then all of it again
-    fix,      // forgetting and bringing, one content at a time; then the current one follows
-    check,    // the current one was replaced: what has the target made of the old one?
+    ahead,  // much is missing: it is brought while clients go on; then all of it again
+    fix,    // forgetting and bringing, one content at a time; then the current one follows
+    check,  // the current one was replaced: what has the target made of the old one?
     check_fix
   };
   Step step = Step::list_target;
-  bool went_ahead = false;
+  std::size_t ahead_of = ~std::size_t{0};  // how much was missing when it last went ahead
   bool self = false;   // the target is the source: only what nobody agreed on goes
   Version wrong_from;  // self: what is past at this version or above
   std::vector<store::ChunkState> target;

@@ -68,9 +68,9 @@ bool Segment::held() const noexcept {
   return engine_.hold_until_us != 0 && engine_.loop.now_us() < engine_.hold_until_us;
 }
 
-// A member that is agreed in sync and was given up still counts for those who read snapshots: it has
-// to be out of the set, or to hold everything again. What an operation of an ended session may still
-// do is refused there (F3).
+// A member that is agreed in sync and was given up still counts for those who read snapshots: it
+// has to be out of the set, or to hold everything again. What an operation of an ended session may
+// still do is refused there (F3).
 bool Segment::settled_before(Era era) const noexcept {
   if (!serve_started_ || ((agreed_ | asked_) & ~ready_) != 0) return false;
   for (const Mutation* m = in_flight_.front(); m != nullptr && m->era < era;

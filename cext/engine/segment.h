@@ -4,9 +4,9 @@
 // segment.cc     mutations: admission, fan-out, quorum        segment_read.cc    reads,
 // read-modify-write segment_open.cc  gathering, reconciling                     segment_flush.cc
 // flushes, the stable mark segment_member.cc  members, leases, the in-sync set segment_resync.cc
-// joins, copies, repairs segment_past.cc the past that a copy brings along. All on the loop's thread. What is decided late (membership, waiting
-// requests) is decided in run(), which poke() has the engine call at the end of the loop's
-// iteration.
+// joins, copies, repairs segment_past.cc the past that a copy brings along. All on the loop's
+// thread. What is decided late (membership, waiting requests) is decided in run(), which poke() has
+// the engine call at the end of the loop's iteration.
 #pragma once
 
 #include <array>
@@ -51,8 +51,8 @@ class Segment {
   [[nodiscard]] SegmentConfig config() const;
   [[nodiscard]] bool dirty() const noexcept { return max_acked_seq_ > flushed_seq_; }
   [[nodiscard]] bool serving() const noexcept;
-  // Every member that may be taken for in sync holds what the eras before `era` brought, and nothing
-  // of them is still to come.
+  // Every member that may be taken for in sync holds what the eras before `era` brought, and
+  // nothing of them is still to come.
   [[nodiscard]] bool settled_before(Era era) const noexcept;
   [[nodiscard]] bool waiting() const noexcept { return !waiting_.empty(); }
   [[nodiscard]] std::uint32_t index() const noexcept { return index_; }

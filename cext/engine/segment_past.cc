@@ -5,8 +5,8 @@
 // the listings say is exact. All steps go down one stream, and a store keeps the order of a chunk's
 // mutations, also over a crash: whoever has the chunk at the copied version has its past. A target
 // that was left half-way has past contents at or above its current version; those count for
-// nothing, and the next opening or join takes them away. Where much is missing, most of it is brought
-// before, without the lock.
+// nothing, and the next opening or join takes them away. Where much is missing, most of it is
+// brought before, without the lock.
 #include <algorithm>
 #include <bit>
 #include <cstring>
@@ -50,10 +50,10 @@ void compare_past(PastSync& sync, const std::vector<ChunkState>& truth, Version 
     const auto twins = std::ranges::count_if(sync.target, [&](const ChunkState& other) {
       return other.died != 0 && other.version == have.version;
     });
-    const bool right = twins == 1 && std::ranges::any_of(truth, [&](const ChunkState& state) {
-                         return wanted(state) && state.version == have.version &&
-                                state.died == have.died;
-                       });
+    const bool right =
+        twins == 1 && std::ranges::any_of(truth, [&](const ChunkState& state) {
+          return wanted(state) && state.version == have.version && state.died == have.died;
+        });
     const bool known = std::ranges::any_of(
         sync.wrong, [&](const ChunkState& state) { return state.version == have.version; });
     if (!right && !known) sync.wrong.push_back(have);
@@ -145,8 +145,7 @@ bool Segment::past_back(ChunkCopy& copy, ReplicaOp& op) noexcept {
 void Segment::list_states(ChunkCopy& copy, PastSync::Step step) noexcept {
   PastSync& sync = *copy.past;
   sync.step = step;
-  std::vector<ChunkState>& states =
-      step == PastSync::Step::list_source ? sync.source : sync.target;
+  std::vector<ChunkState>& states = step == PastSync::Step::list_source ? sync.source : sync.target;
   states.clear();
   sync.op.version = Version{};
   list_states_page(copy);
@@ -162,8 +161,7 @@ void Segment::list_states_page(ChunkCopy& copy) noexcept {
   op.crcs = nullptr;
   const bool of_source = sync.step == PastSync::Step::list_source;
   send_past(copy,
-            of_source ? copy.source
-                      : static_cast<std::uint32_t>(std::countr_zero(copy.targets)),
+            of_source ? copy.source : static_cast<std::uint32_t>(std::countr_zero(copy.targets)),
             states_listed);
 }
 
@@ -213,12 +211,13 @@ void Segment::fix_past(ChunkCopy& copy) noexcept {
   if (sync.step == PastSync::Step::check) {
     // Mutations go on by now; what they make past is at the copied version or above.
     const Version copied = copy.read.version;
-    std::erase_if(sync.wrong, [&](const ChunkState& state) { return !below(state.version, copied); });
+    std::erase_if(sync.wrong,
+                  [&](const ChunkState& state) { return !below(state.version, copied); });
     sync.step = PastSync::Step::check_fix;
-  } else if (copy.why == ChunkCopy::Why::resync && !sync.went_ahead &&
-             sync.missing.size() > kMissingMax) {
+  } else if (copy.why == ChunkCopy::Why::resync && sync.missing.size() > kMissingMax &&
+             sync.missing.size() <= sync.ahead_of / 2) {
     sync.step = PastSync::Step::ahead;
-    sync.went_ahead = true;
+    sync.ahead_of = sync.missing.size();
     sync.wrong.clear();
     unlock(copy.lock);
   } else {

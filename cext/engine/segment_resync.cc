@@ -77,8 +77,8 @@ void Segment::set_block_count(std::uint32_t block_count) {
   const std::uint32_t words = (chunk_count() + 63) / 64;
   for (Member& member : members_) {
     if (!member.join) continue;
-    for (Bits* bits : {&member.join->pending, &member.join->touched, &member.join->copying,
-                       &member.join->bare})
+    for (Bits* bits :
+         {&member.join->pending, &member.join->touched, &member.join->copying, &member.join->bare})
       bits->resize(words, 0);
   }
 }
@@ -171,8 +171,8 @@ void Segment::take_page(Member& member, std::vector<Version>& versions,
   }
 }
 
-// Equal versions are equal contents (I1), unless a mutation passed the joiner by meanwhile. What was
-// not touched did not move while it was listed, so the pasts can be compared as well.
+// Equal versions are equal contents (I1), unless a mutation passed the joiner by meanwhile. What
+// was not touched did not move while it was listed, so the pasts can be compared as well.
 void Segment::compare(std::uint32_t index) noexcept {
   Member& member = members_[index];
   Join& join = *member.join;
@@ -286,8 +286,7 @@ bool Segment::copy_next(std::uint32_t index) noexcept {
 
 void Segment::charge_resync() noexcept {
   const std::uint64_t cost_us = std::uint64_t{kChunkBytes} * 1'000'000 / kResyncBytesPerSecond;
-  engine_.resync_free_at_us =
-      std::max(engine_.resync_free_at_us, engine_.loop.now_us()) + cost_us;
+  engine_.resync_free_at_us = std::max(engine_.resync_free_at_us, engine_.loop.now_us()) + cost_us;
 }
 
 void Segment::join_flush_done(ReplicaOp& op) noexcept {

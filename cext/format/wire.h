@@ -53,7 +53,7 @@ inline constexpr std::uint8_t kFrameReply = 0x80;  // or-ed to the type of the r
 
 inline constexpr std::uint8_t kFlagFua = 0x01;        // write, zero: durable before the answer
 inline constexpr std::uint8_t kFlagMayCreate = 0x02;  // open: an unknown replica may be made, empty
-inline constexpr std::uint8_t kFlagCovers = 0x04;  // write, zero, replace; reply to read_chunk
+inline constexpr std::uint8_t kFlagCovers = 0x04;     // write, zero, replace; reply to read_chunk
 inline constexpr std::uint8_t kFlagsKnown = kFlagFua | kFlagMayCreate | kFlagCovers;
 
 // Before every frame's payload.
@@ -118,7 +118,8 @@ struct ChunkEntry {
 static_assert(sizeof(ChunkEntry) == 32 && offsetof(ChunkEntry, died) == 24);
 
 inline constexpr std::uint32_t kListEntriesMax = kChunkBytes / sizeof(ChunkEntry);
-// write, replace and the replies to read, read_view, read_chunk: one u32 CRC-32C a block, then the blocks.
+// write, replace and the replies to read, read_view, read_chunk: one u32 CRC-32C a block, then the
+// blocks.
 inline constexpr std::uint32_t kPayloadBytesMax = kWireBlocksMax * (kBlockBytes + 4);
 
 }  // namespace blockd::format

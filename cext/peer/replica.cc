@@ -161,8 +161,7 @@ void Replica::await_idle(ReplicaOp& op) noexcept {
 
 void Replica::submit_read(ReplicaOp& op) noexcept {
   fill(op, store::StoreOp::Op::read);
-  const bool of_view =
-      op.kind == ReplicaOp::Kind::read_chunk && op.view != store::Store::kNoView;
+  const bool of_view = op.kind == ReplicaOp::Kind::read_chunk && op.view != store::Store::kNoView;
   if (of_view) op.store_op.segment = op.view;
   op.store_op.data = op.data;
   op.store_op.hold = op.hold;
@@ -297,7 +296,7 @@ void Replica::list_with_past(ReplicaOp& op) const noexcept {
         continue;
       }
       const std::uint16_t flags = entry.flags;
-      entry = {state.chunk,         state.born, state.version.epoch, state.version.seq, 0,
+      entry = {state.chunk,      state.born, state.version.epoch, state.version.seq, 0,
                state.valid_mask, flags};
     }
     if (got < page.size()) break;
@@ -315,8 +314,7 @@ void Replica::list_states(ReplicaOp& op) const noexcept {
   op.block_count = 0;
   while (op.block_count < room) {
     const std::size_t want = std::min<std::size_t>(page.size(), room - op.block_count);
-    const std::size_t got =
-        store_->list_states(segment_, from, after, std::span(page).first(want));
+    const std::size_t got = store_->list_states(segment_, from, after, std::span(page).first(want));
     for (std::size_t i = 0; i < got; ++i) {
       const store::ChunkState& state = page[i];
       put_entry(op, {state.chunk, state.born, state.version.epoch, state.version.seq, state.died,

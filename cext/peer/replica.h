@@ -59,7 +59,7 @@ class Replica {
   std::uint64_t writer_epoch = 0;
   std::uint64_t last_seq = 0;  // of that opening
   Era last_era = 0;
-  bool failed = false;         // a mutation of that opening has failed
+  bool failed = false;  // a mutation of that opening has failed
 
  private:
   static void mutation_done(store::StoreOp& store_op) noexcept;

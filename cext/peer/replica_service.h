@@ -42,7 +42,11 @@ struct Session {
 class ReplicaService {
  public:
   ReplicaService(io::Loop& loop, CompletionQueue& completions, std::uint64_t lease_us) noexcept
-      : loop_(loop), completions_(completions), lease_us_(lease_us), started_us_(loop.now_us()), views_(loop) {}
+      : loop_(loop),
+        completions_(completions),
+        lease_us_(lease_us),
+        started_us_(loop.now_us()),
+        views_(loop) {}
 
   void add_store(store::Store& store);
   void remove_store(const Uuid& store_id);

@@ -22,8 +22,10 @@ CachedView* ViewCache::acquire(store::Store& store, SegmentId id, store::Segment
     views_.splice(views_.begin(), views_, found);
   } else {
     // Made anew under the same name: the old view shows nothing any more.
-    if (found != views_.end() && found->reads == 0) close(found);
-    else if (found != views_.end()) found->over = true;
+    if (found != views_.end() && found->reads == 0)
+      close(found);
+    else if (found != views_.end())
+      found->over = true;
     if (!make_room()) return nullptr;
     const store::SegmentHandle handle = store.open_view(segment, era);
     if (handle == store::Store::kNoView) return nullptr;

@@ -35,8 +35,8 @@ class ViewCache {
   ViewCache& operator=(const ViewCache&) = delete;
 
   // For one read; give it back with release(). Null: all are in use, or the store has no more.
-  [[nodiscard]] CachedView* acquire(store::Store& store, SegmentId id,
-                                    store::SegmentHandle segment, Era era);
+  [[nodiscard]] CachedView* acquire(store::Store& store, SegmentId id, store::SegmentHandle segment,
+                                    Era era);
   void release(CachedView& view) noexcept;
   // The store says that its segment is gone.
   void drop(CachedView& view) noexcept { view.over = true; }

@@ -347,9 +347,9 @@ void FakeStore::submit(StoreOp& op) noexcept {
     if (op.broken && *op.broken) op.error = Error::NotInSync;
     if (op.broken && op.error != Error::Ok) *op.broken = true;
     if (op.error == Error::Ok) {
-      FakeMutation m{op.op,         op.segment, op.first_block, op.block_count, op.version,
-                     op.valid_mask, op.era,     op.died,        op.covers,      snapshots_of(op.segment),
-                     {},            {}};
+      FakeMutation m{
+          op.op,  op.segment, op.first_block, op.block_count,           op.version, op.valid_mask,
+          op.era, op.died,    op.covers,      snapshots_of(op.segment), {},         {}};
       const bool payload =
           op.op == StoreOp::Op::write || (op.op == StoreOp::Op::replace && op.valid_mask != 0);
       if (payload) {

@@ -128,7 +128,8 @@ std::string History::check_snapshot(std::uint32_t era, std::uint64_t asked,
     bool possible = sector.initial == tags[number] && certain == 0;
     for (const std::size_t index : sector.writes) {
       const Write& write = writes_[index];
-      if (write.tag == tags[number] && write.era <= era && write.answered > certain) possible = true;
+      if (write.tag == tags[number] && write.era <= era && write.answered > certain)
+        possible = true;
     }
     if (!possible) {
       return "sector " + std::to_string(number) + " shows " + std::to_string(tags[number]) +

@@ -33,8 +33,9 @@ class History {
 
   // Empty: all is well; else the first contradiction, in words.
   [[nodiscard]] std::string check() const;
-  // Snapshot `era`, asked for at `asked`, shows `tags`. It holds every write that was answered before
-  // it was asked for, or before any write in it was called; none that was called in a later era.
+  // Snapshot `era`, asked for at `asked`, shows `tags`. It holds every write that was answered
+  // before it was asked for, or before any write in it was called; none that was called in a later
+  // era.
   [[nodiscard]] std::string check_snapshot(std::uint32_t era, std::uint64_t asked,
                                            const std::vector<std::uint64_t>& tags) const;
   // After a power loss: each sector holds what a flush had covered, or something later. Begins a

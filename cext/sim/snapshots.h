@@ -1,5 +1,6 @@
-// Snapshots of a simulated volume, and whether they keep their promises (docs/SNAPSHOTS.md): each is
-// a consistent cut, what it showed once it always shows, and every member in sync shows the same.
+// Snapshots of a simulated volume, and whether they keep their promises (docs/SNAPSHOTS.md): each
+// is a consistent cut, what it showed once it always shows, and every member in sync shows the
+// same.
 #pragma once
 
 #include <cstdint>

@@ -138,20 +138,19 @@ TEST_CASE("golden bytes of a past chunk's answer and of a listing's entry") {
   op.died = 8;
   op.covers = true;
   encode_reply(op);
-  CHECK(hex(&op.frame.header, sizeof op.frame.header) ==
-        with_crc("84040000"
-                 "01000000"
-                 "00000000"
-                 "00000000"
-                 "00000000"
-                 "0500000000000000"
-                 "0600000000000000"
-                 "00000000"
-                 "00000000"
-                 "0000000000000000"
-                 "0000000000000000"
-                 "07000000"
-                 "08000000"));
+  CHECK(hex(&op.frame.header, sizeof op.frame.header) == with_crc("84040000"
+                                                                  "01000000"
+                                                                  "00000000"
+                                                                  "00000000"
+                                                                  "00000000"
+                                                                  "0500000000000000"
+                                                                  "0600000000000000"
+                                                                  "00000000"
+                                                                  "00000000"
+                                                                  "0000000000000000"
+                                                                  "0000000000000000"
+                                                                  "07000000"
+                                                                  "08000000"));
   ReplicaOp asked;
   asked.kind = ReplicaOp::Kind::read_chunk;
   PayloadShape shape;

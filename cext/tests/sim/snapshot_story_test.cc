@@ -139,14 +139,42 @@ TEST_CASE("a member that was away is brought every past it missed, and no more")
   f.cluster.world().run_for(3'000'000);
   f.cluster.restart(2);
   REQUIRE(until_in_sync(f.cluster, 3));
-  for (const int era : {1, 2, 3})
-    CHECK(shown(f.cluster, 2, static_cast<Era>(era)) == era);
+  for (const int era : {1, 2, 3}) CHECK(shown(f.cluster, 2, static_cast<Era>(era)) == era);
   CHECK(shown(f.cluster, 2, 0) == 4);
   CHECK(shown(f.cluster, 2, 2, 1) == 1);
   CHECK(shown(f.cluster, 2, 3, 1) == 0);
   CHECK(past_count(f.cluster, 2) == past_count(f.cluster, 0));
   CHECK(f.cluster.volume(0)->stats().resync_bytes <= 6 * kChunkBytes);
   CHECK(f.cluster.compare_replicas().empty());
+}
+
+TEST_CASE("a long past is brought while clients go on writing") {
+  constexpr Era kEras = 12;
+  Fixture f;
+  Io writer(f.cluster, 0);
+  REQUIRE(f.io.write(0, 4096, 1) == Error::Ok);
+  f.cluster.kill(2, false);
+  REQUIRE(until_in_sync(f.cluster, 2));
+  for (Era era = 2; era <= kEras; ++era) {
+    REQUIRE(begin_era(f.cluster, era) == Error::Ok);
+    REQUIRE(f.io.write(0, 4096, static_cast<int>(era)) == Error::Ok);
+  }
+  f.cluster.restart(2);
+  fake(f.cluster, 2).store().slowness = 50;
+  const auto joining = [&] { return !f.cluster.volume(0)->status()[0].joining.empty(); };
+  REQUIRE(f.cluster.world().run_until(joining, kPatienceUs));
+  std::uint64_t slowest_us = 0;
+  for (Era era = kEras + 1; joining(); ++era) {
+    REQUIRE(begin_era(f.cluster, era, 0, 60'000'000) == Error::Ok);
+    const std::uint64_t before = f.cluster.world().now_us();
+    REQUIRE(writer.write(0, 4096, static_cast<int>(era)) == Error::Ok);
+    slowest_us = std::max(slowest_us, f.cluster.world().now_us() - before);
+    f.cluster.world().run_for(30'000);
+  }
+  CHECK(slowest_us < 60'000);  // eleven contents took a tenth of a second and more
+  REQUIRE(until_in_sync(f.cluster, 3));
+  for (Era era = 1; era <= kEras; ++era) CHECK(shown(f.cluster, 2, era) == static_cast<int>(era));
+  CHECK(past_count(f.cluster, 2) == past_count(f.cluster, 0));
 }
 
 TEST_CASE("a replica built anew has what only snapshots hold") {
@@ -267,7 +295,8 @@ TEST_CASE("a snapshot is final when the slowest member has what it shows") {
   CHECK(shown(f.cluster, 2, 1) == 1);
 }
 
-TEST_CASE("a member that was given up keeps a snapshot from being final until it is out of the set") {
+TEST_CASE(
+    "a member that was given up keeps a snapshot from being final until it is out of the set") {
   Fixture f;
   f.cluster.meta_reachable = false;
   f.cluster.kill(2, false);

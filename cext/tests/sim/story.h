@@ -70,11 +70,12 @@ struct Io {
 };
 
 inline bool until_state(SimCluster& cluster, std::uint32_t host, VolumeState state,
-                 std::uint64_t max_us = kPatienceUs) {
+                        std::uint64_t max_us = kPatienceUs) {
   return cluster.world().run_until([&] { return cluster.volume(host)->state() == state; }, max_us);
 }
 
-inline bool until_in_sync(SimCluster& cluster, std::uint32_t count, std::uint64_t max_us = kPatienceUs) {
+inline bool until_in_sync(SimCluster& cluster, std::uint32_t count,
+                          std::uint64_t max_us = kPatienceUs) {
   return cluster.world().run_until([&] { return cluster.in_sync_count(0) == count; }, max_us);
 }
 

@@ -1,4 +1,6 @@
 // Single stories of a cluster, each about one promise of docs/REPLICATION.md.
+#include "tests/sim/story.h"
+
 #include <doctest/doctest.h>
 
 #include <cstdlib>
@@ -9,7 +11,6 @@
 #include "border/scrubber.h"
 #include "sim/cluster.h"
 #include "sim/workload.h"
-#include "tests/sim/story.h"
 
 namespace blockd::sim {
 namespace {
