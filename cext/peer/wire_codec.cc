@@ -88,10 +88,11 @@ std::uint32_t put_request_body(ReplicaOp& op) noexcept {
 
 void encode_request(ReplicaOp& op) noexcept {
   format::FrameHeader header;
+  const bool covers = op.covers && is_mutation(op.kind);
   header.type = static_cast<std::uint8_t>(frame_type(op.kind));
   header.flags = static_cast<std::uint8_t>((op.fua ? format::kFlagFua : 0) |
                                            (op.may_create ? format::kFlagMayCreate : 0) |
-                                           (op.covers ? format::kFlagCovers : 0));
+                                           (covers ? format::kFlagCovers : 0));
   header.request_id = op.request_id;
   header.handle = op.handle;
   header.valid_mask = op.kind == Kind::replace ? op.valid_mask : std::uint16_t{0};

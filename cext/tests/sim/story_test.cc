@@ -504,6 +504,22 @@ TEST_CASE("the checker finds what it is there to find") {
   vanished.read_answered(vanished.read_called(), 0, {1});
   CHECK_FALSE(vanished.check().empty());
 
+  // Asked for before the second write; the first was answered by then, and so was what a write that
+  // is in it had seen answered.
+  History cut(2);
+  cut.write_answered(cut.write_called(0, 1, 1, 0, 1));
+  const std::uint64_t asked = cut.tick();
+  cut.write_answered(cut.write_called(0, 1, 2, 0, 1));
+  cut.write_answered(cut.write_called(1, 1, 3, 0, 1));
+  cut.write_answered(cut.write_called(0, 1, 4, 0, 2));
+  CHECK(cut.check_snapshot(1, asked, {1, 0}).empty());
+  CHECK(cut.check_snapshot(1, asked, {2, 0}).empty());
+  CHECK(cut.check_snapshot(1, asked, {2, 3}).empty());
+  CHECK_FALSE(cut.check_snapshot(1, asked, {0, 0}).empty());
+  CHECK_FALSE(cut.check_snapshot(1, asked, {1, 3}).empty());
+  CHECK_FALSE(cut.check_snapshot(1, asked, {4, 3}).empty());
+  CHECK(cut.check_snapshot(2, asked, {4, 3}).empty());
+
   History unwritten(1);
   unwritten.read_answered(unwritten.read_called(), 0, {0});
   CHECK(unwritten.check().empty());
