@@ -32,6 +32,11 @@ struct Join {
   std::vector<std::uint64_t> touched;  // a bit a chunk: a mutation of it was not sent
   std::vector<Version> versions;       // the joiner's, until compared
   std::vector<Version> source_versions;
+  // Beyond the first era the past is listed, too: a digest of each chunk's, 0 where there is none.
+  bool states = false;
+  std::vector<std::uint64_t> past;
+  std::vector<std::uint64_t> source_past;
+  std::vector<std::uint64_t> bare;  // a bit a chunk: the joiner has nothing, the source no past
   std::map<std::uint32_t, MemberMask> unreadable;  // sources that failed for a chunk
   std::uint32_t pending_count = 0;
   std::uint32_t cursor = 0;
@@ -39,6 +44,14 @@ struct Join {
   std::uint32_t source = 0;  // of the list
   std::uint32_t source_session = 0;
   std::vector<std::uint64_t> copying;  // a bit a chunk: a copy of it is under way
+
+  // There is no past to bring with the chunk.
+  [[nodiscard]] bool plain(std::uint32_t chunk) const noexcept {
+    const auto bit = [&](const std::vector<std::uint64_t>& bits) {
+      return ((bits[chunk / 64] >> (chunk % 64)) & 1) != 0;
+    };
+    return bit(bare) && !bit(touched);
+  }
 };
 
 struct Member {

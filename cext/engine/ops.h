@@ -7,10 +7,12 @@
 
 #include <array>
 #include <cstdint>
+#include <memory>
 
 #include "base/buffer.h"
 #include "engine/block_backend.h"
 #include "engine/limits.h"
+#include "engine/past.h"
 #include "peer/list.h"
 #include "peer/replica_client.h"
 
@@ -56,6 +58,7 @@ struct Mutation {
   Stage stage = Stage::admit;
   bool zero = false;
   bool fua = false;
+  bool covers = false;
   bool quorum_acked = false;
   bool requeue = false;    // to be sequenced anew once no member has it
   bool no_space = false;   // some member had no room for it
@@ -63,6 +66,7 @@ struct Mutation {
   std::uint32_t first_block = 0;
   std::uint32_t block_count = 0;
   std::uint64_t seq = 0;
+  Era era = 0;
   std::uint64_t started_us = 0;
   std::uint64_t sent_us = 0;
   MemberMask acked = 0;        // hold it
@@ -134,6 +138,7 @@ struct ChunkCopy {
   std::array<std::uint32_t, kBlocksPerChunk> crcs;
   peer::ReplicaOp read;
   std::array<peer::ReplicaOp, kMembersMax> replaces;
+  std::unique_ptr<PastSync> past;  // of a copy that brings the chunk's past, too: one target
 };
 
 }  // namespace blockd::engine

@@ -59,8 +59,29 @@ void Segment::submit(Mutation& mutation) noexcept {
 
 bool Segment::try_admit(Mutation& mutation) noexcept {
   const std::uint32_t end = mutation.first_block + mutation.block_count;
-  if (!serving() || locked(mutation.first_block, end, &mutation.lock)) return false;
+  if (held() || !serving() || locked(mutation.first_block, end, &mutation.lock)) return false;
   sequence(mutation);
+  return true;
+}
+
+bool Segment::held() const noexcept {
+  return engine_.hold_until_us != 0 && engine_.loop.now_us() < engine_.hold_until_us;
+}
+
+// A member that is agreed in sync and was given up still counts for those who read snapshots: it
+// has to be out of the set, or to hold everything again. What an operation of an ended session may
+// still do is refused there (F3).
+bool Segment::settled_before(Era era) const noexcept {
+  if (!serve_started_ || ((agreed_ | asked_) & ~ready_) != 0) return false;
+  for (const Mutation* m = in_flight_.front(); m != nullptr && m->era < era;
+       m = peer::List<Mutation>::next(*m)) {
+    if (!m->quorum_acked) return false;
+    for (std::uint32_t i = 0; i < kMembersMax; ++i) {
+      const bool here =
+          (m->outstanding & member_bit(i)) && m->parts[i].session == members_[i].session;
+      if (here) return false;
+    }
+  }
   return true;
 }
 
@@ -68,6 +89,7 @@ void Segment::sequence(Mutation& mutation) noexcept {
   BLOCKD_ASSERT(mutation.outstanding == 0 && !mutation.quorum_acked);
   BLOCKD_ASSERT(mutation.first_block + mutation.block_count <= block_count_);
   mutation.seq = ++last_seq_;
+  mutation.era = engine_.era;
   mutation.stage = Mutation::Stage::in_flight;
   mutation.requeue = false;
   mutation.acked = 0;
@@ -105,6 +127,8 @@ void Segment::send_part(Mutation& mutation, std::uint32_t index) noexcept {
   op.first_block = mutation.first_block;
   op.block_count = mutation.block_count;
   op.version = {engine_.epoch, mutation.seq};
+  op.era = mutation.era;
+  op.covers = mutation.covers;
   op.stable = member.stable_sent = stable_;
   op.data = mutation.zero ? nullptr : mutation.data;
   op.crcs = mutation.crcs.data();
@@ -200,6 +224,7 @@ void Segment::retire(Mutation& mutation) noexcept {
   BLOCKD_ASSERT(mutation.parent == nullptr && !mutation.lock.held());
   engine_.mutations.put(mutation);
   engine_.room();
+  if (engine_.era_awaited) poke();
 }
 
 // Every member was lost before a quorum had it: whatever the survivors agree on, it is applied

@@ -4,9 +4,9 @@
 // segment.cc     mutations: admission, fan-out, quorum        segment_read.cc    reads,
 // read-modify-write segment_open.cc  gathering, reconciling                     segment_flush.cc
 // flushes, the stable mark segment_member.cc  members, leases, the in-sync set segment_resync.cc
-// joins, copies, repairs All on the loop's thread. What is decided late (membership, waiting
-// requests) is decided in run(), which poke() has the engine call at the end of the loop's
-// iteration.
+// joins, copies, repairs segment_past.cc the past that a copy brings along. All on the loop's
+// thread. What is decided late (membership, waiting requests) is decided in run(), which poke() has
+// the engine call at the end of the loop's iteration.
 #pragma once
 
 #include <array>
@@ -51,6 +51,10 @@ class Segment {
   [[nodiscard]] SegmentConfig config() const;
   [[nodiscard]] bool dirty() const noexcept { return max_acked_seq_ > flushed_seq_; }
   [[nodiscard]] bool serving() const noexcept;
+  // Every member that may be taken for in sync holds what the eras before `era` brought, and
+  // nothing of them is still to come.
+  [[nodiscard]] bool settled_before(Era era) const noexcept;
+  [[nodiscard]] bool waiting() const noexcept { return !waiting_.empty(); }
   [[nodiscard]] std::uint32_t index() const noexcept { return index_; }
   [[nodiscard]] std::uint32_t block_count() const noexcept { return block_count_; }
   [[nodiscard]] std::uint64_t generation() const noexcept { return generation_; }
@@ -64,11 +68,20 @@ class Segment {
     MemberMask tried = 0;   // sources that could not read the chunk
     std::function<void(Error)> done;
   };
-  // What a chunk's version is at each base member; {0,0}: at or below the stable mark.
-  using Reports = std::map<std::uint32_t, std::array<Version, kMembersMax>>;
+  // What a base member said of a chunk.
+  struct Report {
+    std::array<Version, kMembersMax> versions{};  // {0,0}: at or below the stable mark
+    MemberMask past = 0;                          // has a past content above it
+  };
+  using Reports = std::map<std::uint32_t, Report>;
+  struct PlanItem {
+    std::uint32_t chunk = 0;
+    MemberMask targets = 0;
+  };
 
   // segment.cc
   [[nodiscard]] bool try_admit(Mutation& mutation) noexcept;
+  [[nodiscard]] bool held() const noexcept;
   void sequence(Mutation& mutation) noexcept;
   [[nodiscard]] MemberMask receivers(const Mutation& mutation) noexcept;
   void send_part(Mutation& mutation, std::uint32_t index) noexcept;
@@ -149,6 +162,8 @@ class Segment {
   static void list_done(peer::ReplicaOp& op) noexcept;
   [[nodiscard]] bool may_still_answer(const Member& member) const noexcept;
   void start_reconcile();
+  void plan_chunk(std::uint32_t chunk, const Report& report);
+  [[nodiscard]] Version highest_reported(std::uint32_t chunk) const noexcept;
   void advance_reconcile() noexcept;
   void reconciled(ChunkCopy& copy) noexcept;
   void start_base_flush() noexcept;
@@ -158,10 +173,11 @@ class Segment {
 
   // segment_resync.cc
   void begin_join(std::uint32_t index);
-  void join_list_joiner(std::uint32_t index, std::uint32_t from_chunk) noexcept;
-  void join_list_source(std::uint32_t index, std::uint32_t from_chunk) noexcept;
+  void join_list_joiner(std::uint32_t index, std::uint32_t from_chunk, Version above = {}) noexcept;
+  void join_list_source(std::uint32_t index, std::uint32_t from_chunk, Version above = {}) noexcept;
   static void join_list_done(peer::ReplicaOp& op) noexcept;
-  void take_page(Member& member, std::vector<Version>& versions) noexcept;
+  void take_page(Member& member, std::vector<Version>& versions,
+                 std::vector<std::uint64_t>& past) noexcept;
   void compare(std::uint32_t index) noexcept;
   void advance_joins() noexcept;
   void advance_copying(std::uint32_t index) noexcept;
@@ -175,8 +191,13 @@ class Segment {
   [[nodiscard]] ChunkCopy* start_copy(ChunkCopy::Why why, std::uint32_t chunk, std::uint32_t source,
                                       MemberMask targets) noexcept;
   void pump_copies() noexcept;
-  void let_go_of_copies(std::uint32_t source) noexcept;
+  void let_go_of_copies(std::uint32_t index) noexcept;
   [[nodiscard]] bool try_copy(ChunkCopy& copy) noexcept;
+  [[nodiscard]] bool quiet(const ChunkCopy& copy, bool with_targets) const noexcept;
+  void read_current(ChunkCopy& copy) noexcept;
+  void no_longer_pending(ChunkCopy& copy) noexcept;
+  void count_copied(const ChunkCopy& copy, std::uint16_t valid_mask) noexcept;
+  void charge_resync() noexcept;
   static void copy_read_done(peer::ReplicaOp& op) noexcept;
   void send_replaces(ChunkCopy& copy) noexcept;
   static void replace_done(peer::ReplicaOp& op) noexcept;
@@ -188,6 +209,27 @@ class Segment {
                                   MemberMask sources) noexcept;
   [[nodiscard]] bool repair_from_another(const ChunkCopy& copy, std::uint32_t index) noexcept;
   void end_repair_waits(std::uint32_t key, Error error) noexcept;
+
+  // segment_past.cc
+  [[nodiscard]] bool with_past(const ChunkCopy& copy) const noexcept;
+  void start_past(ChunkCopy& copy);
+  [[nodiscard]] Version first_unagreed(std::uint32_t chunk) const noexcept;
+  void send_past(ChunkCopy& copy, std::uint32_t to,
+                 void (*done)(peer::ReplicaOp&) noexcept) noexcept;
+  [[nodiscard]] bool past_back(ChunkCopy& copy, peer::ReplicaOp& op) noexcept;
+  void list_states(ChunkCopy& copy, PastSync::Step step) noexcept;
+  void list_states_page(ChunkCopy& copy) noexcept;
+  static void states_listed(peer::ReplicaOp& op) noexcept;
+  void fix_past(ChunkCopy& copy) noexcept;
+  void wait_again(ChunkCopy& copy) noexcept;
+  void fix_next(ChunkCopy& copy) noexcept;
+  void forget_next(ChunkCopy& copy) noexcept;
+  static void past_forgotten(peer::ReplicaOp& op) noexcept;
+  void fetch_next(ChunkCopy& copy) noexcept;
+  static void past_fetched(peer::ReplicaOp& op) noexcept;
+  void bring_past(ChunkCopy& copy) noexcept;
+  static void past_brought(peer::ReplicaOp& op) noexcept;
+  [[nodiscard]] bool check_past(ChunkCopy& copy) noexcept;
 
   Engine& engine_;
   std::uint32_t index_;
@@ -208,7 +250,7 @@ class Segment {
   Version stable_;
   Version base_stable_;
   Reports reports_;
-  std::vector<std::uint32_t> plan_;                 // chunks still to be reconciled
+  std::vector<PlanItem> plan_;                      // still to be reconciled
   std::map<std::uint32_t, MemberMask> unreadable_;  // sources that failed for a chunk of the plan
   MemberMask base_pending_ = 0;                     // base members still listing, or flushing
   std::vector<std::uint32_t> repairing_;            // chunk * 8 + member

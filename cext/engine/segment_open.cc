@@ -82,8 +82,11 @@ void Segment::list_done(ReplicaOp& op) noexcept {
   format::ChunkEntry entry;
   for (std::uint32_t i = 0; i < op.block_count; ++i) {
     std::memcpy(static_cast<void*>(&entry), op.data + std::size_t{i} * sizeof entry, sizeof entry);
-    if (entry.chunk < self.chunk_count())
-      self.reports_[entry.chunk][index] = {entry.epoch, entry.seq};
+    if (entry.chunk >= self.chunk_count()) continue;
+    Report& report = self.reports_[entry.chunk];
+    const Version version{entry.epoch, entry.seq};
+    if (version > self.base_stable_) report.versions[index] = version;
+    if ((entry.flags & format::kEntryPast) != 0) report.past |= member_bit(index);
   }
   if (op.block_count == kOpenPageEntries) {
     op.first_block = entry.chunk + 1;
@@ -94,35 +97,54 @@ void Segment::list_done(ReplicaOp& op) noexcept {
   if (self.base_pending_ == 0) self.start_reconcile();
 }
 
+Version Segment::highest_reported(std::uint32_t chunk) const noexcept {
+  const MemberMask base = members_in(Member::State::base);
+  const auto found = reports_.find(chunk);
+  Version highest;
+  for (std::uint32_t i = 0; i < kMembersMax && found != reports_.end(); ++i) {
+    if (base & member_bit(i)) highest = std::max(highest, found->second.versions[i]);
+  }
+  return highest;
+}
+
 // Of each reported chunk the highest version is the truth (O2); who has another gets it copied.
 void Segment::start_reconcile() {
   phase_ = Phase::reconcile;
   plan_.clear();
-  const MemberMask base = members_in(Member::State::base);
-  for (const auto& [chunk, versions] : reports_) {
-    const Version& first = versions[nearest(base)];
-    bool differs = false;
-    for (std::uint32_t i = 0; i < kMembersMax; ++i)
-      differs = differs || ((base & member_bit(i)) && versions[i] != first);
-    if (differs) plan_.push_back(chunk);
-  }
+  for (const auto& [chunk, report] : reports_) plan_chunk(chunk, report);
   poke();
+}
+
+// Equal versions are equal pasts (I2), unless a past content is in doubt somewhere: then all are
+// looked at. Beyond the first era each target is brought to the truth by itself.
+void Segment::plan_chunk(std::uint32_t chunk, const Report& report) {
+  const MemberMask base = members_in(Member::State::base);
+  const Version highest = highest_reported(chunk);
+  const bool in_doubt = engine_.era > 1 && (report.past & base) != 0;
+  MemberMask targets = 0;
+  for (std::uint32_t i = 0; i < kMembersMax; ++i) {
+    const bool differs = report.versions[i] != highest || in_doubt;
+    if (differs && (base & member_bit(i))) targets |= member_bit(i);
+  }
+  if (targets == 0) return;
+  if (engine_.era == 1) return plan_.push_back({chunk, targets});
+  for (std::uint32_t i = 0; i < kMembersMax; ++i) {
+    if (targets & member_bit(i)) plan_.push_back({chunk, member_bit(i)});
+  }
 }
 
 void Segment::advance_reconcile() noexcept {
   const MemberMask base = members_in(Member::State::base);
   while (!plan_.empty() && copies_under_way_ < kReconcileCopies) {
-    const std::uint32_t chunk = plan_.back();
-    const std::array<Version, kMembersMax>& versions = reports_[chunk];
-    Version highest;
-    for (std::uint32_t i = 0; i < kMembersMax; ++i) {
-      if (base & member_bit(i)) highest = std::max(highest, versions[i]);
-    }
+    const auto [chunk, targets] = plan_.back();
+    const std::array<Version, kMembersMax>& versions = reports_[chunk].versions;
+    const Version highest = highest_reported(chunk);
     MemberMask sources = 0;
     for (std::uint32_t i = 0; i < kMembersMax; ++i) {
       if ((base & member_bit(i)) && versions[i] == highest) sources |= member_bit(i);
     }
-    const auto targets = static_cast<MemberMask>(base & ~sources);
+    // Below the mark all agree already: each has only to let go of what was never agreed.
+    if (highest == Version{}) sources = targets;
     sources &= static_cast<MemberMask>(~unreadable_[chunk]);
     if (sources == 0) {  // damaged wherever it is newest: try again, an administrator may act
       unreadable_[chunk] = 0;
@@ -139,7 +161,7 @@ void Segment::advance_reconcile() noexcept {
 
 void Segment::reconciled(ChunkCopy& copy) noexcept {
   if (phase_ != Phase::reconcile || copy.error == Error::Ok) return;
-  plan_.push_back(copy.chunk);
+  plan_.push_back({copy.chunk, copy.targets});
   const bool medium = copy.error == Error::ChecksumMismatch || copy.error == Error::DiskError;
   if (medium && copy.stage == ChunkCopy::Stage::reading)
     unreadable_[copy.chunk] |= member_bit(copy.source);

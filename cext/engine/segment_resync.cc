@@ -34,6 +34,15 @@ bool medium_error(Error error) noexcept {
   return error == Error::ChecksumMismatch || error == Error::DiskError;
 }
 
+// A digest of what is past of a chunk; never 0.
+std::uint64_t mixed(std::uint64_t digest, const format::ChunkEntry& entry) noexcept {
+  for (const std::uint64_t word : {entry.epoch, entry.seq, std::uint64_t{entry.died}}) {
+    digest = (digest ^ word) * 0x9e3779b97f4a7c15ull;
+    digest ^= digest >> 29;
+  }
+  return digest | 1;
+}
+
 }  // namespace
 
 // --- comparing -----------------------------------------------------------------------------------
@@ -55,7 +64,10 @@ void Segment::begin_join(std::uint32_t index) {
   for (Mutation* m = in_flight_.front(); m != nullptr; m = peer::List<Mutation>::next(*m))
     mark_missed(member, *m);
   engine_.notice(index_, member.host_id, "resync-started", chunk_count());
+  join.bare.assign(words, 0);
   join.versions.assign(chunk_count(), Version{});
+  join.states = engine_.era > 1;
+  if (join.states) join.past.assign(chunk_count(), 0);
   join_list_joiner(index, 0);
 }
 
@@ -65,41 +77,47 @@ void Segment::set_block_count(std::uint32_t block_count) {
   const std::uint32_t words = (chunk_count() + 63) / 64;
   for (Member& member : members_) {
     if (!member.join) continue;
-    for (Bits* bits : {&member.join->pending, &member.join->touched, &member.join->copying})
+    for (Bits* bits :
+         {&member.join->pending, &member.join->touched, &member.join->copying, &member.join->bare})
       bits->resize(words, 0);
   }
 }
 
-void Segment::join_list_joiner(std::uint32_t index, std::uint32_t from_chunk) noexcept {
+void Segment::join_list_joiner(std::uint32_t index, std::uint32_t from_chunk,
+                               Version above) noexcept {
   Member& member = members_[index];
   member.join->phase = Join::Phase::list_joiner;
   member.page.resize(format::kListEntriesMax * sizeof(format::ChunkEntry));
   ReplicaOp& op = member.control;
-  op.kind = ReplicaOp::Kind::list;
+  op.kind = member.join->states ? ReplicaOp::Kind::states : ReplicaOp::Kind::list;
   op.handle = member.handle;
   op.first_block = from_chunk;
-  op.version = Version{};
+  op.version = above;
   op.stable = Version{};
   op.data = member.page.data();
   op.data_bytes = static_cast<std::uint32_t>(member.page.size());
   control(index, index, join_list_done);
 }
 
-void Segment::join_list_source(std::uint32_t index, std::uint32_t from_chunk) noexcept {
+void Segment::join_list_source(std::uint32_t index, std::uint32_t from_chunk,
+                               Version above) noexcept {
   Member& member = members_[index];
   Join& join = *member.join;
-  if (from_chunk == 0 || join.source_session != members_[join.source].session) {
+  const bool begins = from_chunk == 0 && above == Version{};
+  if (begins || join.source_session != members_[join.source].session) {
     from_chunk = 0;
+    above = Version{};
     join.source = nearest(ready_);
     join.source_session = members_[join.source].session;
     join.source_versions.assign(chunk_count(), Version{});
+    if (join.states) join.source_past.assign(chunk_count(), 0);
   }
   join.phase = Join::Phase::list_source;
   ReplicaOp& op = member.control;
-  op.kind = ReplicaOp::Kind::list;
+  op.kind = join.states ? ReplicaOp::Kind::states : ReplicaOp::Kind::list;
   op.handle = members_[join.source].handle;
   op.first_block = from_chunk;
-  op.version = Version{};
+  op.version = above;
   op.stable = Version{};
   op.data = member.page.data();
   op.data_bytes = static_cast<std::uint32_t>(member.page.size());
@@ -122,40 +140,54 @@ void Segment::join_list_done(ReplicaOp& op) noexcept {
     return;
   }
   std::vector<Version>& versions = of_joiner ? join.versions : join.source_versions;
-  self.take_page(member, versions);
+  self.take_page(member, versions, of_joiner ? join.past : join.source_past);
   const bool more = op.block_count == format::kListEntriesMax;
   std::uint32_t next_chunk = 0;
+  Version above;
   if (more) {
     format::ChunkEntry last;
     std::memcpy(static_cast<void*>(&last), op.data + std::size_t{op.block_count - 1} * sizeof last,
                 sizeof last);
-    next_chunk = last.chunk + 1;
+    next_chunk = join.states ? last.chunk : last.chunk + 1;
+    if (join.states) above = {last.epoch, last.seq};
   }
-  if (of_joiner && more) return self.join_list_joiner(index, next_chunk);
-  if (of_joiner || more) return self.join_list_source(index, next_chunk);
+  if (of_joiner && more) return self.join_list_joiner(index, next_chunk, above);
+  if (of_joiner || more) return self.join_list_source(index, next_chunk, above);
   self.compare(index);
 }
 
-void Segment::take_page(Member& member, std::vector<Version>& versions) noexcept {
+void Segment::take_page(Member& member, std::vector<Version>& versions,
+                        std::vector<std::uint64_t>& past) noexcept {
   const ReplicaOp& op = member.control;
   for (std::uint32_t i = 0; i < op.block_count; ++i) {
     format::ChunkEntry entry;
     std::memcpy(static_cast<void*>(&entry), op.data + std::size_t{i} * sizeof entry, sizeof entry);
-    if (entry.chunk < versions.size()) versions[entry.chunk] = {entry.epoch, entry.seq};
+    if (entry.chunk >= versions.size()) continue;
+    if (!member.join->states || entry.died == 0) {
+      versions[entry.chunk] = {entry.epoch, entry.seq};
+    } else {
+      past[entry.chunk] = mixed(past[entry.chunk], entry);
+    }
   }
 }
 
-// Equal versions are equal contents (I1), unless a mutation passed the joiner by meanwhile.
+// Equal versions are equal contents (I1), unless a mutation passed the joiner by meanwhile. What
+// was not touched did not move while it was listed, so the pasts can be compared as well.
 void Segment::compare(std::uint32_t index) noexcept {
   Member& member = members_[index];
   Join& join = *member.join;
   for (std::uint32_t chunk = 0; chunk < join.versions.size(); ++chunk) {
+    const bool past = join.states && (join.past[chunk] != 0 || join.source_past[chunk] != 0);
+    if (join.versions[chunk] == Version{} && !past) set(join.bare, chunk);
     if (join.versions[chunk] != join.source_versions[chunk] || test(join.touched, chunk)) continue;
+    if (past && join.past[chunk] != join.source_past[chunk]) continue;
     clear(join.pending, chunk);
     --join.pending_count;
   }
   join.versions = {};
   join.source_versions = {};
+  join.past = {};
+  join.source_past = {};
   member.page = {};
   join.phase = Join::Phase::copy;
   resync_done_bytes_ = 0;
@@ -248,9 +280,13 @@ bool Segment::copy_next(std::uint32_t index) noexcept {
   join.cursor = chunk + 1 < chunk_count() ? chunk + 1 : 0;
   set(join.copying, chunk);
   ++join.copies;
-  const std::uint64_t cost_us = std::uint64_t{kChunkBytes} * 1'000'000 / kResyncBytesPerSecond;
-  engine_.resync_free_at_us = std::max(engine_.resync_free_at_us, now) + cost_us;
+  charge_resync();
   return true;
+}
+
+void Segment::charge_resync() noexcept {
+  const std::uint64_t cost_us = std::uint64_t{kChunkBytes} * 1'000'000 / kResyncBytesPerSecond;
+  engine_.resync_free_at_us = std::max(engine_.resync_free_at_us, engine_.loop.now_us()) + cost_us;
 }
 
 void Segment::join_flush_done(ReplicaOp& op) noexcept {
@@ -313,11 +349,13 @@ void Segment::pump_copies() noexcept {
   }
 }
 
-// The source is lost: its answer will be ignored, so clients need not wait for it.
-void Segment::let_go_of_copies(std::uint32_t source) noexcept {
+// The member is lost: its answer will be ignored, so clients need not wait for it.
+void Segment::let_go_of_copies(std::uint32_t index) noexcept {
   for (ChunkCopy* copy = active_copies_.front(); copy != nullptr;
        copy = peer::List<ChunkCopy>::next(*copy)) {
-    if (copy->source == source && copy->stage == ChunkCopy::Stage::reading) unlock(copy->lock);
+    const bool source = copy->source == index && copy->stage == ChunkCopy::Stage::reading;
+    const bool target = copy->past && (copy->targets & member_bit(index)) != 0;
+    if (source || target) unlock(copy->lock);
   }
 }
 
@@ -334,26 +372,50 @@ bool Segment::try_copy(ChunkCopy& copy) noexcept {
     if (being_copied(copy.chunk)) return false;
     lock(copy.lock, first, first + kBlocksPerChunk);
   }
-  if (phase_ == Phase::formed && filter_hit(first, kBlocksPerChunk)) {
-    for (const Mutation* m = in_flight_.front(); m != nullptr; m = peer::List<Mutation>::next(*m)) {
-      const bool overlap =
-          m->first_block < first + kBlocksPerChunk && first < m->first_block + m->block_count;
-      if (overlap && !(m->acked & member_bit(copy.source))) return false;
-    }
-  }
-  copy.buffer = engine_.buffers.chunk.get();
+  const bool past = with_past(copy);
+  if (phase_ == Phase::formed && !quiet(copy, past)) return false;
+  if (!copy.buffer) copy.buffer = engine_.buffers.chunk.get();
   if (!copy.buffer) {
     wake_at(engine_.loop.now_us() + kShortageRetryUs);
     return false;
   }
+  active_copies_.push_back(copy);
+  if (past) {
+    start_past(copy);
+  } else {
+    read_current(copy);
+  }
+  return true;
+}
+
+// The source has every mutation of the chunk there is; with_targets: so have the targets, of what
+// they are given.
+bool Segment::quiet(const ChunkCopy& copy, bool with_targets) const noexcept {
+  const std::uint32_t first = copy.chunk * kBlocksPerChunk;
+  if (!filter_hit(first, kBlocksPerChunk)) return true;
+  for (const Mutation* m = in_flight_.front(); m != nullptr; m = peer::List<Mutation>::next(*m)) {
+    const bool overlap =
+        m->first_block < first + kBlocksPerChunk && first < m->first_block + m->block_count;
+    if (!overlap) continue;
+    if (!(m->acked & member_bit(copy.source))) return false;
+    for (std::uint32_t i = 0; with_targets && i < kMembersMax; ++i) {
+      const bool on_its_way = (m->outstanding & copy.targets & member_bit(i)) &&
+                              m->parts[i].session == members_[i].session;
+      if (on_its_way) return false;
+    }
+  }
+  return true;
+}
+
+void Segment::read_current(ChunkCopy& copy) noexcept {
   copy.stage = ChunkCopy::Stage::reading;
   copy.started_us = engine_.loop.now_us();
-  active_copies_.push_back(copy);
   ReplicaOp& op = copy.read;
   op.kind = ReplicaOp::Kind::read_chunk;
   op.handle = members_[copy.source].handle;
-  op.first_block = first;
+  op.first_block = copy.chunk * kBlocksPerChunk;
   op.block_count = kBlocksPerChunk;
+  op.era = 0;
   op.stable = Version{};
   op.data = copy.buffer.data();
   op.crcs = copy.crcs.data();
@@ -362,7 +424,6 @@ bool Segment::try_copy(ChunkCopy& copy) noexcept {
   op.tag = copy.source;
   op.session = copy.source_session;
   engine_.submit(*members_[copy.source].host, op);
-  return true;
 }
 
 void Segment::copy_read_done(ReplicaOp& op) noexcept {
@@ -379,16 +440,24 @@ void Segment::copy_read_done(ReplicaOp& op) noexcept {
   self.finish(copy);
 }
 
-// From here on the joiner's stream has the chunk: new mutations of it may follow.
+// The joiner's stream has the chunk: new mutations of it may follow.
+void Segment::no_longer_pending(ChunkCopy& copy) noexcept {
+  for (std::uint32_t i = 0; i < kMembersMax; ++i) {
+    Member& member = members_[i];
+    const bool here = (copy.targets & member_bit(i)) && copy.target_sessions[i] == member.session;
+    if (!here || member.state != Member::State::syncing) continue;
+    if (!test(member.join->pending, copy.chunk)) continue;
+    clear(member.join->pending, copy.chunk);
+    --member.join->pending_count;
+  }
+}
+
 void Segment::send_replaces(ChunkCopy& copy) noexcept {
   copy.stage = ChunkCopy::Stage::replacing;
+  no_longer_pending(copy);
   for (std::uint32_t i = 0; i < kMembersMax; ++i) {
     const Member& member = members_[i];
     if (!(copy.targets & member_bit(i)) || copy.target_sessions[i] != member.session) continue;
-    if (member.state == Member::State::syncing && test(member.join->pending, copy.chunk)) {
-      clear(member.join->pending, copy.chunk);
-      --member.join->pending_count;
-    }
     copy.outstanding |= member_bit(i);
     ReplicaOp& op = copy.replaces[i];
     op.kind = ReplicaOp::Kind::replace;
@@ -398,6 +467,9 @@ void Segment::send_replaces(ChunkCopy& copy) noexcept {
     op.block_count = kBlocksPerChunk;
     op.valid_mask = copy.read.valid_mask;
     op.version = copy.read.version;
+    op.era = copy.read.era;
+    op.died = 0;
+    op.covers = copy.read.covers;
     op.stable = Version{};
     op.data = copy.buffer.data();
     op.crcs = copy.crcs.data();
@@ -421,13 +493,21 @@ void Segment::replace_done(ReplicaOp& op) noexcept {
   if (op.error != Error::Ok) {
     copy.error = op.error;
     self.member_error(op.tag, op.session, op.error);
-  } else if (copy.read.valid_mask != 0) {
-    std::uint64_t& bytes = copy.why == ChunkCopy::Why::reconcile
-                               ? self.engine_.stats.reconcile_bytes
-                               : self.engine_.stats.resync_bytes;
-    if (copy.why != ChunkCopy::Why::repair) bytes += kChunkBytes;
+  } else {
+    self.count_copied(copy, copy.read.valid_mask);
   }
-  if (copy.outstanding == 0) self.finish(copy);
+  if (copy.outstanding != 0) return;
+  const std::uint32_t target = static_cast<std::uint32_t>(std::countr_zero(copy.targets));
+  const bool same_life = copy.target_sessions[target] == self.members_[target].session;
+  if (same_life && self.check_past(copy)) return;
+  self.finish(copy);
+}
+
+void Segment::count_copied(const ChunkCopy& copy, std::uint16_t valid_mask) noexcept {
+  if (valid_mask == 0 || copy.why == ChunkCopy::Why::repair) return;
+  std::uint64_t& bytes = copy.why == ChunkCopy::Why::reconcile ? engine_.stats.reconcile_bytes
+                                                               : engine_.stats.resync_bytes;
+  bytes += kChunkBytes;
 }
 
 void Segment::finish(ChunkCopy& copy) noexcept {
@@ -435,6 +515,7 @@ void Segment::finish(ChunkCopy& copy) noexcept {
   if (copy.link.linked) active_copies_.erase(copy);
   unlock(copy.lock);
   copy.buffer.reset();
+  copy.past.reset();
   --copies_under_way_;
   switch (copy.why) {
     case ChunkCopy::Why::reconcile:

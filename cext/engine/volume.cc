@@ -30,7 +30,7 @@ class VolumeImpl final : public Volume, private Engine {
             std::function<void(Error)> done) override;
   void repair_chunk(std::uint32_t segment, std::uint32_t chunk, const Uuid& host_id,
                     std::function<void(Error)> done) override;
-  void begin_era(Era era, std::function<void(Error)> done) override;
+  void begin_era(Era next_era, std::function<void(Error)> done) override;
   void hold_mutations(std::uint64_t for_us) noexcept override;
   void close(std::function<void(Error)> done) override;
   [[nodiscard]] VolumeState state() const noexcept override { return state_; }
@@ -78,6 +78,9 @@ class VolumeImpl final : public Volume, private Engine {
   void emit_all() noexcept;
   void advance_closing() noexcept;
   void close_flushed() noexcept;
+  void settle_eras() noexcept;
+  void fail_eras(Error error) noexcept;
+  void go_on() noexcept;
   void release_leases() noexcept;
   void release(MemberHost& member_host) noexcept;
   static void release_done(ReplicaOp& op) noexcept;
@@ -110,6 +113,12 @@ class VolumeImpl final : public Volume, private Engine {
   Error close_error_ = Error::Ok;
   BlockRequest close_flush_;
   bool close_flush_done_ = false;
+  struct EraWait {
+    Era era = 0;
+    std::function<void(Error)> done;
+  };
+  std::vector<EraWait> era_waits_;
+  io::Timer hold_timer_;
   std::uint64_t grow_to_bytes_ = 0;
   std::function<void(Error)> grown_;
 };
@@ -127,17 +136,22 @@ VolumeImpl::VolumeImpl(io::Loop& loop_in, Buffers& buffers_in, peer::PeerHub& hu
   Engine::id = config_.id;
   Engine::epoch = config_.epoch;
   Engine::min_in_sync = std::max(1u, config_.min_in_sync);
-  run_task_.owner = event_task_.owner = timer_.owner = this;
+  Engine::era = config_.era = std::max(1u, config_.era);
+  run_task_.owner = event_task_.owner = timer_.owner = hold_timer_.owner = this;
   run_task_.run = [](io::Task& task) noexcept { static_cast<VolumeImpl*>(task.owner)->run(); };
   event_task_.run = [](io::Task& task) noexcept {
     static_cast<VolumeImpl*>(task.owner)->emit_all();
   };
   timer_.fire = [](io::Timer& timer) noexcept { static_cast<VolumeImpl*>(timer.owner)->tick(); };
+  hold_timer_.fire = [](io::Timer& timer) noexcept {
+    static_cast<VolumeImpl*>(timer.owner)->go_on();
+  };
   for (const SegmentConfig& segment : config_.segments) add_segment(segment, config_.size_bytes);
 }
 
 VolumeImpl::~VolumeImpl() {
   Engine::loop.cancel(timer_);
+  Engine::loop.cancel(hold_timer_);
   for (auto& member_host : hosts_) member_host->channel->unwatch(member_host->watcher);
 }
 
@@ -292,6 +306,7 @@ bool VolumeImpl::cut_mutation(Parent& parent, Segment& segment, std::uint64_t in
   mutation->first_block = static_cast<std::uint32_t>(first_byte / kBlockBytes);
   mutation->block_count = static_cast<std::uint32_t>((round_up - first_byte) / kBlockBytes);
   mutation->fua = request.fua;
+  mutation->covers = request.covers;
   mutation->zero = !write && aligned;
   mutation->data = nullptr;
   mutation->lock.copy = false;
@@ -381,6 +396,7 @@ void VolumeImpl::run() noexcept {
   if (recheck_ || state_ != VolumeState::serving) update_state();  // a stall is noticed by tick()
   running_.clear();
   recheck_ = false;
+  if (Engine::era_awaited) settle_eras();
   answer_ended();
   room_made_ = false;
   for (std::size_t waiting = starved_.size(); waiting > 0 && !starved_.empty(); --waiting) {
@@ -403,6 +419,7 @@ void VolumeImpl::tick() noexcept {
   for (auto& member_host : hosts_) beat(*member_host);
   for (auto& segment : segments_) segment->tick();
   update_state();
+  if (Engine::era_awaited) settle_eras();
   if (closing_ != Closing::no) advance_closing();
   if (closing_ != Closing::leaving || closed_)
     Engine::loop.arm(timer_, Engine::loop.now_us() + hub.config().heartbeat_us);
@@ -519,6 +536,7 @@ void VolumeImpl::fence() noexcept {
     parent->error = Error::EpochFenced;
     if (--parent->pieces == 0) finish(*parent);
   }
+  fail_eras(Error::EpochFenced);
   recheck_ = true;
   schedule();
 }
@@ -594,19 +612,58 @@ void VolumeImpl::repair_chunk(std::uint32_t segment, std::uint32_t chunk, const 
   segments_[segment]->repair_chunk(chunk, host_id, std::move(told));
 }
 
-// --- closing
+// --- eras
 // ---------------------------------------------------------------------------------------
 
-void VolumeImpl::begin_era(Era, std::function<void(Error)> done) {
-  done(Error::Ok);
+void VolumeImpl::begin_era(Era next_era, std::function<void(Error)> done) {
+  if (Engine::fenced || closing_ != Closing::no) {
+    const Error error = Engine::fenced ? Error::EpochFenced : Error::ShuttingDown;
+    return emit([done = std::move(done), error] { done(error); });
+  }
+  Engine::era = config_.era = std::max(Engine::era, next_era);
+  era_waits_.push_back({next_era, std::move(done)});
+  Engine::era_awaited = true;
+  schedule();
 }
 
-void VolumeImpl::hold_mutations(std::uint64_t) noexcept {}
+void VolumeImpl::settle_eras() noexcept {
+  std::erase_if(era_waits_, [this](EraWait& wait) {
+    const bool settled = std::ranges::all_of(
+        segments_, [&](const auto& segment) { return segment->settled_before(wait.era); });
+    if (settled) emit([done = std::move(wait.done)] { done(Error::Ok); });
+    return settled;
+  });
+  Engine::era_awaited = !era_waits_.empty();
+}
+
+void VolumeImpl::fail_eras(Error error) noexcept {
+  for (EraWait& wait : std::exchange(era_waits_, {}))
+    emit([done = std::move(wait.done), error] { done(error); });
+  Engine::era_awaited = false;
+}
+
+void VolumeImpl::hold_mutations(std::uint64_t for_us) noexcept {
+  if (for_us == 0) return go_on();
+  Engine::hold_until_us = Engine::loop.now_us() + for_us;
+  Engine::loop.arm(hold_timer_, Engine::hold_until_us);
+}
+
+void VolumeImpl::go_on() noexcept {
+  Engine::loop.cancel(hold_timer_);
+  Engine::hold_until_us = 0;
+  for (auto& segment : segments_) {
+    if (segment->waiting()) poke(*segment);
+  }
+}
+
+// --- closing
+// ---------------------------------------------------------------------------------------
 
 void VolumeImpl::close(std::function<void(Error)> done) {
   BLOCKD_ASSERT(closing_ == Closing::no);
   closing_ = Closing::draining;
   closing_since_us_ = Engine::loop.now_us();
+  go_on();
   closed_ = std::move(done);
   schedule();
 }
@@ -669,6 +726,8 @@ void VolumeImpl::advance_closing() noexcept {
 }
 
 void VolumeImpl::close_flushed() noexcept {
+  settle_eras();
+  fail_eras(Error::ShuttingDown);
   closing_ = Closing::releasing;
   for (auto& segment : segments_) segment->announce_stable();
   Engine::closed = true;  // nothing new is begun: resyncs stop where they are

@@ -15,7 +15,7 @@ namespace blockd::format {
 static_assert(std::endian::native == std::endian::little, "the wire structs are used in place");
 
 inline constexpr std::uint64_t kWireMagic = 0x3152454550444b42ull;  // "BKDPEER1"
-inline constexpr std::uint32_t kWireVersion = 1;
+inline constexpr std::uint32_t kWireVersion = 2;
 inline constexpr std::uint32_t kWireBlocksMax = kMutationBytesMax / kBlockBytes;
 
 // The first 64 bytes in each direction.
@@ -44,16 +44,21 @@ enum class FrameType : std::uint8_t {
   stable = 9,
   heartbeat = 10,
   release = 11,
+  forget = 12,
+  states = 13,
+  read_view = 14,
+  list_view = 15,
 };
 inline constexpr std::uint8_t kFrameReply = 0x80;  // or-ed to the type of the request
 
 inline constexpr std::uint8_t kFlagFua = 0x01;        // write, zero: durable before the answer
 inline constexpr std::uint8_t kFlagMayCreate = 0x02;  // open: an unknown replica may be made, empty
-inline constexpr std::uint8_t kFlagsKnown = kFlagFua | kFlagMayCreate;
+inline constexpr std::uint8_t kFlagCovers = 0x04;     // write, zero, replace; reply to read_chunk
+inline constexpr std::uint8_t kFlagsKnown = kFlagFua | kFlagMayCreate | kFlagCovers;
 
 // Before every frame's payload.
 struct FrameHeader {
-  std::uint32_t crc32c = 0;  // over bytes [4, 64)
+  std::uint32_t crc32c = 0;  // over bytes [4, 72)
   std::uint8_t type = 0;
   std::uint8_t flags = 0;
   std::uint16_t error = 0;       // replies
@@ -70,17 +75,22 @@ struct FrameHeader {
   std::uint64_t mark_epoch = 0;  // requests: the stable mark; replies to open: the replica's own
   std::uint64_t mark_seq =
       0;  // replies to heartbeat, open: microseconds in mark_epoch (lease, wait)
+  // Of a mutation: the volume's; replace, reply to read_chunk: in which the content was born; read
+  // requests: of which era, 0 the current state.
+  std::uint32_t era = 0;
+  std::uint32_t died = 0;  // replace, reply to read_chunk; 0: the current content
 };
-static_assert(sizeof(FrameHeader) == 64 && offsetof(FrameHeader, request_id) == 8 &&
+static_assert(sizeof(FrameHeader) == 72 && offsetof(FrameHeader, request_id) == 8 &&
               offsetof(FrameHeader, payload_bytes) == 16 && offsetof(FrameHeader, epoch) == 24 &&
-              offsetof(FrameHeader, first_block) == 40 && offsetof(FrameHeader, mark_epoch) == 48);
+              offsetof(FrameHeader, first_block) == 40 && offsetof(FrameHeader, mark_epoch) == 48 &&
+              offsetof(FrameHeader, era) == 64);
 
-// Payload of open.
+// Payload of open, read_view, list_view.
 struct OpenBody {
   Uuid volume;
   Uuid store;
   std::uint32_t segment = 0;
-  std::uint32_t block_count = 0;
+  std::uint32_t block_count = 0;  // open
   std::uint64_t reserved = 0;
 };
 static_assert(sizeof(OpenBody) == 48);
@@ -91,17 +101,25 @@ struct VolumeBody {
 };
 static_assert(sizeof(VolumeBody) == 16);
 
-// Payload of the reply to list: an array of these.
+inline constexpr std::uint16_t kEntryCovers = 0x01;  // states: the content covers a base
+// list: the chunk has a past content above the asked version; its current one may be older.
+inline constexpr std::uint16_t kEntryPast = 0x02;
+
+// Payload of the reply to list, states and list_view: an array of these.
 struct ChunkEntry {
   std::uint32_t chunk = 0;
-  std::uint32_t reserved = 0;
+  std::uint32_t born = 0;
   std::uint64_t epoch = 0;
   std::uint64_t seq = 0;
+  std::uint32_t died = 0;  // states: 0 is the current content
+  std::uint16_t valid_mask = 0;
+  std::uint16_t flags = 0;
 };
-static_assert(sizeof(ChunkEntry) == 24);
+static_assert(sizeof(ChunkEntry) == 32 && offsetof(ChunkEntry, died) == 24);
 
 inline constexpr std::uint32_t kListEntriesMax = kChunkBytes / sizeof(ChunkEntry);
-// write, replace and the replies to read, read_chunk: one u32 CRC-32C a block, then the blocks.
+// write, replace and the replies to read, read_view, read_chunk: one u32 CRC-32C a block, then the
+// blocks.
 inline constexpr std::uint32_t kPayloadBytesMax = kWireBlocksMax * (kBlockBytes + 4);
 
 }  // namespace blockd::format

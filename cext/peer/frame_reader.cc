@@ -8,8 +8,6 @@
 
 namespace blockd::peer {
 
-static_assert(sizeof(format::Hello) == sizeof(format::FrameHeader));
-
 void FrameReader::reset() noexcept {
   head_ = tail_ = 0;
   greeted_ = in_payload_ = paused_ = false;
@@ -46,7 +44,7 @@ bool FrameReader::parse() noexcept {
     if (in_payload_) {
       if (!take_payload()) return false;
       if (in_payload_) break;  // the rest comes straight to its place
-    } else if (available() >= kHeaderBytes) {
+    } else if (available() >= (greeted_ ? kHeaderBytes : sizeof(format::Hello))) {
       if (!(greeted_ ? take_header() : take_hello())) return false;
     } else {
       break;

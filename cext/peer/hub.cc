@@ -75,6 +75,7 @@ class Hub final : public PeerHub, private io::AcceptHandler {
     closing_ = true;
     closed_ = std::move(done);
     listeners_.clear();
+    service_.close_views();
     channels_open_ = channels_.size();
     for (auto& [host, channel] : channels_) {
       channel->close([this] {

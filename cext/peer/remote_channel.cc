@@ -138,8 +138,8 @@ FrameSink::Verdict RemoteChannel::on_frame(const format::FrameHeader& header) no
   free_slots_.push_back(slot);
   BLOCKD_ASSERT(due_count_ > 0);
   --due_count_;
-  const bool data = header.payload_bytes > 0 &&
-                    (op.kind == ReplicaOp::Kind::read || op.kind == ReplicaOp::Kind::read_chunk);
+  const bool data =
+      header.payload_bytes > 0 && (is_read(op.kind) || op.kind == ReplicaOp::Kind::read_chunk);
   if (data) {
     const std::span<const std::uint32_t> crcs(op.frame.tail.data(), op.block_count);
     if (crc32c_verify(op.data, crcs) != crcs.size()) op.error = Error::ChecksumMismatch;

@@ -1,6 +1,8 @@
 #include "peer/replica.h"
 
+#include <algorithm>
 #include <cstring>
+#include <utility>
 
 #include "base/crc32c.h"
 #include "peer/replica_service.h"
@@ -11,6 +13,38 @@ namespace {
 
 Replica& replica_of(store::StoreOp& store_op) noexcept {
   return *static_cast<ReplicaOp*>(store_op.owner)->replica;
+}
+
+store::StoreOp::Op store_op_of(ReplicaOp::Kind kind) noexcept {
+  using Op = store::StoreOp::Op;
+  switch (kind) {
+    case ReplicaOp::Kind::replace:
+      return Op::replace;
+    case ReplicaOp::Kind::forget:
+      return Op::forget;
+    case ReplicaOp::Kind::write:
+      return Op::write;
+    default:
+      return Op::zero;
+  }
+}
+
+// A version's predecessor in every listing: what is above it begins with the version itself.
+Version just_below(Version version) noexcept {
+  if (version.seq > 0) return {version.epoch, version.seq - 1};
+  return version.epoch > 0 ? Version{version.epoch - 1, ~std::uint64_t{0}} : Version{};
+}
+
+std::uint16_t entry_flags(const store::ChunkState& state) noexcept {
+  return state.covers ? format::kEntryCovers : std::uint16_t{0};
+}
+
+void put_entry(ReplicaOp& op, const format::ChunkEntry& entry) noexcept {
+  std::memcpy(op.data + std::size_t{op.block_count++} * sizeof entry, &entry, sizeof entry);
+}
+
+std::uint32_t entries_wanted(const ReplicaOp& op) noexcept {
+  return op.data_bytes / static_cast<std::uint32_t>(sizeof(format::ChunkEntry));
 }
 
 }  // namespace
@@ -37,17 +71,19 @@ void Replica::fill(ReplicaOp& op, store::StoreOp::Op what) noexcept {
 }
 
 void Replica::submit_mutation(ReplicaOp& op) noexcept {
-  using Op = store::StoreOp::Op;
-  const bool replace = op.kind == ReplicaOp::Kind::replace;
-  fill(op, replace ? Op::replace : op.kind == ReplicaOp::Kind::write ? Op::write : Op::zero);
+  fill(op, store_op_of(op.kind));
   op.store_op.version = op.version;
+  op.store_op.era = op.era;
+  op.store_op.died = op.died;
+  op.store_op.covers = op.covers;
   op.store_op.valid_mask = op.valid_mask;
   op.store_op.data = op.data;
   op.store_op.crcs = op.crcs;
   op.store_op.hold = op.hold;
   op.store_op.broken = &failed;
   op.store_op.done = mutation_done;
-  if (replace) op.store_op.block_count = kBlocksPerChunk;
+  const bool whole = op.kind == ReplicaOp::Kind::replace || op.kind == ReplicaOp::Kind::forget;
+  if (whole) op.store_op.block_count = kBlocksPerChunk;
   op.arrival = ++arrivals_;
   outstanding_.push_back(op);
   store_->submit(op.store_op);
@@ -125,6 +161,8 @@ void Replica::await_idle(ReplicaOp& op) noexcept {
 
 void Replica::submit_read(ReplicaOp& op) noexcept {
   fill(op, store::StoreOp::Op::read);
+  const bool of_view = op.kind == ReplicaOp::Kind::read_chunk && op.view != store::Store::kNoView;
+  if (of_view) op.store_op.segment = op.view;
   op.store_op.data = op.data;
   op.store_op.hold = op.hold;
   op.store_op.crcs_out = op.crcs;
@@ -134,10 +172,18 @@ void Replica::submit_read(ReplicaOp& op) noexcept {
 }
 
 bool Replica::submit_read_chunk(ReplicaOp& op) noexcept {
-  const std::uint32_t chunk = op.first_block / kBlocksPerChunk;
-  op.version = store_->chunk_version(segment_, chunk);
-  op.valid_mask = store_->chunk_valid_mask(segment_, chunk);
-  if (op.valid_mask == 0) return false;
+  op.view = store::Store::kNoView;
+  if (op.era != 0) {
+    op.view = store_->open_view(segment_, op.era);
+    op.error = op.view == store::Store::kNoView ? Error::Busy : Error::Ok;
+    if (op.error != Error::Ok) return false;
+  }
+  const store::SegmentHandle shown = op.view == store::Store::kNoView ? segment_ : op.view;
+  find_content(op, shown);
+  if (op.valid_mask == 0) {
+    close_view(op);
+    return false;
+  }
   // The segment's last chunk may be cut: what lies beyond reads as zeros.
   const std::uint32_t inside = block_count_ - op.first_block;
   op.block_count = inside < kBlocksPerChunk ? inside : kBlocksPerChunk;
@@ -147,6 +193,34 @@ bool Replica::submit_read_chunk(ReplicaOp& op) noexcept {
   }
   submit_read(op);
   return true;
+}
+
+// Version and what else there is to say of the content that the segment, or the view, shows of the
+// operation's chunk. No content: version {0,0}.
+void Replica::find_content(ReplicaOp& op, store::SegmentHandle shown) const noexcept {
+  const std::uint32_t chunk = op.first_block / kBlocksPerChunk;
+  const bool of_view = shown != segment_;
+  op.version = store_->chunk_version(shown, chunk);
+  op.valid_mask = store_->chunk_valid_mask(shown, chunk);
+  op.era = op.died = 0;
+  op.covers = false;
+  std::array<store::ChunkState, 4> states;
+  const std::size_t count =
+      store_->list_states(segment_, chunk, just_below(op.version), std::span(states));
+  for (std::size_t i = 0; i < count; ++i) {
+    const store::ChunkState& state = states[i];
+    const bool it = state.chunk == chunk && state.version == op.version;
+    if (!it || (!of_view && state.died != 0)) continue;
+    op.era = state.born;
+    op.died = state.died;
+    op.covers = state.covers;
+    break;
+  }
+}
+
+void Replica::close_view(ReplicaOp& op) noexcept {
+  const store::SegmentHandle view = std::exchange(op.view, store::Store::kNoView);
+  if (view != store::Store::kNoView && store_ != nullptr) store_->close_view(view);
 }
 
 void Replica::read_done(store::StoreOp& store_op) noexcept {
@@ -159,33 +233,97 @@ void Replica::read_done(store::StoreOp& store_op) noexcept {
   if (!op.service->still_open(op)) op.error = Error::NotAttached;
   if (op.kind == ReplicaOp::Kind::read_chunk && op.error == Error::Ok) {
     const std::uint32_t chunk = op.first_block / kBlocksPerChunk;
-    const bool changed = replica.store_->chunk_version(replica.segment_, chunk) != op.version ||
-                         replica.store_->chunk_valid_mask(replica.segment_, chunk) != op.valid_mask;
+    const store::SegmentHandle shown = store_op.segment;
+    const bool changed = replica.store_->chunk_version(shown, chunk) != op.version ||
+                         replica.store_->chunk_valid_mask(shown, chunk) != op.valid_mask;
     if (changed) op.error = Error::Busy;
   }
+  if (op.kind == ReplicaOp::Kind::read_chunk) replica.close_view(op);
   op.service->complete(op);
 }
 
 void Replica::list(ReplicaOp& op) const noexcept {
+  if (store_->segment_info(segment_).past_count > 0) return list_with_past(op);
+  list_chunks(*store_, segment_, op);
+}
+
+void Replica::list_chunks(const store::Store& store, store::SegmentHandle shown,
+                          ReplicaOp& op) noexcept {
   std::array<store::ChunkVersion, 128> page;
-  const std::uint32_t room = op.data_bytes / sizeof(format::ChunkEntry);
+  const std::uint32_t room = entries_wanted(op);
   std::uint32_t from = op.first_block;
-  std::uint32_t count = 0;
-  while (count < room) {
-    const std::size_t want = std::min<std::size_t>(page.size(), room - count);
-    const std::size_t got =
-        store_->list_chunks(segment_, from, op.version, std::span(page).first(want));
+  op.block_count = 0;
+  while (op.block_count < room) {
+    const std::size_t want = std::min<std::size_t>(page.size(), room - op.block_count);
+    const std::size_t got = store.list_chunks(shown, from, op.version, std::span(page).first(want));
     for (std::size_t i = 0; i < got; ++i) {
-      format::ChunkEntry entry;
-      entry.chunk = page[i].chunk;
-      entry.epoch = page[i].version.epoch;
-      entry.seq = page[i].version.seq;
-      std::memcpy(op.data + std::size_t{count++} * sizeof entry, &entry, sizeof entry);
+      const store::ChunkVersion& chunk = page[i];
+      put_entry(op, {chunk.chunk, chunk.born, chunk.version.epoch, chunk.version.seq, 0,
+                     chunk.valid_mask, 0});
     }
     if (got < want) break;
     from = page[got - 1].chunk + 1;
   }
-  op.block_count = count;
+}
+
+// What is past and above the mark says that the chunk was in motion, also when what is current does
+// not (REPLICATION.md, O2).
+void Replica::list_with_past(ReplicaOp& op) const noexcept {
+  std::array<store::ChunkState, 128> page;
+  const std::uint32_t room = entries_wanted(op);
+  std::uint32_t from = op.first_block;
+  Version after;
+  format::ChunkEntry entry;
+  bool wanted = false;
+  const auto end_chunk = [&] {
+    if (wanted) put_entry(op, entry);
+    wanted = false;
+  };
+  op.block_count = 0;
+  for (;;) {
+    const std::size_t got = store_->list_states(segment_, from, after, page);
+    for (std::size_t i = 0; i < got; ++i) {
+      const store::ChunkState& state = page[i];
+      if (entry.chunk != state.chunk) {
+        end_chunk();
+        if (op.block_count == room) return;
+        entry = {};
+        entry.chunk = state.chunk;
+      }
+      wanted = wanted || state.version > op.version;
+      if (state.died != 0) {
+        if (state.version > op.version) entry.flags = format::kEntryPast;
+        continue;
+      }
+      const std::uint16_t flags = entry.flags;
+      entry = {state.chunk,      state.born, state.version.epoch, state.version.seq, 0,
+               state.valid_mask, flags};
+    }
+    if (got < page.size()) break;
+    from = page[got - 1].chunk;
+    after = page[got - 1].version;
+  }
+  end_chunk();
+}
+
+void Replica::list_states(ReplicaOp& op) const noexcept {
+  std::array<store::ChunkState, 128> page;
+  const std::uint32_t room = entries_wanted(op);
+  std::uint32_t from = op.first_block;
+  Version after = op.version;
+  op.block_count = 0;
+  while (op.block_count < room) {
+    const std::size_t want = std::min<std::size_t>(page.size(), room - op.block_count);
+    const std::size_t got = store_->list_states(segment_, from, after, std::span(page).first(want));
+    for (std::size_t i = 0; i < got; ++i) {
+      const store::ChunkState& state = page[i];
+      put_entry(op, {state.chunk, state.born, state.version.epoch, state.version.seq, state.died,
+                     state.valid_mask, entry_flags(state)});
+    }
+    if (got < want) break;
+    from = page[got - 1].chunk;
+    after = page[got - 1].version;
+  }
 }
 
 }  // namespace blockd::peer

@@ -27,11 +27,16 @@ class Replica {
   void submit_mutation(ReplicaOp& op) noexcept;
   void submit_flush(ReplicaOp& op) noexcept;
   void submit_read(ReplicaOp& op) noexcept;
-  // False: a hole, answered by the caller; version and valid_mask are set.
+  // False: there is nothing to read, op.error says whether that is the answer: the caller gives it.
+  // What was found of the content is set.
   [[nodiscard]] bool submit_read_chunk(ReplicaOp& op) noexcept;
   // Calls service.replica_idle(op) once every mutation taken so far is done.
   void await_idle(ReplicaOp& op) noexcept;
   void list(ReplicaOp& op) const noexcept;
+  void list_states(ReplicaOp& op) const noexcept;
+  // The chunks that the segment, or a view, shows.
+  static void list_chunks(const store::Store& store, store::SegmentHandle shown,
+                          ReplicaOp& op) noexcept;
 
   [[nodiscard]] bool attached() const noexcept { return store_ != nullptr && segment_known_; }
   [[nodiscard]] bool idle() const noexcept {
@@ -53,7 +58,8 @@ class Replica {
   std::uint32_t writer_slot = 0;
   std::uint64_t writer_epoch = 0;
   std::uint64_t last_seq = 0;  // of that opening
-  bool failed = false;         // a mutation of that opening has failed
+  Era last_era = 0;
+  bool failed = false;  // a mutation of that opening has failed
 
  private:
   static void mutation_done(store::StoreOp& store_op) noexcept;
@@ -62,6 +68,9 @@ class Replica {
   void fill(ReplicaOp& op, store::StoreOp::Op what) noexcept;
   void start_flush(ReplicaOp& op) noexcept;
   void mutation_left(ReplicaOp& op) noexcept;
+  void close_view(ReplicaOp& op) noexcept;
+  void list_with_past(ReplicaOp& op) const noexcept;
+  void find_content(ReplicaOp& op, store::SegmentHandle shown) const noexcept;
 
   store::Store* store_;
   Uuid store_id_;

@@ -23,6 +23,7 @@
 namespace blockd::peer {
 
 class Replica;
+struct CachedView;
 class ReplicaService;
 struct Session;
 
@@ -31,7 +32,7 @@ struct ReplicaOp {
     open,  // segment, store, version.epoch, block_count, may_create
            //   -> handle, stable, block_count; LeaseHeld: wait_us
     list,  // handle, first_block = first chunk, version = above, data[data_bytes] of ChunkEntry
-           //   -> block_count entries
+           //   -> block_count entries: chunks whose current or any past content is above
     read,  // handle, first_block, block_count, data -> data, crcs (may be null)
     read_chunk,  // handle, first_block = the chunk's first, era (0: current), data, crcs
                  // -> the same, version, valid_mask, era = born, died, covers
@@ -84,6 +85,8 @@ struct ReplicaOp {
   ReplicaService* service = nullptr;
   Replica* replica = nullptr;
   Session* opened_by = nullptr;
+  store::SegmentHandle view = store::Store::kNoView;  // read_chunk of an era: closed with it
+  CachedView* cached_view = nullptr;                  // read_view
   std::uint64_t arrival = 0;
   io::SendItem item;
   std::uint32_t request_id = 0;
@@ -95,9 +98,16 @@ struct ReplicaOp {
   } frame;
 };
 
-[[nodiscard]] inline bool is_mutation(ReplicaOp::Kind kind) noexcept {
+[[nodiscard]] constexpr bool is_mutation(ReplicaOp::Kind kind) noexcept {
   return kind == ReplicaOp::Kind::write || kind == ReplicaOp::Kind::zero ||
-         kind == ReplicaOp::Kind::replace;
+         kind == ReplicaOp::Kind::replace || kind == ReplicaOp::Kind::forget;
+}
+[[nodiscard]] constexpr bool is_read(ReplicaOp::Kind kind) noexcept {
+  return kind == ReplicaOp::Kind::read || kind == ReplicaOp::Kind::read_view;
+}
+[[nodiscard]] constexpr bool is_listing(ReplicaOp::Kind kind) noexcept {
+  return kind == ReplicaOp::Kind::list || kind == ReplicaOp::Kind::states ||
+         kind == ReplicaOp::Kind::list_view;
 }
 
 // Told when a channel comes up or goes down. Owned by the watcher, which unwatches itself.

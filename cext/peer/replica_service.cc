@@ -1,6 +1,7 @@
 #include "peer/replica_service.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "base/assert.h"
 
@@ -13,7 +14,10 @@ void ReplicaService::add_store(store::Store& store) {
 }
 
 void ReplicaService::remove_store(const Uuid& store_id) {
-  stores_.erase(store_id);
+  if (const auto store = stores_.find(store_id); store != stores_.end()) {
+    views_.drop_store(*store->second);
+    stores_.erase(store);
+  }
   for (auto& [key, replica] : replicas_) {
     if (key.first != store_id) continue;
     detach_writer(*replica);
@@ -39,6 +43,10 @@ void ReplicaService::submit(Session& session, ReplicaOp& op) noexcept {
       return heartbeat(op);
     case ReplicaOp::Kind::release:
       return release(op);
+    case ReplicaOp::Kind::read_view:
+      return read_view(op);
+    case ReplicaOp::Kind::list_view:
+      return list_view(op);
     default:
       return submit_to_replica(session, op);
   }
@@ -132,6 +140,7 @@ std::uint32_t ReplicaService::attach_writer(Replica& replica, Session& session,
   replica.writer_slot = index;
   replica.writer_epoch = epoch;
   replica.last_seq = 0;
+  replica.last_era = 0;
   replica.failed = false;
   return (std::uint32_t{session.slots[index].generation} << 16) | index;
 }
@@ -165,8 +174,8 @@ ReplicaService::Grant& ReplicaService::grant_of(const Uuid& volume) {
 namespace {
 
 // Of an answer that was looked up in the store's metadata.
-Error sound(Replica& replica) noexcept {
-  return replica.store().metadata_lost() ? Error::DiskError : Error::Ok;
+Error sound(const store::Store& store) noexcept {
+  return store.metadata_lost() ? Error::DiskError : Error::Ok;
 }
 
 // What is left must take everything that engines may have under way when they hear of it.
@@ -201,6 +210,74 @@ void ReplicaService::release(ReplicaOp& op) noexcept {
   completions_.push(op, Error::Ok);
 }
 
+// --- snapshots
+// ---------------------------------------------------------------------------------------
+
+// The segment is looked up each time: it may have been dropped, and made anew under its old handle.
+void ReplicaService::read_view(ReplicaOp& op) {
+  const auto store = stores_.find(op.store);
+  if (store == stores_.end()) return completions_.push(op, Error::NotFound);
+  store::Store& held = *store->second;
+  const auto segment = held.find_segment(op.segment);
+  if (!segment) return completions_.push(op, Error::NotFound);
+  const std::uint64_t end = std::uint64_t{op.first_block} + op.block_count;
+  if (op.block_count == 0) return completions_.push(op, Error::InvalidArgument);
+  if (op.block_count > format::kWireBlocksMax) return completions_.push(op, Error::RequestTooLarge);
+  if (end > held.segment_info(*segment).block_count)
+    return completions_.push(op, Error::ExtentOutOfRange);
+  op.cached_view = nullptr;
+  if (op.era != 0) {
+    op.cached_view = views_.acquire(held, op.segment, *segment, op.era);
+    if (op.cached_view == nullptr) return completions_.push(op, Error::Busy);
+  }
+  store::StoreOp& store_op = op.store_op;
+  store_op = store::StoreOp{};
+  store_op.op = store::StoreOp::Op::read;
+  store_op.segment = op.cached_view ? op.cached_view->handle : *segment;
+  store_op.first_block = op.first_block;
+  store_op.block_count = op.block_count;
+  store_op.data = op.data;
+  store_op.hold = op.hold;
+  store_op.crcs_out = op.crcs;
+  store_op.owner = &op;
+  store_op.done = view_read_done;
+  held.submit(store_op);
+}
+
+void ReplicaService::view_read_done(store::StoreOp& store_op) noexcept {
+  ReplicaOp& op = *static_cast<ReplicaOp*>(store_op.owner);
+  ReplicaService& self = *op.service;
+  store_op.hold.reset();
+  op.error = store_op.error;
+  CachedView* view = std::exchange(op.cached_view, nullptr);
+  // Its segment was dropped, perhaps before this read came: the asker tries again with a new view.
+  const bool stale = view != nullptr && op.error == Error::NotFound;
+  if (stale) self.views_.drop(*view);
+  if (view) self.views_.release(*view);
+  const auto store = self.stores_.find(op.store);
+  if (stale && store != self.stores_.end() && store->second->find_segment(op.segment))
+    op.error = Error::Busy;
+  self.complete(op);
+}
+
+void ReplicaService::list_view(ReplicaOp& op) {
+  const auto store = stores_.find(op.store);
+  if (store == stores_.end()) return completions_.push(op, Error::NotFound);
+  store::Store& held = *store->second;
+  const auto segment = held.find_segment(op.segment);
+  if (!segment) return completions_.push(op, Error::NotFound);
+  op.version = Version{};
+  if (op.era == 0) {
+    Replica::list_chunks(held, *segment, op);
+    return completions_.push(op, sound(held));
+  }
+  const store::SegmentHandle view = held.open_view(*segment, op.era);
+  if (view == store::Store::kNoView) return completions_.push(op, Error::Busy);
+  Replica::list_chunks(held, view, op);
+  held.close_view(view);
+  completions_.push(op, sound(held));
+}
+
 // --- operations on an opened replica
 // -----------------------------------------------------------------
 
@@ -232,12 +309,15 @@ void ReplicaService::submit_to_replica(Session& session, ReplicaOp& op) noexcept
   switch (op.kind) {
     case ReplicaOp::Kind::list:
       replica->list(op);
-      return completions_.push(op, sound(*replica));
+      return completions_.push(op, sound(replica->store()));
+    case ReplicaOp::Kind::states:
+      replica->list_states(op);
+      return completions_.push(op, sound(replica->store()));
     case ReplicaOp::Kind::read:
       return replica->submit_read(op);
     case ReplicaOp::Kind::read_chunk:
-      if (!replica->submit_read_chunk(op)) completions_.push(op, sound(*replica));
-      return;
+      if (replica->submit_read_chunk(op)) return;
+      return completions_.push(op, op.error != Error::Ok ? op.error : sound(replica->store()));
     case ReplicaOp::Kind::flush:
       return replica->submit_flush(op);
     case ReplicaOp::Kind::stable:
@@ -254,8 +334,9 @@ void ReplicaService::submit_to_replica(Session& session, ReplicaOp& op) noexcept
 }
 
 Error ReplicaService::check_extent(Replica& replica, const ReplicaOp& op) noexcept {
-  const bool whole_chunk =
-      op.kind == ReplicaOp::Kind::read_chunk || op.kind == ReplicaOp::Kind::replace;
+  const bool whole_chunk = op.kind == ReplicaOp::Kind::read_chunk ||
+                           op.kind == ReplicaOp::Kind::replace ||
+                           op.kind == ReplicaOp::Kind::forget;
   const bool extent = op.kind == ReplicaOp::Kind::read || op.kind == ReplicaOp::Kind::write ||
                       op.kind == ReplicaOp::Kind::zero;
   const std::uint64_t end = std::uint64_t{op.first_block} + (whole_chunk ? 1 : op.block_count);
@@ -272,10 +353,18 @@ Error ReplicaService::check_extent(Replica& replica, const ReplicaOp& op) noexce
 
 Error ReplicaService::check_mutation(Replica& replica, const ReplicaOp& op) noexcept {
   if (replica.failed) return Error::NotInSync;
-  if (op.kind == ReplicaOp::Kind::replace) return Error::Ok;
-  if (op.version.epoch != replica.writer_epoch || op.version.seq <= replica.last_seq)
+  if (op.kind == ReplicaOp::Kind::replace || op.kind == ReplicaOp::Kind::forget) {
+    const bool past = op.kind == ReplicaOp::Kind::forget || op.died != 0;
+    const bool nothing = past && op.version == Version{};
+    const bool dead = op.died != 0 && op.died <= op.era;  // no snapshot can show it
+    return nothing || dead ? Error::ProtocolError : Error::Ok;
+  }
+  if (op.version.epoch != replica.writer_epoch || op.version.seq <= replica.last_seq ||
+      op.era < replica.last_era) {
     return Error::ProtocolError;
+  }
   replica.last_seq = op.version.seq;
+  replica.last_era = op.era;
   return Error::Ok;
 }
 

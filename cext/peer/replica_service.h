@@ -9,6 +9,7 @@
 //        just started forgot its grants: it waits one lease before it promises a higher epoch.
 //  * F3  An opening ends the one before it: operations of the earlier are refused, even when they
 //        come later through a link that was slow to die.
+// Snapshots are read and listed without an opening: what they show no engine changes.
 // Sessions: one a link, one for this host's engines. All on the loop's thread.
 #pragma once
 
@@ -24,6 +25,7 @@
 #include "peer/completion_queue.h"
 #include "peer/replica.h"
 #include "peer/replica_client.h"
+#include "peer/view_cache.h"
 
 namespace blockd::peer {
 
@@ -40,11 +42,16 @@ struct Session {
 class ReplicaService {
  public:
   ReplicaService(io::Loop& loop, CompletionQueue& completions, std::uint64_t lease_us) noexcept
-      : loop_(loop), completions_(completions), lease_us_(lease_us), started_us_(loop.now_us()) {}
+      : loop_(loop),
+        completions_(completions),
+        lease_us_(lease_us),
+        started_us_(loop.now_us()),
+        views_(loop) {}
 
   void add_store(store::Store& store);
   void remove_store(const Uuid& store_id);
   void close_session(Session& session) noexcept;
+  void close_views() noexcept { views_.drop_all(); }
 
   // `op` completes through op.done, never from inside.
   void submit(Session& session, ReplicaOp& op) noexcept;
@@ -68,6 +75,9 @@ class ReplicaService {
   void promised(ReplicaOp& op, Error error) noexcept;
   void heartbeat(ReplicaOp& op) noexcept;
   void release(ReplicaOp& op) noexcept;
+  void read_view(ReplicaOp& op);
+  static void view_read_done(store::StoreOp& store_op) noexcept;
+  void list_view(ReplicaOp& op);
   void submit_to_replica(Session& session, ReplicaOp& op) noexcept;
   [[nodiscard]] Error check_extent(Replica& replica, const ReplicaOp& op) noexcept;
   [[nodiscard]] Error check_mutation(Replica& replica, const ReplicaOp& op) noexcept;
@@ -82,6 +92,7 @@ class ReplicaService {
   CompletionQueue& completions_;
   std::uint64_t lease_us_;
   std::uint64_t started_us_;
+  ViewCache views_;
   std::map<Uuid, store::Store*> stores_;
   std::map<std::pair<Uuid, SegmentId>, std::unique_ptr<Replica>> replicas_;
   std::unordered_map<Uuid, Grant> grants_;

@@ -92,9 +92,9 @@ FrameSink::Verdict ServerLink::on_header(const format::FrameHeader& header,
 bool ServerLink::take_memory(ServerOp& server_op) noexcept {
   ReplicaOp& op = server_op.op;
   std::uint32_t bytes = request_shape(op).data_bytes;
-  if (op.kind == ReplicaOp::Kind::read) bytes = op.block_count * kBlockBytes;
+  if (is_read(op.kind)) bytes = op.block_count * kBlockBytes;
   if (op.kind == ReplicaOp::Kind::read_chunk) bytes = kChunkBytes;
-  if (op.kind == ReplicaOp::Kind::list) {
+  if (is_listing(op.kind)) {
     bytes = op.block_count * static_cast<std::uint32_t>(sizeof(format::ChunkEntry));
     op.data_bytes = bytes;
   }

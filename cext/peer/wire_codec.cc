@@ -15,9 +15,11 @@ format::FrameType frame_type(Kind kind) noexcept {
 static_assert(static_cast<int>(Kind::open) + 1 == static_cast<int>(format::FrameType::open));
 static_assert(static_cast<int>(Kind::replace) + 1 == static_cast<int>(format::FrameType::replace));
 static_assert(static_cast<int>(Kind::release) + 1 == static_cast<int>(format::FrameType::release));
+static_assert(static_cast<int>(Kind::list_view) + 1 ==
+              static_cast<int>(format::FrameType::list_view));
 
 bool kind_of(std::uint8_t type, Kind& kind) noexcept {
-  if (type < 1 || type > static_cast<std::uint8_t>(format::FrameType::release)) return false;
+  if (type < 1 || type > static_cast<std::uint8_t>(format::FrameType::list_view)) return false;
   kind = static_cast<Kind>(type - 1);
   return true;
 }
@@ -31,6 +33,14 @@ void seal(format::FrameHeader& header) noexcept {
 }
 
 namespace {
+
+constexpr bool of_view(Kind kind) noexcept {
+  return kind == Kind::read_view || kind == Kind::list_view;
+}
+
+constexpr bool has_era(Kind kind) noexcept {
+  return is_mutation(kind) || of_view(kind) || kind == Kind::read_chunk;
+}
 
 constexpr std::uint32_t payload_blocks(const ReplicaOp& op) noexcept {
   switch (op.kind) {
@@ -60,12 +70,12 @@ std::uint32_t put_body(ReplicaOp& op, const Body& body) noexcept {
 }
 
 std::uint32_t put_request_body(ReplicaOp& op) noexcept {
-  if (op.kind == Kind::open) {
+  if (op.kind == Kind::open || of_view(op.kind)) {
     format::OpenBody body;
     body.volume = op.segment.volume;
     body.segment = op.segment.index;
     body.store = op.store;
-    body.block_count = op.block_count;
+    body.block_count = op.kind == Kind::open ? op.block_count : 0;
     return put_body(op, body);
   }
   if (op.kind == Kind::heartbeat || op.kind == Kind::release) {
@@ -78,20 +88,24 @@ std::uint32_t put_request_body(ReplicaOp& op) noexcept {
 
 void encode_request(ReplicaOp& op) noexcept {
   format::FrameHeader header;
+  const bool covers = op.covers && is_mutation(op.kind);
   header.type = static_cast<std::uint8_t>(frame_type(op.kind));
   header.flags = static_cast<std::uint8_t>((op.fua ? format::kFlagFua : 0) |
-                                           (op.may_create ? format::kFlagMayCreate : 0));
+                                           (op.may_create ? format::kFlagMayCreate : 0) |
+                                           (covers ? format::kFlagCovers : 0));
   header.request_id = op.request_id;
   header.handle = op.handle;
   header.valid_mask = op.kind == Kind::replace ? op.valid_mask : std::uint16_t{0};
   header.epoch = op.version.epoch;
   header.seq = op.version.seq;
   header.first_block = op.first_block;
-  header.block_count = op.kind == Kind::list
+  header.block_count = is_listing(op.kind)
                            ? op.data_bytes / static_cast<std::uint32_t>(sizeof(format::ChunkEntry))
                            : op.block_count;
   header.mark_epoch = op.stable.epoch;
   header.mark_seq = op.stable.seq;
+  header.era = has_era(op.kind) ? op.era : 0;
+  header.died = op.kind == Kind::replace ? op.died : 0;
   op.frame.header = header;
   const std::uint32_t blocks = payload_blocks(op);
   BLOCKD_ASSERT(blocks <= format::kWireBlocksMax);
@@ -109,6 +123,7 @@ bool decode_request(const format::FrameHeader& header, ReplicaOp& op) noexcept {
     return false;
   op.fua = (header.flags & format::kFlagFua) != 0;
   op.may_create = (header.flags & format::kFlagMayCreate) != 0;
+  op.covers = (header.flags & format::kFlagCovers) != 0;
   op.error = Error::Ok;
   op.request_id = header.request_id;
   op.handle = header.handle;
@@ -117,19 +132,21 @@ bool decode_request(const format::FrameHeader& header, ReplicaOp& op) noexcept {
   op.first_block = header.first_block;
   op.block_count = header.block_count;
   op.stable = {header.mark_epoch, header.mark_seq};
+  op.era = header.era;
+  op.died = header.died;
   op.data = nullptr;
   op.data_bytes = 0;
-  if ((op.kind == Kind::write || op.kind == Kind::read) &&
+  if ((op.kind == Kind::write || is_read(op.kind)) &&
       (op.block_count == 0 || op.block_count > format::kWireBlocksMax)) {
     return false;
   }
-  if (op.kind == Kind::list && (op.block_count == 0 || op.block_count > format::kListEntriesMax))
+  if (is_listing(op.kind) && (op.block_count == 0 || op.block_count > format::kListEntriesMax))
     return false;
   return request_shape(op).total() == header.payload_bytes;
 }
 
 PayloadShape request_shape(const ReplicaOp& op) noexcept {
-  if (op.kind == Kind::open) return {sizeof(format::OpenBody), 0};
+  if (op.kind == Kind::open || of_view(op.kind)) return {sizeof(format::OpenBody), 0};
   if (op.kind == Kind::heartbeat || op.kind == Kind::release)
     return {sizeof(format::VolumeBody), 0};
   const std::uint32_t blocks = payload_blocks(op);
@@ -137,12 +154,12 @@ PayloadShape request_shape(const ReplicaOp& op) noexcept {
 }
 
 void decode_body(ReplicaOp& op) noexcept {
-  if (op.kind == Kind::open) {
+  if (op.kind == Kind::open || of_view(op.kind)) {
     format::OpenBody body;
     std::memcpy(static_cast<void*>(&body), op.frame.tail.data(), sizeof body);
     op.segment = {body.volume, body.segment};
     op.store = body.store;
-    op.block_count = body.block_count;
+    if (op.kind == Kind::open) op.block_count = body.block_count;
   } else if (op.kind == Kind::heartbeat || op.kind == Kind::release) {
     format::VolumeBody body;
     std::memcpy(static_cast<void*>(&body), op.frame.tail.data(), sizeof body);
@@ -171,10 +188,13 @@ void encode_reply(ReplicaOp& op) noexcept {
       header.block_count = op.full ? 1 : 0;
       break;
     case Kind::list:
+    case Kind::states:
+    case Kind::list_view:
       if (ok) header.block_count = op.block_count;
       if (ok) data_bytes = op.block_count * static_cast<std::uint32_t>(sizeof(format::ChunkEntry));
       break;
     case Kind::read:
+    case Kind::read_view:
     case Kind::read_chunk: {
       const bool chunk = op.kind == Kind::read_chunk;
       const std::uint32_t blocks = !ok     ? 0
@@ -184,6 +204,9 @@ void encode_reply(ReplicaOp& op) noexcept {
         header.valid_mask = op.valid_mask;
         header.epoch = op.version.epoch;
         header.seq = op.version.seq;
+        header.era = op.era;
+        header.died = op.died;
+        header.flags = op.covers ? format::kFlagCovers : std::uint8_t{0};
       }
       head_bytes = blocks * 4;
       data_bytes = blocks * kBlockBytes;
@@ -215,18 +238,24 @@ bool decode_reply(const format::FrameHeader& header, ReplicaOp& op, PayloadShape
       op.full = header.block_count != 0;
       break;
     case Kind::list:
+    case Kind::states:
+    case Kind::list_view:
       if (!ok) break;
       if (header.block_count > op.data_bytes / sizeof(format::ChunkEntry)) return false;
       op.block_count = header.block_count;
       shape.data_bytes = op.block_count * static_cast<std::uint32_t>(sizeof(format::ChunkEntry));
       break;
     case Kind::read:
+    case Kind::read_view:
       if (ok) shape = {op.block_count * 4, op.block_count * kBlockBytes};
       break;
     case Kind::read_chunk:
       if (!ok) break;
       op.valid_mask = header.valid_mask;
       op.version = {header.epoch, header.seq};
+      op.era = header.era;
+      op.died = header.died;
+      op.covers = (header.flags & format::kFlagCovers) != 0;
       op.block_count = kBlocksPerChunk;
       if (op.valid_mask != 0) shape = {kBlocksPerChunk * 4, kChunkBytes};
       break;

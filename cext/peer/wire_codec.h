@@ -27,7 +27,8 @@ struct PayloadShape {
   [[nodiscard]] std::uint32_t total() const noexcept { return head_bytes + data_bytes; }
 };
 [[nodiscard]] PayloadShape request_shape(const ReplicaOp& op) noexcept;
-void decode_body(ReplicaOp& op) noexcept;  // of open, heartbeat, release: op.frame.tail holds it
+void decode_body(ReplicaOp& op) noexcept;  // of open, heartbeat, release, read_view, list_view:
+                                           // op.frame.tail holds it
 
 // The reply to `op`: false when its shape does not fit the request.
 [[nodiscard]] bool decode_reply(const format::FrameHeader& header, ReplicaOp& op,

@@ -108,6 +108,7 @@ void SimCluster::boot(std::uint32_t index) {
   for (const Host& other : hosts_) {
     if (&other != &host) process.hub->set_peer(other.id, "tcp:" + other.name + ":7000");
   }
+  if (era_ > 1) tell_snapshots(index);
 }
 
 void SimCluster::kill(std::uint32_t index, bool power_loss) {
@@ -160,6 +161,7 @@ engine::Volume& SimCluster::attach(std::uint32_t index) {
   config.name = "v";
   config.size_bytes = options_.volume_bytes;
   config.epoch = process.epoch = ++epoch_;
+  config.era = process.opened_in = era_;
   config.min_in_sync = options_.min_in_sync;
   for (std::uint32_t segment = 0; segment < meta_.size(); ++segment) {
     config.segments.push_back(segment_config(segment, index));
@@ -227,6 +229,47 @@ void SimCluster::answer(std::uint32_t host, std::uint64_t epoch, std::uint32_t s
     if (epoch != epoch_) return volume->in_sync_change_failed(segment, Error::EpochFenced);
     volume->in_sync_changed(segment_config(segment, host));
   });
+}
+
+// --- snapshots
+// ---------------------------------------------------------------------------------------
+
+Era SimCluster::take_snapshot(std::uint32_t holder) {
+  const Era taken = era_++;
+  snapshots_.insert(taken);
+  const std::uint64_t epoch = process(holder).epoch;
+  world_.after(world_.random().between(500, 20'000), nullptr, [this, holder, epoch, taken] {
+    engine::Volume* volume = volume_of(holder, epoch);
+    if (volume == nullptr) return;  // a later attachment begins in a later era
+    volume->begin_era(taken + 1, [this, epoch, taken](Error error) {
+      if (error == Error::Ok && epoch == epoch_) final_.insert(taken);
+    });
+  });
+  return taken;
+}
+
+void SimCluster::delete_snapshot(Era era) {
+  snapshots_.erase(era);
+  for (std::uint32_t i = 0; i < host_count(); ++i) {
+    if (alive(i)) tell_snapshots(i);
+  }
+}
+
+void SimCluster::tell_snapshots(std::uint32_t index) {
+  const store::SnapshotSet set{volume_id_, era_, {snapshots_.begin(), snapshots_.end()}, 0};
+  Process* process = hosts_[index].process.get();
+  world_.after(world_.random().between(500, 300'000), process->loop.get(),
+               [process, set] { process->store->set_snapshots(set); });
+}
+
+bool SimCluster::snapshot_final(Era era) {
+  for (const Host& host : hosts_) {
+    const Process* process = host.process.get();
+    const bool opened = process && process->volume && process->epoch == epoch_ &&
+                        process->volume->state() == engine::VolumeState::serving;
+    if (opened && process->opened_in > era) final_.insert(era);
+  }
+  return final_.contains(era);
 }
 
 // --- looking

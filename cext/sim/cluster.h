@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -41,6 +42,7 @@ struct Process {
   std::unique_ptr<engine::VolumeEvents> events;
   std::unique_ptr<engine::Volume> volume;
   std::uint64_t epoch = 0;  // of the volume
+  Era opened_in = 0;        // the era it was attached in
 };
 
 class SimCluster {
@@ -65,6 +67,19 @@ class SimCluster {
 
   // Within the first segment. False: not within a minute.
   bool grow(std::uint32_t host, std::uint64_t size_bytes);
+
+  // The metadata begins the next era and tells the holder's engine a little later. Returns the
+  // snapshot's era.
+  Era take_snapshot(std::uint32_t holder);
+  // The stores hear of it by and by.
+  void delete_snapshot(Era era);
+  [[nodiscard]] bool snapshot_final(Era era);
+  [[nodiscard]] Era era() const { return era_; }
+
+  [[nodiscard]] bool in_sync(std::uint32_t host) const { return meta_[0].in_sync[host]; }
+  [[nodiscard]] const Uuid& host_id(std::uint32_t host) const { return hosts_[host].id; }
+  [[nodiscard]] const Uuid& store_id(std::uint32_t host) const { return hosts_[host].store_id; }
+  [[nodiscard]] const Uuid& volume_id() const { return volume_id_; }
 
   [[nodiscard]] bool alive(std::uint32_t host) const { return hosts_[host].process != nullptr; }
   [[nodiscard]] engine::Volume* volume(std::uint32_t host) {
@@ -107,6 +122,7 @@ class SimCluster {
   void answer(std::uint32_t host, std::uint64_t epoch, std::uint32_t segment);
   [[nodiscard]] engine::Volume* volume_of(std::uint32_t host, std::uint64_t epoch);
   void boot(std::uint32_t host);
+  void tell_snapshots(std::uint32_t host);
 
   ClusterOptions options_;
   io::SimWorld world_;
@@ -115,6 +131,9 @@ class SimCluster {
   std::vector<Host> hosts_;
   std::vector<MetaSegment> meta_;
   std::uint64_t epoch_ = 0;
+  Era era_ = 1;
+  std::set<Era> snapshots_;  // that there are
+  std::set<Era> final_;
   std::vector<std::unique_ptr<Process>> graves_;
   std::vector<std::pair<std::string, std::uint64_t>> notices_;
 };

@@ -2,45 +2,104 @@
 
 #include <algorithm>
 #include <cstring>
+#include <utility>
 
 namespace blockd::sim {
 
 using store::SegmentHandle;
 using store::StoreOp;
 
+bool shown_by_any(const store::SnapshotSet* set, Era born, Era died) {
+  if (born >= died) return false;
+  if (set == nullptr || died > set->known_below) return true;
+  return std::ranges::any_of(set->eras, [&](Era era) { return born <= era && era < died; });
+}
+
+const FakeChunk* FakeSegment::shown(std::uint32_t chunk, Era era) const {
+  const auto current = chunks.find(chunk);
+  if (current != chunks.end() && current->second.born <= era) return &current->second;
+  const auto held = past.find(chunk);
+  if (held == past.end()) return nullptr;
+  for (const FakePast& one : held->second) {
+    if (one.content.born <= era && era < one.died) return &one.content;
+  }
+  return nullptr;
+}
+
+void FakeSegment::keep(std::uint32_t chunk, FakePast content) {
+  forget(chunk, content.content.version);
+  std::vector<FakePast>& all = past[chunk];
+  const auto at = std::ranges::find_if(
+      all, [&](const FakePast& one) { return one.content.version > content.content.version; });
+  all.insert(at, std::move(content));
+}
+
+void FakeSegment::forget(std::uint32_t chunk, Version version) {
+  const auto held = past.find(chunk);
+  if (held == past.end()) return;
+  std::erase_if(held->second, [&](const FakePast& one) { return one.content.version == version; });
+  if (held->second.empty()) past.erase(held);
+}
+
+namespace {
+
+void replace(FakeSegment& segment, const FakeMutation& m) {
+  const std::uint32_t index = m.first_block / kBlocksPerChunk;
+  if (m.version == Version{}) {
+    segment.chunks.erase(index);
+    return;
+  }
+  FakeChunk chunk;
+  chunk.version = m.version;
+  chunk.born = m.era;
+  chunk.covers = m.covers && m.valid_mask == 0;
+  chunk.valid_mask = m.valid_mask;
+  if (m.valid_mask != 0) {
+    std::copy(m.data.begin(), m.data.end(), chunk.data.begin());
+    std::copy(m.crcs.begin(), m.crcs.end(), chunk.crcs.begin());
+  }
+  if (m.died == 0) {
+    segment.chunks[index] = std::move(chunk);
+  } else if (shown_by_any(m.snapshots.get(), m.era, m.died)) {
+    segment.keep(index, {std::move(chunk), m.died});
+  }
+}
+
+// The chunk as a mutation of `m` may change it: what a snapshot shows stays, as past.
+FakeChunk& writable(FakeSegment& segment, std::uint32_t index, const FakeMutation& m) {
+  FakeChunk& chunk = segment.chunks[index];
+  if (chunk.version == m.version) return chunk;
+  const bool content = chunk.valid_mask != 0 || chunk.covers;
+  if (content && shown_by_any(m.snapshots.get(), chunk.born, m.era))
+    segment.keep(index, {chunk, m.era});
+  chunk.version = m.version;
+  chunk.born = m.era;
+  return chunk;
+}
+
+}  // namespace
+
 void FakeMedium::apply(std::map<SegmentHandle, FakeSegment>& to, const FakeMutation& m) {
   const auto found = to.find(m.segment);
   if (found == to.end()) return;
   FakeSegment& segment = found->second;
-  if (m.op == StoreOp::Op::replace) {
-    const std::uint32_t index = m.first_block / kBlocksPerChunk;
-    if (m.version == Version{}) {
-      segment.chunks.erase(index);
-      return;
-    }
-    FakeChunk& chunk = segment.chunks[index];
-    chunk.version = m.version;
-    chunk.valid_mask = m.valid_mask;
-    if (m.valid_mask != 0) {
-      std::copy(m.data.begin(), m.data.end(), chunk.data.begin());
-      std::copy(m.crcs.begin(), m.crcs.end(), chunk.crcs.begin());
-    }
-    return;
-  }
+  if (m.op == StoreOp::Op::replace) return replace(segment, m);
+  if (m.op == StoreOp::Op::forget)
+    return segment.forget(m.first_block / kBlocksPerChunk, m.version);
   for (std::uint32_t i = 0; i < m.block_count; ++i) {
     const std::uint32_t block = m.first_block + i;
     const std::uint32_t inside = block % kBlocksPerChunk;
-    FakeChunk& chunk = segment.chunks[block / kBlocksPerChunk];
-    chunk.version = m.version;
+    FakeChunk& chunk = writable(segment, block / kBlocksPerChunk, m);
     const auto bit = static_cast<std::uint16_t>(1u << inside);
     if (m.op == StoreOp::Op::zero) {
       chunk.valid_mask = static_cast<std::uint16_t>(chunk.valid_mask & ~bit);
-      continue;
+    } else {
+      chunk.valid_mask |= bit;
+      chunk.crcs[inside] = m.crcs[i];
+      std::memcpy(chunk.data.data() + std::size_t{inside} * kBlockBytes,
+                  m.data.data() + std::size_t{i} * kBlockBytes, kBlockBytes);
     }
-    chunk.valid_mask |= bit;
-    chunk.crcs[inside] = m.crcs[i];
-    std::memcpy(chunk.data.data() + std::size_t{inside} * kBlockBytes,
-                m.data.data() + std::size_t{i} * kBlockBytes, kBlockBytes);
+    chunk.covers = m.covers && chunk.valid_mask == 0;
   }
 }
 
@@ -82,7 +141,7 @@ void FakeStore::create_segment(SegmentId id, std::uint32_t block_count, Done don
 
 void FakeStore::drop_segment(SegmentHandle segment, Done done) {
   medium_.base.erase(segment);
-  medium_.live.erase(segment);
+  medium_.live.erase(segment);  // its views find nothing from now on
   later(std::move(done), Error::Ok);
 }
 
@@ -120,6 +179,8 @@ store::SegmentInfo FakeStore::segment_info(SegmentHandle segment) const noexcept
   const FakeSegment& found = medium_.live.at(segment);
   store::SegmentInfo info = found.info;
   info.chunk_count = static_cast<std::uint32_t>(found.chunks.size());
+  for (const auto& [chunk, past] : found.past)
+    info.past_count += static_cast<std::uint32_t>(past.size());
   return info;
 }
 
@@ -129,29 +190,126 @@ void FakeStore::set_stable(SegmentHandle segment, Version stable) noexcept {
   if (stable <= found.info.stable) return;
   found.info.stable = stable;
   if (loop_.world().random().chance(2)) medium_.base.at(segment).info.stable = stable;
-  for (auto it = found.chunks.begin(); it != found.chunks.end();) {
-    const bool reap = it->second.valid_mask == 0 && it->second.version <= stable;
-    it = reap ? found.chunks.erase(it) : std::next(it);
+  reap(found);
+}
+
+// Empty records go below the stable mark, unless they cover a base.
+void FakeStore::reap(FakeSegment& segment) const {
+  const auto known = snapshots_.find(segment.info.id.volume);
+  const Era uncovered_below = known == snapshots_.end() ? 0 : known->second->uncovered_below;
+  for (auto it = segment.chunks.begin(); it != segment.chunks.end();) {
+    const FakeChunk& chunk = it->second;
+    const bool empty = chunk.valid_mask == 0 && chunk.version <= segment.info.stable;
+    const bool reaped = empty && (!chunk.covers || chunk.born < uncovered_below);
+    it = reaped ? segment.chunks.erase(it) : std::next(it);
   }
 }
 
+// --- snapshots -----------------------------------------------------------------------------------
+
+std::shared_ptr<const store::SnapshotSet> FakeStore::snapshots_of(SegmentHandle segment) const {
+  const auto found = medium_.live.find(segment);
+  if (found == medium_.live.end()) return nullptr;
+  const auto known = snapshots_.find(found->second.info.id.volume);
+  return known == snapshots_.end() ? nullptr : known->second;
+}
+
+bool FakeStore::viewed(SegmentHandle segment, Era born, Era died) const {
+  return std::ranges::any_of(views_, [&](const auto& view) {
+    return view.second.segment == segment && born <= view.second.era && view.second.era < died;
+  });
+}
+
+// What no snapshot shows any more goes, at once and durably.
+void FakeStore::set_snapshots(store::SnapshotSet set) {
+  const Uuid volume = set.volume;
+  const auto known = std::make_shared<const store::SnapshotSet>(std::move(set));
+  snapshots_[volume] = known;
+  for (auto* image : {&medium_.base, &medium_.live}) {
+    for (auto& [handle, segment] : *image) {
+      if (segment.info.id.volume != volume) continue;
+      for (auto& [chunk, past] : segment.past) {
+        std::erase_if(past, [&, of = handle](const FakePast& one) {
+          return !shown_by_any(known.get(), one.content.born, one.died) &&
+                 !viewed(of, one.content.born, one.died);
+        });
+      }
+      std::erase_if(segment.past, [](const auto& held) { return held.second.empty(); });
+      reap(segment);
+    }
+  }
+}
+
+SegmentHandle FakeStore::open_view(SegmentHandle segment, Era era) {
+  if (!medium_.live.contains(segment)) return kNoView;
+  views_[next_view_] = {segment, era};
+  return next_view_++;
+}
+
+void FakeStore::close_view(SegmentHandle view) noexcept {
+  views_.erase(view);
+}
+
+const FakeChunk* FakeStore::Shown::chunk(std::uint32_t index) const {
+  if (segment == nullptr) return nullptr;
+  if (era != 0) return segment->shown(index, era);
+  const auto found = segment->chunks.find(index);
+  return found == segment->chunks.end() ? nullptr : &found->second;
+}
+
+FakeStore::Shown FakeStore::shown(SegmentHandle handle) const {
+  const auto view = views_.find(handle);
+  const SegmentHandle segment = view == views_.end() ? handle : view->second.segment;
+  const auto found = medium_.live.find(segment);
+  if (found == medium_.live.end()) return {};
+  return {&found->second, view == views_.end() ? 0 : view->second.era};
+}
+
+std::size_t FakeStore::list_states(SegmentHandle segment, std::uint32_t from_chunk, Version above,
+                                   std::span<store::ChunkState> out) const {
+  std::size_t count = 0;
+  const FakeSegment& found = medium_.live.at(segment);
+  const auto put = [&](std::uint32_t index, const FakeChunk& chunk, Era died) {
+    const bool wanted = index > from_chunk || chunk.version > above;
+    if (!wanted || count == out.size()) return;
+    out[count++] = {index, chunk.version, chunk.born, died, chunk.valid_mask, chunk.covers};
+  };
+  auto current = found.chunks.lower_bound(from_chunk);
+  auto past = found.past.lower_bound(from_chunk);
+  while (count < out.size() && (current != found.chunks.end() || past != found.past.end())) {
+    const std::uint32_t index = std::min(current == found.chunks.end() ? ~0u : current->first,
+                                         past == found.past.end() ? ~0u : past->first);
+    const FakeChunk* now = nullptr;
+    if (current != found.chunks.end() && current->first == index) now = &(current++)->second;
+    if (past != found.past.end() && past->first == index) {
+      for (const FakePast& one : (past++)->second) {
+        if (now && now->version <= one.content.version) put(index, *std::exchange(now, nullptr), 0);
+        put(index, one.content, one.died);
+      }
+    }
+    if (now) put(index, *now, 0);
+  }
+  return count;
+}
+
+// --- operations ----------------------------------------------------------------------------------
+
 Error FakeStore::read(StoreOp& op) noexcept {
-  const auto found = medium_.live.find(op.segment);
-  if (found == medium_.live.end()) return Error::NotFound;
+  const Shown from = shown(op.segment);
+  if (from.segment == nullptr) return Error::NotFound;
   for (std::uint32_t i = 0; i < op.block_count; ++i) {
     const std::uint32_t block = op.first_block + i;
     const std::uint32_t inside = block % kBlocksPerChunk;
     std::byte* to = op.data + std::size_t{i} * kBlockBytes;
-    const auto chunk = found->second.chunks.find(block / kBlocksPerChunk);
-    const bool valid =
-        chunk != found->second.chunks.end() && ((chunk->second.valid_mask >> inside) & 1);
+    const FakeChunk* chunk = from.chunk(block / kBlocksPerChunk);
+    const bool valid = chunk != nullptr && ((chunk->valid_mask >> inside) & 1);
     if (valid) {
-      std::memcpy(to, chunk->second.data.data() + std::size_t{inside} * kBlockBytes, kBlockBytes);
-      if (crc32c(to, kBlockBytes) != chunk->second.crcs[inside]) return Error::ChecksumMismatch;
+      std::memcpy(to, chunk->data.data() + std::size_t{inside} * kBlockBytes, kBlockBytes);
+      if (crc32c(to, kBlockBytes) != chunk->crcs[inside]) return Error::ChecksumMismatch;
     } else {
       std::memset(to, 0, kBlockBytes);
     }
-    if (op.crcs_out) op.crcs_out[i] = valid ? chunk->second.crcs[inside] : crc32c_zero_block();
+    if (op.crcs_out) op.crcs_out[i] = valid ? chunk->crcs[inside] : crc32c_zero_block();
   }
   return Error::Ok;
 }
@@ -189,8 +347,9 @@ void FakeStore::submit(StoreOp& op) noexcept {
     if (op.broken && *op.broken) op.error = Error::NotInSync;
     if (op.broken && op.error != Error::Ok) *op.broken = true;
     if (op.error == Error::Ok) {
-      FakeMutation m{op.op, op.segment, op.first_block, op.block_count, op.version, op.valid_mask,
-                     {},    {}};
+      FakeMutation m{
+          op.op,  op.segment, op.first_block, op.block_count,           op.version, op.valid_mask,
+          op.era, op.died,    op.covers,      snapshots_of(op.segment), {},         {}};
       const bool payload =
           op.op == StoreOp::Op::write || (op.op == StoreOp::Op::replace && op.valid_mask != 0);
       if (payload) {
@@ -204,42 +363,56 @@ void FakeStore::submit(StoreOp& op) noexcept {
   complete_in_order(op);
 }
 
+std::vector<std::uint32_t> FakeStore::chunks_from(const Shown& from, std::uint32_t first) {
+  std::vector<std::uint32_t> all;
+  if (from.segment == nullptr) return all;
+  const auto& chunks = from.segment->chunks;
+  for (auto it = chunks.lower_bound(first); it != chunks.end(); ++it) all.push_back(it->first);
+  if (from.era == 0) return all;
+  const auto& past = from.segment->past;
+  for (auto it = past.lower_bound(first); it != past.end(); ++it) all.push_back(it->first);
+  std::ranges::sort(all);
+  all.erase(std::ranges::unique(all).begin(), all.end());
+  return all;
+}
+
 std::size_t FakeStore::list_chunks(SegmentHandle segment, std::uint32_t from_chunk, Version above,
                                    std::span<store::ChunkVersion> out) const noexcept {
   std::size_t count = 0;
-  const FakeSegment& found = medium_.live.at(segment);
-  for (auto it = found.chunks.lower_bound(from_chunk);
-       it != found.chunks.end() && count < out.size(); ++it) {
-    if (it->second.version > above) out[count++] = {it->first, it->second.version};
+  const Shown from = shown(segment);
+  for (const std::uint32_t index : chunks_from(from, from_chunk)) {
+    const FakeChunk* chunk = from.chunk(index);
+    if (count == out.size()) break;
+    if (chunk == nullptr || chunk->version <= above) continue;
+    out[count++] = {index, chunk->version, chunk->born, chunk->valid_mask};
   }
   return count;
 }
 
 Version FakeStore::chunk_version(SegmentHandle segment, std::uint32_t chunk) const noexcept {
-  const FakeSegment& found = medium_.live.at(segment);
-  const auto it = found.chunks.find(chunk);
-  return it == found.chunks.end() ? Version{} : it->second.version;
+  const FakeChunk* found = shown(segment).chunk(chunk);
+  return found ? found->version : Version{};
 }
 
 std::uint16_t FakeStore::chunk_valid_mask(SegmentHandle segment,
                                           std::uint32_t chunk) const noexcept {
-  const FakeSegment& found = medium_.live.at(segment);
-  const auto it = found.chunks.find(chunk);
-  return it == found.chunks.end() ? std::uint16_t{0} : it->second.valid_mask;
+  const FakeChunk* found = shown(segment).chunk(chunk);
+  return found ? found->valid_mask : std::uint16_t{0};
 }
 
 std::size_t FakeStore::list_digests(SegmentHandle segment, std::uint32_t from_chunk,
                                     std::span<store::ChunkDigest> out) const noexcept {
   std::size_t count = 0;
-  const FakeSegment& found = medium_.live.at(segment);
-  for (auto it = found.chunks.lower_bound(from_chunk);
-       it != found.chunks.end() && count < out.size(); ++it) {
+  const Shown from = shown(segment);
+  for (const std::uint32_t index : chunks_from(from, from_chunk)) {
+    const FakeChunk* chunk = from.chunk(index);
+    if (chunk == nullptr) continue;
+    if (count == out.size()) break;
     std::array<std::uint32_t, kBlocksPerChunk> crcs;
     for (std::uint32_t i = 0; i < kBlocksPerChunk; ++i) {
-      crcs[i] = ((it->second.valid_mask >> i) & 1) ? it->second.crcs[i] : crc32c_zero_block();
+      crcs[i] = ((chunk->valid_mask >> i) & 1) ? chunk->crcs[i] : crc32c_zero_block();
     }
-    out[count++] = {it->first, it->second.version, it->second.valid_mask,
-                    crc32c(crcs.data(), sizeof crcs)};
+    out[count++] = {index, chunk->version, chunk->valid_mask, crc32c(crcs.data(), sizeof crcs)};
   }
   return count;
 }

@@ -18,15 +18,31 @@ namespace blockd::sim {
 
 struct FakeChunk {
   Version version;
+  Era born = 0;
+  bool covers = false;
   std::uint16_t valid_mask = 0;
   std::vector<std::byte> data = std::vector<std::byte>(kChunkBytes);
   std::array<std::uint32_t, kBlocksPerChunk> crcs{};
 };
 
+struct FakePast {
+  FakeChunk content;
+  Era died = 0;
+};
+
 struct FakeSegment {
   store::SegmentInfo info;
   std::map<std::uint32_t, FakeChunk> chunks;
+  std::map<std::uint32_t, std::vector<FakePast>> past;  // ascending by version
+
+  // What snapshot `era` shows of the chunk; null: a hole.
+  [[nodiscard]] const FakeChunk* shown(std::uint32_t chunk, Era era) const;
+  void keep(std::uint32_t chunk, FakePast content);
+  void forget(std::uint32_t chunk, Version version);
 };
+
+// Does a snapshot show what was born in one era and died in another? As far as `set` knows.
+[[nodiscard]] bool shown_by_any(const store::SnapshotSet* set, Era born, Era died);
 
 struct FakeMutation {
   store::StoreOp::Op op;
@@ -34,6 +50,9 @@ struct FakeMutation {
   std::uint32_t first_block, block_count;
   Version version;
   std::uint16_t valid_mask;
+  Era era, died;
+  bool covers;
+  std::shared_ptr<const store::SnapshotSet> snapshots;  // as known when it came; null: nothing is
   std::vector<std::byte> data;
   std::vector<std::uint32_t> crcs;
 };
@@ -67,15 +86,12 @@ class FakeStore final : public store::Store {
       store::SegmentHandle segment) const noexcept override;
   void set_stable(store::SegmentHandle segment, Version stable) noexcept override;
   void submit(store::StoreOp& op) noexcept override;
-  void set_snapshots(store::SnapshotSet) override {}
-  [[nodiscard]] store::SegmentHandle open_view(store::SegmentHandle, Era) override {
-    return kNoView;
-  }
-  void close_view(store::SegmentHandle) noexcept override {}
-  [[nodiscard]] std::size_t list_states(store::SegmentHandle, std::uint32_t, Version,
-                                        std::span<store::ChunkState>) const override {
-    return 0;
-  }
+  void set_snapshots(store::SnapshotSet set) override;
+  [[nodiscard]] store::SegmentHandle open_view(store::SegmentHandle segment, Era era) override;
+  void close_view(store::SegmentHandle view) noexcept override;
+  [[nodiscard]] std::size_t list_states(store::SegmentHandle segment, std::uint32_t from_chunk,
+                                        Version above,
+                                        std::span<store::ChunkState> out) const override;
   [[nodiscard]] std::size_t list_chunks(store::SegmentHandle segment, std::uint32_t from_chunk,
                                         Version above,
                                         std::span<store::ChunkVersion> out) const noexcept override;
@@ -92,6 +108,7 @@ class FakeStore final : public store::Store {
   [[nodiscard]] const store::StoreStats& stats() const noexcept override { return stats_; }
   [[nodiscard]] std::vector<std::string> check() const override { return {}; }
   void close(Done done) override { later(std::move(done), Error::Ok); }
+  [[nodiscard]] std::size_t view_count() const noexcept { return views_.size(); }
 
   // Faults.
   Error fail_mutations = Error::Ok;
@@ -101,6 +118,24 @@ class FakeStore final : public store::Store {
   std::uint64_t slowness = 1;
 
  private:
+  struct View {
+    store::SegmentHandle segment = 0;
+    Era era = 0;
+  };
+  static constexpr store::SegmentHandle kFirstView = 0x80000000u;
+  // The segment and the era that a handle names; era 0: the segment itself. Null: it is gone.
+  struct Shown {
+    const FakeSegment* segment = nullptr;
+    Era era = 0;
+    [[nodiscard]] const FakeChunk* chunk(std::uint32_t index) const;
+  };
+  [[nodiscard]] Shown shown(store::SegmentHandle handle) const;
+  [[nodiscard]] bool viewed(store::SegmentHandle segment, Era born, Era died) const;
+  [[nodiscard]] std::shared_ptr<const store::SnapshotSet> snapshots_of(
+      store::SegmentHandle segment) const;
+  [[nodiscard]] static std::vector<std::uint32_t> chunks_from(const Shown& from,
+                                                              std::uint32_t first);
+  void reap(FakeSegment& segment) const;
   void later(Done done, Error error);
   [[nodiscard]] std::uint64_t delay_us() {
     return loop_.world().random().between(30, 300) * slowness;
@@ -111,6 +146,9 @@ class FakeStore final : public store::Store {
   io::SimLoop& loop_;
   FakeMedium& medium_;
   store::StoreStats stats_;
+  std::map<Uuid, std::shared_ptr<const store::SnapshotSet>> snapshots_;
+  std::map<store::SegmentHandle, View> views_;
+  store::SegmentHandle next_view_ = kFirstView;
   std::uint64_t last_completion_us_ = 0;
 };
 

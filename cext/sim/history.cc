@@ -6,8 +6,8 @@
 namespace blockd::sim {
 
 std::size_t History::write_called(std::uint64_t first, std::uint64_t count, std::uint64_t tag,
-                                  std::uint64_t epoch) {
-  writes_.push_back({first, count, tag, epoch, ++clock_});
+                                  std::uint64_t epoch, std::uint32_t era) {
+  writes_.push_back({first, count, tag, epoch, era, ++clock_});
   for (std::uint64_t sector = first; sector < first + count; ++sector) {
     sectors_[sector].writes.push_back(writes_.size() - 1);
   }
@@ -105,6 +105,36 @@ std::string History::check_sector(std::uint64_t number, const Sector& sector) co
         return where() + "value " + std::to_string(tag) + " came between two sights of " +
                std::to_string(around.tag);
       }
+    }
+  }
+  return {};
+}
+
+std::string History::check_snapshot(std::uint32_t era, std::uint64_t asked,
+                                    const std::vector<std::uint64_t>& tags) const {
+  std::uint64_t cut = asked;
+  for (std::uint64_t number = 0; number < tags.size(); ++number) {
+    if (tags[number] == 0) continue;
+    for (const std::size_t index : sectors_[number].writes) {
+      if (writes_[index].tag == tags[number]) cut = std::max(cut, writes_[index].called);
+    }
+  }
+  for (std::uint64_t number = 0; number < tags.size(); ++number) {
+    const Sector& sector = sectors_[number];
+    std::uint64_t certain = 0;
+    for (const std::size_t index : sector.writes) {
+      if (writes_[index].answered < cut) certain = std::max(certain, writes_[index].called);
+    }
+    bool possible = sector.initial == tags[number] && certain == 0;
+    for (const std::size_t index : sector.writes) {
+      const Write& write = writes_[index];
+      if (write.tag == tags[number] && write.era <= era && write.answered > certain)
+        possible = true;
+    }
+    if (!possible) {
+      return "sector " + std::to_string(number) + " shows " + std::to_string(tags[number]) +
+             ", which does not belong there (asked for at " + std::to_string(asked) + ", cut at " +
+             std::to_string(cut) + ", certain from " + std::to_string(certain) + ")";
     }
   }
   return {};

@@ -22,10 +22,10 @@ class History {
  public:
   explicit History(std::uint64_t sectors) : sectors_(sectors) {}
 
-  // A tag: 0 for zeros, else unique. `epoch`: the attachment that was asked. Returns the call's
-  // number.
+  // A tag: 0 for zeros, else unique. `epoch`: the attachment that was asked, `era`: the one it was
+  // in. Returns the call's number.
   std::size_t write_called(std::uint64_t first, std::uint64_t count, std::uint64_t tag,
-                           std::uint64_t epoch = 0);
+                           std::uint64_t epoch = 0, std::uint32_t era = 0);
   void write_answered(std::size_t call) { writes_[call].answered = ++clock_; }
   std::uint64_t read_called() { return ++clock_; }
   void read_answered(std::uint64_t called, std::uint64_t first,
@@ -33,6 +33,11 @@ class History {
 
   // Empty: all is well; else the first contradiction, in words.
   [[nodiscard]] std::string check() const;
+  // Snapshot `era`, asked for at `asked`, shows `tags`. It holds every write that was answered
+  // before it was asked for, or before any write in it was called; none that was called in a later
+  // era.
+  [[nodiscard]] std::string check_snapshot(std::uint32_t era, std::uint64_t asked,
+                                           const std::vector<std::uint64_t>& tags) const;
   // After a power loss: each sector holds what a flush had covered, or something later. Begins a
   // new history from what `tags` shows.
   // A flush covers what its own attachment had answered before it was called: what an earlier one
@@ -47,6 +52,7 @@ class History {
  private:
   struct Write {
     std::uint64_t first, count, tag, epoch;
+    std::uint32_t era;
     std::uint64_t called, answered = kNever;
     bool flushed = false;
   };

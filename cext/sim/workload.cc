@@ -89,6 +89,7 @@ void Workload::fill(Client& client) {
     return;
   }
   request.fua = random.chance(6);
+  const Era era = cluster_.volume(client.host)->config().era;
   if (dice < 90) {
     request.op = BlockRequest::Op::write;
     const std::uint64_t tag = random.chance(8) ? 0 : next_tag_++;  // 0: zeros, sent as data
@@ -98,11 +99,11 @@ void Workload::fill(Client& client) {
       std::memset(sector, static_cast<int>(tag & 0xff), kSectorBytes);
       std::memcpy(sector, words, sizeof words);
     }
-    client.call = history_.write_called(first, count, tag, client.epoch);
+    client.call = history_.write_called(first, count, tag, client.epoch, era);
   } else {
     request.op = random.chance(2) ? BlockRequest::Op::trim : BlockRequest::Op::write_zeroes;
     request.data = nullptr;
-    client.call = history_.write_called(first, count, 0, client.epoch);
+    client.call = history_.write_called(first, count, 0, client.epoch, era);
   }
 }
 

@@ -31,6 +31,10 @@ class Workload {
 
   std::uint64_t think_us = 8'000;  // at most, between an answer and the next request
 
+  // Which writes the bytes are of; wrong() says when they are nobody's.
+  [[nodiscard]] std::vector<std::uint64_t> tags_of(const std::byte* data, std::uint64_t first,
+                                                   std::uint64_t count);
+
   [[nodiscard]] History& history() { return history_; }
   [[nodiscard]] std::uint64_t answered() const { return answered_; }
   [[nodiscard]] std::uint64_t failed() const { return failed_; }
@@ -41,8 +45,6 @@ class Workload {
   void next(Client& client);
   void fill(Client& client);
   void done(Client& client);
-  [[nodiscard]] std::vector<std::uint64_t> tags_of(const std::byte* data, std::uint64_t first,
-                                                   std::uint64_t count);
 
   SimCluster& cluster_;
   std::uint64_t sectors_;

@@ -38,7 +38,7 @@ TEST_CASE("golden bytes of the hello") {
   hello.cluster_id.bytes.fill(0xc1);
   hello.host_id.bytes.fill(0x40);
   seal(hello);
-  CHECK(hex(&hello, sizeof hello) == with_crc("01000000"
+  CHECK(hex(&hello, sizeof hello) == with_crc("02000000"
                                               "424b445045455231"
                                               "c1c1c1c1c1c1c1c1c1c1c1c1c1c1c1c1"
                                               "40404040404040404040404040404040"
@@ -58,10 +58,12 @@ TEST_CASE("golden bytes of a write") {
   op.first_block = 7;
   op.block_count = 1;
   op.stable = {5, 4};
+  op.era = 9;
+  op.covers = true;
   op.data = data.data();
   op.crcs = &crc;
   encode_request(op);
-  CHECK(hex(&op.frame.header, sizeof op.frame.header) == with_crc("05010000"
+  CHECK(hex(&op.frame.header, sizeof op.frame.header) == with_crc("05050000"
                                                                   "02000100"
                                                                   "04000300"
                                                                   "04100000"
@@ -71,9 +73,11 @@ TEST_CASE("golden bytes of a write") {
                                                                   "07000000"
                                                                   "01000000"
                                                                   "0500000000000000"
-                                                                  "0400000000000000"));
+                                                                  "0400000000000000"
+                                                                  "09000000"
+                                                                  "00000000"));
   CHECK(op.item.iov_count == 2);
-  CHECK(op.item.iov[0].iov_len == 68);
+  CHECK(op.item.iov[0].iov_len == 76);
   CHECK(op.item.iov[1].iov_len == kBlockBytes);
   CHECK(op.frame.tail[0] == crc);
 }
@@ -84,7 +88,7 @@ TEST_CASE("every request survives the way there") {
   std::array<std::uint32_t, format::kWireBlocksMax> crcs{};
   for (int i = 0; i < 2000; ++i) {
     ReplicaOp op;
-    op.kind = static_cast<ReplicaOp::Kind>(random.below(11));
+    op.kind = static_cast<ReplicaOp::Kind>(random.below(15));
     op.fua = random.chance(2);
     op.may_create = random.chance(2);
     op.request_id = static_cast<std::uint32_t>(random.next());
@@ -94,9 +98,13 @@ TEST_CASE("every request survives the way there") {
     op.first_block = static_cast<std::uint32_t>(random.next());
     op.block_count = static_cast<std::uint32_t>(random.between(1, format::kWireBlocksMax));
     op.valid_mask = static_cast<std::uint16_t>(random.next());
+    op.era = static_cast<std::uint32_t>(random.next());
+    op.died = static_cast<std::uint32_t>(random.next());
+    op.covers = random.chance(2);
+    op.store.bytes[3] = static_cast<std::uint8_t>(random.next());
     op.segment = {{}, static_cast<std::uint32_t>(random.next())};
     op.data = data.data();
-    op.data_bytes = 24 * 100;
+    op.data_bytes = sizeof(format::ChunkEntry) * 100;
     op.crcs = crcs.data();
     encode_request(op);
     ReplicaOp there;
@@ -108,10 +116,58 @@ TEST_CASE("every request survives the way there") {
     CHECK(there.version == op.version);
     CHECK(there.stable == op.stable);
     CHECK(there.first_block == op.first_block);
-    if (op.kind == ReplicaOp::Kind::list) CHECK(there.block_count == 100);
-    if (op.kind == ReplicaOp::Kind::open) CHECK(there.segment == op.segment);
+    CHECK(there.covers == (op.covers && is_mutation(op.kind)));
+    const bool view =
+        op.kind == ReplicaOp::Kind::read_view || op.kind == ReplicaOp::Kind::list_view;
+    if (is_listing(op.kind)) CHECK(there.block_count == 100);
+    if (is_read(op.kind)) CHECK(there.block_count == op.block_count);
+    if (op.kind == ReplicaOp::Kind::open || view) CHECK(there.segment == op.segment);
+    if (op.kind == ReplicaOp::Kind::open || view) CHECK(there.store == op.store);
+    if (is_mutation(op.kind) || view) CHECK(there.era == op.era);
+    if (op.kind == ReplicaOp::Kind::replace) CHECK(there.died == op.died);
     if (op.kind == ReplicaOp::Kind::replace) CHECK(there.valid_mask == op.valid_mask);
   }
+}
+
+TEST_CASE("golden bytes of a past chunk's answer and of a listing's entry") {
+  ReplicaOp op;
+  op.kind = ReplicaOp::Kind::read_chunk;
+  op.request_id = 1;
+  op.version = {5, 6};
+  op.era = 7;
+  op.died = 8;
+  op.covers = true;
+  encode_reply(op);
+  CHECK(hex(&op.frame.header, sizeof op.frame.header) == with_crc("84040000"
+                                                                  "01000000"
+                                                                  "00000000"
+                                                                  "00000000"
+                                                                  "00000000"
+                                                                  "0500000000000000"
+                                                                  "0600000000000000"
+                                                                  "00000000"
+                                                                  "00000000"
+                                                                  "0000000000000000"
+                                                                  "0000000000000000"
+                                                                  "07000000"
+                                                                  "08000000"));
+  ReplicaOp asked;
+  asked.kind = ReplicaOp::Kind::read_chunk;
+  PayloadShape shape;
+  REQUIRE(decode_reply(op.frame.header, asked, shape));
+  CHECK(asked.version == op.version);
+  CHECK(asked.era == 7);
+  CHECK(asked.died == 8);
+  CHECK(asked.covers);
+  const format::ChunkEntry entry{1, 2, 3, 4, 5, 6, format::kEntryCovers};
+  CHECK(hex(&entry, sizeof entry) ==
+        "01000000"
+        "02000000"
+        "0300000000000000"
+        "0400000000000000"
+        "05000000"
+        "0600"
+        "0100");
 }
 
 TEST_CASE("requests of unknown type, flags or size are refused") {
@@ -127,7 +183,7 @@ TEST_CASE("requests of unknown type, flags or size are refused") {
   };
   CHECK_FALSE(refused([](format::FrameHeader&) {}));
   CHECK(refused([](format::FrameHeader& h) { h.type = 0; }));
-  CHECK(refused([](format::FrameHeader& h) { h.type = 12; }));
+  CHECK(refused([](format::FrameHeader& h) { h.type = 16; }));
   CHECK(refused([](format::FrameHeader& h) { h.type |= format::kFrameReply; }));
   CHECK(refused([](format::FrameHeader& h) { h.flags = 0x80; }));
   CHECK(refused([](format::FrameHeader& h) { h.block_count = 0; }));
@@ -223,13 +279,13 @@ TEST_CASE("one flipped bit in a header ends the link") {
   for (int i = 0; i < 500; ++i) {
     std::vector<std::uint32_t> sums;
     std::vector<std::byte> stream = a_stream(random, 1, sums);
-    const std::size_t bit = random.below(128 * 8);
+    const std::size_t bit = random.below(136 * 8);
     stream[bit / 8] ^= static_cast<std::byte>(1u << (bit % 8));
     Collector sink;
     FrameReader reader(sink);
     const std::span<std::byte> into = reader.receive_buffer();
-    std::memcpy(into.data(), stream.data(), 128);
-    CHECK_FALSE(reader.received(128));
+    std::memcpy(into.data(), stream.data(), 136);
+    CHECK_FALSE(reader.received(136));
   }
 }
 

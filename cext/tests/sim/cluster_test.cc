@@ -6,6 +6,7 @@
 #include <cstdlib>
 #include <string>
 
+#include "sim/snapshots.h"
 #include "sim/workload.h"
 
 namespace blockd::sim {
@@ -35,7 +36,7 @@ bool serves(SimCluster& cluster, std::uint32_t host, std::uint64_t max_us = 60'0
 
 // Faults are over: everything comes back, agrees, and holds what clients saw.
 std::string settle(SimCluster& cluster, Workload& work, std::uint32_t holder,
-                   bool power_was_lost = false) {
+                   bool power_was_lost = false, Snapshots* snapshots = nullptr) {
   cluster.heal();
   for (std::uint32_t i = 0; i < cluster.host_count(); ++i) {
     if (!cluster.alive(i)) cluster.restart(i);
@@ -54,6 +55,10 @@ std::string settle(SimCluster& cluster, Workload& work, std::uint32_t holder,
   if (!work.read_all(holder, tags)) return "cannot read everything";
   if (!work.flush(holder)) return "cannot flush";
   cluster.world().run_for(3'000'000);
+  if (snapshots) {
+    const std::string differs = snapshots->compare_all();
+    if (!differs.empty()) return differs;
+  }
   if (!work.wrong().empty()) return work.wrong();
   // Without its power a host forgets what was not flushed: then only flushes are held to their
   // word.
@@ -100,18 +105,43 @@ TEST_CASE("one, two and five replicas serve; also with none at the engine's host
   }
 }
 
+enum class Taking : std::uint8_t { none, some, many };
+
+// Snapshots come and go, and are looked at, while other things happen.
+std::string meddle(SimCluster& cluster, Snapshots& snapshots, std::uint32_t holder, Taking taking) {
+  if (taking == Taking::none) return {};
+  Random& random = cluster.world().random();
+  const std::uint64_t dice = random.below(6);
+  const bool holds = cluster.alive(holder) && cluster.volume(holder) != nullptr;
+  if (holds && cluster.meta_reachable) {
+    if (dice < 3) snapshots.take(holder);
+    for (std::uint64_t more = taking == Taking::many ? random.below(6) : 0; more > 0; --more) {
+      cluster.world().run_for(random.below(30'000));
+      snapshots.take(holder);
+    }
+  }
+  if (dice == 3 && snapshots.count() > 1) snapshots.remove_any();
+  if (random.chance(2)) return snapshots.look();
+  return {};
+}
+
 // Anything may happen to hosts, links, the metadata service and the attachment.
-std::string storm(std::uint64_t seed, ClusterOptions options, bool power_losses = false) {
+std::string storm(std::uint64_t seed, ClusterOptions options, bool power_losses = false,
+                  Taking taking = Taking::some) {
   options.seed = seed;
   SimCluster cluster(options);
   Random& random = cluster.world().random();
-  Workload work(cluster, random.chance(2) ? 128 * 1024 : 1024 * 1024);
+  const bool narrow = random.chance(2) || taking == Taking::many;
+  Workload work(cluster, narrow ? 128 * 1024 : 1024 * 1024);
+  Snapshots snapshots(cluster, work, power_losses);
   std::uint32_t holder = 0;
   cluster.attach(holder);
   work.start(holder, static_cast<std::uint32_t>(random.between(2, 12)));
   const std::uint64_t steps = random.between(4, 16);
   for (std::uint64_t step = 0; step < steps; ++step) {
     cluster.world().run_for(random.below(800'000));
+    std::string wrong = meddle(cluster, snapshots, holder, taking);
+    if (!wrong.empty()) return wrong;
     const auto a = static_cast<std::uint32_t>(random.below(cluster.host_count()));
     const auto b = static_cast<std::uint32_t>((a + 1 + random.below(cluster.host_count() - 1)) %
                                               cluster.host_count());
@@ -150,11 +180,15 @@ std::string storm(std::uint64_t seed, ClusterOptions options, bool power_losses 
     if (cluster.alive(i) && cluster.volume(i) && cluster.process(i).epoch == cluster.epoch())
       holder = i;
   }
-  return settle(cluster, work, holder, power_losses);
+  return settle(cluster, work, holder, power_losses, &snapshots);
 }
 
 TEST_CASE("three replicas keep their promises in a storm") {
   for_seeds(150, [](std::uint64_t seed) { return storm(seed, {}); });
+}
+
+TEST_CASE("snapshots in quick succession keep their promises in a storm") {
+  for_seeds(60, [](std::uint64_t seed) { return storm(seed, {}, seed % 4 == 0, Taking::many); });
 }
 
 TEST_CASE("two replicas keep their promises in a storm") {
@@ -178,11 +212,12 @@ TEST_CASE("three of five hosts, and five replicas, keep their promises in a stor
 }
 
 // All hosts lose power at once, again and again: what was flushed is there.
-std::string power_losses(std::uint64_t seed, ClusterOptions options) {
+std::string power_losses(std::uint64_t seed, ClusterOptions options, Taking taking = Taking::some) {
   options.seed = seed;
   SimCluster cluster(options);
   Random& random = cluster.world().random();
   Workload work(cluster, 256 * 1024);
+  Snapshots snapshots(cluster, work, true);
   std::uint32_t holder = 0;
   for (int round = 0; round < 3; ++round) {
     cluster.attach(holder);
@@ -195,7 +230,9 @@ std::string power_losses(std::uint64_t seed, ClusterOptions options) {
       if (!wrong.empty()) return wrong;
     }
     work.start(holder, 6);
-    cluster.world().run_for(random.between(50'000, 500'000));
+    cluster.world().run_for(random.between(50'000, 300'000));
+    (void)meddle(cluster, snapshots, holder, taking);
+    cluster.world().run_for(random.below(200'000));
     if (random.chance(2)) cluster.reset_links(0, 1 + static_cast<std::uint32_t>(random.below(2)));
     cluster.world().run_for(random.below(100'000));
     std::string wrong = work.history().check();
@@ -210,7 +247,7 @@ std::string power_losses(std::uint64_t seed, ClusterOptions options) {
   if (!work.read_all(holder, tags)) return std::string("cannot read everything");
   std::string wrong = work.history().restart(tags);
   if (!wrong.empty()) return wrong;
-  return settle(cluster, work, holder);
+  return settle(cluster, work, holder, false, &snapshots);
 }
 
 TEST_CASE("flushed writes survive the power loss of every host") {
@@ -231,7 +268,7 @@ TEST_CASE("on the store itself: a calm cluster serves and its replicas agree") {
 }
 
 TEST_CASE("on the store itself: three replicas keep their promises in a storm") {
-  for_seeds(24, [](std::uint64_t seed) { return storm(seed, on_disks()); });
+  for_seeds(24, [](std::uint64_t seed) { return storm(seed, on_disks(), false, Taking::none); });
 }
 
 TEST_CASE("flushed writes survive a storm in which hosts lose power") {
@@ -239,11 +276,11 @@ TEST_CASE("flushed writes survive a storm in which hosts lose power") {
 }
 
 TEST_CASE("on the store itself: flushed writes survive a storm in which hosts lose power") {
-  for_seeds(16, [](std::uint64_t seed) { return storm(seed, on_disks(), true); });
+  for_seeds(16, [](std::uint64_t seed) { return storm(seed, on_disks(), true, Taking::none); });
 }
 
 TEST_CASE("on the store itself: flushed writes survive the power loss of every host") {
-  for_seeds(12, [](std::uint64_t seed) { return power_losses(seed, on_disks()); });
+  for_seeds(12, [](std::uint64_t seed) { return power_losses(seed, on_disks(), Taking::none); });
 }
 
 }  // namespace
