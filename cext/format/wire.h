@@ -94,11 +94,14 @@ static_assert(sizeof(VolumeBody) == 16);
 // Payload of the reply to list: an array of these.
 struct ChunkEntry {
   std::uint32_t chunk = 0;
-  std::uint32_t reserved = 0;
+  std::uint32_t born = 0;
   std::uint64_t epoch = 0;
   std::uint64_t seq = 0;
+  std::uint32_t died = 0;
+  std::uint16_t valid_mask = 0;
+  std::uint16_t flags = 0;
 };
-static_assert(sizeof(ChunkEntry) == 24);
+static_assert(sizeof(ChunkEntry) == 32);
 
 inline constexpr std::uint32_t kListEntriesMax = kChunkBytes / sizeof(ChunkEntry);
 // write, replace and the replies to read, read_chunk: one u32 CRC-32C a block, then the blocks.
