@@ -182,12 +182,12 @@ void SnapshotReaderImpl::admit_waiting() noexcept {
 
 void SnapshotReaderImpl::list(std::function<void(Error, std::vector<Chunk>)> done) {
   ++listings_;
-  SnapshotListing::start(
-      asker_, [this, done = std::move(done)](Error error, std::vector<Chunk> chunks) {
-        --listings_;
-        if (closing_) loop_.defer(answer_task_);
-        done(error, std::move(chunks));
-      });
+  SnapshotListing::start(asker_,
+                         [this, done = std::move(done)](Error error, std::vector<Chunk> chunks) {
+                           --listings_;
+                           if (closing_) loop_.defer(answer_task_);
+                           done(error, std::move(chunks));
+                         });
 }
 
 void SnapshotReaderImpl::members_changed(const SegmentConfig& segment) {

@@ -28,8 +28,8 @@ struct SnapshotConfig {
   std::vector<SegmentConfig> segments;  // members not in sync are ignored
 };
 
-// Mutations (ReadOnly) and reads beyond the end are refused; a flush is done at once. A block that no
-// member can give fails with the last member's error. Reads are retried while members are merely
+// Mutations (ReadOnly) and reads beyond the end are refused; a flush is done at once. A block that
+// no member can give fails with the last member's error. Reads are retried while members are merely
 // away, for 30 s at most. Reads come answered from the loop, never from inside submit().
 // The config is complete: every segment that the size needs, in order. `hub` outlives it.
 class SnapshotReader : public BlockBackend {

@@ -11,7 +11,8 @@ using peer::ReplicaOp;
 
 namespace {
 
-constexpr std::uint64_t kRetryUs = 100'000;  // of members that are connected, but not able to answer
+constexpr std::uint64_t kRetryUs =
+    100'000;  // of members that are connected, but not able to answer
 
 // The member may well answer later: it is away, or its store is not open (yet).
 bool is_away(Error error) noexcept {
@@ -103,7 +104,8 @@ void ViewAsker::send(ViewAsk& ask) noexcept {
   }
   const std::uint32_t place = choose(ask);
   if (place != kMembersMax) return submit(ask, place);
-  const auto all = static_cast<MemberMask>(member_bit(static_cast<std::uint32_t>(segment.places.size())) - 1);
+  const auto all =
+      static_cast<MemberMask>(member_bit(static_cast<std::uint32_t>(segment.places.size())) - 1);
   const bool late = loop_.now_us() >= ask.started_us + kStallTimeoutUs;
   if (ask.tried == all || late) {
     return end(ask, ask.last_error == Error::Ok ? Error::LinkLost : ask.last_error);

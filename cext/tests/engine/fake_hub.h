@@ -1,5 +1,5 @@
-// Hosts that answer views of one volume from memory, behind the channels of a hub; for tests of what
-// reads snapshots.
+// Hosts that answer views of one volume from memory, behind the channels of a hub; for tests of
+// what reads snapshots.
 #pragma once
 
 #include <algorithm>
@@ -54,9 +54,9 @@ class FakeChannel final : public peer::ReplicaChannel {
     });
   }
 
-  Error fails = Error::Ok;                 // every answer
-  std::set<std::uint64_t> rotten;          // blocks of the volume that fail their checksum
-  std::set<std::uint64_t> falsified;       // those that come with other bytes than their checksum's
+  Error fails = Error::Ok;            // every answer
+  std::set<std::uint64_t> rotten;     // blocks of the volume that fail their checksum
+  std::set<std::uint64_t> falsified;  // those that come with other bytes than their checksum's
   std::uint32_t asked = 0;
   Uuid last_store;
 

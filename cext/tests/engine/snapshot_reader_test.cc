@@ -160,7 +160,8 @@ TEST_CASE("a read waits for members that are away, but not for ever") {
   CHECK(rig.world.now_us() - before < 31'000'000);
 }
 
-TEST_CASE("a store that is not open yet is waited for; a link that breaks sends the read elsewhere") {
+TEST_CASE(
+    "a store that is not open yet is waited for; a link that breaks sends the read elsewhere") {
   Rig rig(1, 1 << 20);
   rig.open();
   for (unsigned char host = 11; host <= 13; ++host) rig.host(host).fails = Error::NotFound;
@@ -286,8 +287,8 @@ TEST_CASE("random failures: what is read is what the snapshot shows") {
       }
       rig.world.run_for(random.below(1000));
       for (unsigned char up = 11; up <= 13; ++up) rig.host(up).set_up(true);
-      REQUIRE(rig.world.run_until(
-          [&] { return std::ranges::all_of(asked, &Asked::answered); }, 60'000'000));
+      REQUIRE(rig.world.run_until([&] { return std::ranges::all_of(asked, &Asked::answered); },
+                                  60'000'000));
       for (const Asked& each : asked) {
         const BlockRequest& request = each.request;
         if (request.error == Error::Ok) {
