@@ -17,16 +17,17 @@ from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.stdint cimport int32_t, uint32_t, uint64_t
 from libcpp.memory cimport unique_ptr
+from libcpp.optional cimport optional
 from libcpp.string cimport string
 from libcpp.vector cimport vector
 
 cimport blockd.native.c_core as native
 cimport blockd.native.c_store as c_store
-from blockd.native.c_engine cimport MemberConfig, SegmentConfig, VolumeConfig
+from blockd.native.c_engine cimport MemberConfig, SegmentConfig, SnapshotConfig, VolumeConfig
 from blockd.native.c_engine cimport SegmentStatus as NativeSegmentStatus
 from blockd.native.c_store cimport ChunkDigest as NativeDigest
 from blockd.native.c_store cimport DeviceFindings as NativeFindings
-from blockd.native.c_store cimport CheckOptions, DumpOptions, FormatOptions
+from blockd.native.c_store cimport CheckOptions, DumpOptions, FormatOptions, SnapshotSet
 from blockd.native.c_types cimport (
     Error,
     SegmentId,
@@ -351,6 +352,33 @@ cdef class Core:
             self._core.locate(token, id, index)
         return waiting.future
 
+    async def set_snapshots(self, volume_id, known_below, eras, uncovered_below=0):
+        await self._set_snapshots(volume_id, known_below, eras, uncovered_below)
+
+    cdef object _set_snapshots(self, volume_id, known_below, eras, uncovered_below):
+        cdef SnapshotSet found = _snapshot_set(volume_id, known_below, eras, uncovered_below)
+        cdef _Waiting waiting = self._begin()
+        cdef uint64_t token = self._last_token
+        with nogil:
+            self._core.set_snapshots(token, found)
+        return waiting.future
+
+    async def changed_chunks(self, volume_id, segment, from_view, to_view):
+        return await self._changed_chunks(volume_id, segment, from_view, to_view)
+
+    cdef object _changed_chunks(self, volume_id, segment, from_view, to_view):
+        cdef SegmentId id = _segment_id(volume_id, segment)
+        cdef optional[native.ChunkView] before
+        cdef native.ChunkView after = _view(to_view)
+        if from_view is not None:
+            before = _view(from_view)
+        cdef _Waiting waiting = self._begin()
+        cdef uint64_t token = self._last_token
+        waiting.convert = _chunks
+        with nogil:
+            self._core.changed_chunks(token, id, before, after)
+        return waiting.future
+
     # Scrubs and repairs.
 
     async def start_scrub(self, store_id, rate_bytes, *, cursor=None, chunks_done=0):
@@ -444,10 +472,27 @@ cdef class Core:
         config.epoch = _u64(spec.epoch, "epoch")
         config.min_in_sync = _u32(spec.min_in_sync, "min_in_sync")
         config.segments = _segments(spec.segments)
+        config.era = _u32(spec.era, "era")
+        cdef native.BasePtr base = _base(spec.base)
         cdef _Waiting waiting = self._begin()
         cdef uint64_t token = self._last_token
         with nogil:
-            self._core.attach(token, config)
+            self._core.attach(token, config, base)
+        return waiting.future
+
+    async def attach_snapshot(self, spec):
+        await self._attach_snapshot(spec)
+
+    cdef object _attach_snapshot(self, spec):
+        cdef native.SnapshotSpec native_spec
+        native_spec.id = _uuid(spec.snapshot_id)
+        native_spec.name = spec.name.encode()
+        native_spec.snapshot = _snapshot(spec.volume_id, spec.era, spec.size_bytes, spec.segments)
+        native_spec.base = _base(spec.base)
+        cdef _Waiting waiting = self._begin()
+        cdef uint64_t token = self._last_token
+        with nogil:
+            self._core.attach_snapshot(token, native_spec)
         return waiting.future
 
     async def detach(self, volume_id):
@@ -509,6 +554,54 @@ cdef class Core:
         waiting.convert = _statuses
         with nogil:
             self._core.volume_status(token, volume)
+        return waiting.future
+
+    async def begin_era(self, volume_id, era):
+        await self._begin_era(volume_id, era)
+
+    cdef object _begin_era(self, volume_id, era):
+        cdef Uuid volume = _uuid(volume_id)
+        cdef uint32_t number = _u32(era, "era")
+        cdef _Waiting waiting = self._begin()
+        cdef uint64_t token = self._last_token
+        with nogil:
+            self._core.begin_era(token, volume, number)
+        return waiting.future
+
+    async def hold_mutations(self, volume_id, for_us):
+        await self._hold_mutations(volume_id, for_us)
+
+    cdef object _hold_mutations(self, volume_id, for_us):
+        cdef Uuid volume = _uuid(volume_id)
+        cdef uint64_t time = _u64(for_us, "for_us")
+        cdef _Waiting waiting = self._begin()
+        cdef uint64_t token = self._last_token
+        with nogil:
+            self._core.hold_mutations(token, volume, time)
+        return waiting.future
+
+    async def flatten(self, volume_id, bytes_per_second):
+        await self._flatten(volume_id, bytes_per_second)
+
+    cdef object _flatten(self, volume_id, bytes_per_second):
+        cdef Uuid volume = _uuid(volume_id)
+        cdef uint64_t rate = _u64(bytes_per_second, "bytes_per_second")
+        cdef _Waiting waiting = self._begin()
+        cdef uint64_t token = self._last_token
+        with nogil:
+            self._core.flatten(token, volume, rate)
+        return waiting.future
+
+    async def members_changed(self, volume_id, segment):
+        await self._members_changed(volume_id, segment)
+
+    cdef object _members_changed(self, volume_id, segment):
+        cdef Uuid volume = _uuid(volume_id)
+        cdef SegmentConfig config = _segment(segment)
+        cdef _Waiting waiting = self._begin()
+        cdef uint64_t token = self._last_token
+        with nogil:
+            self._core.members_changed(token, volume, config)
         return waiting.future
 
     # NBD.

@@ -87,3 +87,43 @@ cdef vector[SegmentConfig] _segments(segments) except *:
     for segment in segments:
         configs.push_back(_segment(segment))
     return configs
+
+
+cdef SnapshotConfig _snapshot(volume_id, era, size_bytes, segments) except *:
+    cdef SnapshotConfig config
+    config.volume = _uuid(volume_id)
+    config.era = _u32(era, "era")
+    config.size_bytes = _u64(size_bytes, "size_bytes")
+    config.segments = _segments(segments)
+    return config
+
+
+cdef native.BasePtr _base(spec) except *:
+    cdef native.BaseSpec base
+    cdef native.BasePtr none
+    if spec is None:
+        return none
+    base.snapshot = _snapshot(spec.volume_id, spec.era, spec.size_bytes, spec.segments)
+    base.rules.self_ = bool(spec.rolled_back)
+    base.rules.era = base.snapshot.era
+    base.rules.since = _u32(spec.since, "since")
+    base.base = _base(spec.base)
+    return native.share_base(base)
+
+
+cdef native.ChunkView _view(view) except *:
+    cdef native.ChunkView found
+    found.era = _u32(view.era, "era")
+    found.base_era = _u32(view.base_era, "base_era")
+    found.since = _u32(view.since, "since")
+    return found
+
+
+cdef SnapshotSet _snapshot_set(volume_id, known_below, eras, uncovered_below) except *:
+    cdef SnapshotSet found
+    found.volume = _uuid(volume_id)
+    found.known_below = _u32(known_below, "known_below")
+    found.uncovered_below = _u32(uncovered_below, "uncovered_below")
+    for era in eras:
+        found.eras.push_back(_u32(era, "era"))
+    return found

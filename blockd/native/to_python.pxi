@@ -25,6 +25,7 @@ cdef object _store(const native.StoreReport& report):
         path=_text(report.path),
         capacity_bytes=report.info.capacity_bytes,
         allocated_bytes=report.info.allocated_bytes,
+        past_bytes=report.info.past_bytes,
         journal_bytes=report.info.journal_bytes,
         journal_used_bytes=report.info.journal_used_bytes,
         segment_count=report.info.segment_count,
@@ -80,6 +81,7 @@ cdef object _replica(const native.ReplicaReport& report):
         promised_epoch=report.info.promised_epoch,
         stable=_version(report.info.stable),
         chunk_count=report.info.chunk_count,
+        past_count=report.info.past_count,
     )
 
 
@@ -100,6 +102,10 @@ cdef object _digest(const NativeDigest& digest):
 cdef object _digests(native.Reply* reply):
     cdef size_t i
     return [_digest(reply.digests[i]) for i in range(reply.digests.size())]
+
+
+cdef object _chunks(native.Reply* reply):
+    return list(reply.chunks)
 
 
 cdef object _location(native.Reply* reply):
