@@ -10,7 +10,7 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
 # What the installed package is compiled from; Python sources are used in place.
 COMPILED := setup.py pyproject.toml CMakeLists.txt CMakePresets.json $(shell find proto -name '*.proto') \
-  blockd/rpc/generate.py blockd/model/generate.py $(shell find blockd/native -name '*.p[yx][xd]') \
+  blockd/rpc/generate.py blockd/model/generate.py $(shell find blockd/native -name '*.p[yx][xdi]') \
   $(shell find cext -path cext/tests -prune -o -path cext/fuzz -prune -o -path cext/bench -prune \
           -o \( -name '*.cc' -o -name '*.h' -o -name '*.def' \) -print)
 

@@ -1,12 +1,20 @@
-# Mirrors cext/border/core.h.
+# Mirrors cext/border/core.h, base_stack.h and changed_chunks.h.
 from libc.stdint cimport int32_t, uint32_t, uint64_t
 from libcpp cimport bool
 from libcpp.memory cimport unique_ptr
+from libcpp.optional cimport optional
 from libcpp.pair cimport pair
 from libcpp.string cimport string
 from libcpp.vector cimport vector
 
-from blockd.native.c_engine cimport SegmentConfig, SegmentStatus, VolumeConfig, VolumeState
+from blockd.native.c_engine cimport (
+    BaseRules,
+    SegmentConfig,
+    SegmentStatus,
+    SnapshotConfig,
+    VolumeConfig,
+    VolumeState,
+)
 from blockd.native.c_store cimport (
     BlockLocation,
     CheckOptions,
@@ -14,9 +22,37 @@ from blockd.native.c_store cimport (
     DumpOptions,
     FormatOptions,
     SegmentInfo,
+    SnapshotSet,
     StoreInfo,
 )
 from blockd.native.c_types cimport Error, SegmentId, Uuid
+
+cdef extern from "border/base_stack.h" nogil:
+    cdef cppclass BasePtr "std::shared_ptr<const blockd::border::BaseSpec>":
+        BasePtr() noexcept
+
+cdef extern from "border/base_stack.h" namespace "blockd::border" nogil:
+    cdef cppclass BaseSpec:
+        BaseSpec() noexcept
+        SnapshotConfig snapshot
+        BaseRules rules
+        BasePtr base
+
+    cdef cppclass SnapshotSpec:
+        SnapshotSpec() noexcept
+        Uuid id
+        string name
+        SnapshotConfig snapshot
+        BasePtr base
+
+    BasePtr share_base "std::make_shared<const blockd::border::BaseSpec>"(const BaseSpec&) except +
+
+cdef extern from "border/changed_chunks.h" namespace "blockd::border" nogil:
+    cdef cppclass ChunkView:
+        ChunkView() noexcept
+        uint32_t era
+        uint32_t base_era
+        uint32_t since
 
 cdef extern from "border/core.h" namespace "blockd::border" nogil:
     ctypedef uint64_t Token
@@ -86,6 +122,7 @@ cdef extern from "border/core.h" namespace "blockd::border" nogil:
         vector[SegmentStatus] segments
         vector[CounterReport] counters
         vector[ScrubReport] scrubs
+        vector[uint32_t] chunks
 
     cdef cppclass Completion:
         Token token
@@ -133,6 +170,9 @@ cdef extern from "border/core.h" namespace "blockd::border" nogil:
         void list_replicas(Token token) noexcept
         void list_digests(Token token, const SegmentId& segment, bool read) noexcept
         void locate(Token token, const SegmentId& segment, uint32_t block) noexcept
+        void set_snapshots(Token token, const SnapshotSet& set) noexcept
+        void changed_chunks(Token token, const SegmentId& segment,
+                            const optional[ChunkView]& before, const ChunkView& after) noexcept
 
         void start_scrub(Token token, const Uuid& store, uint64_t rate_bytes,
                          const ScrubCursor& cursor, uint64_t chunks_done) noexcept
@@ -144,7 +184,8 @@ cdef extern from "border/core.h" namespace "blockd::border" nogil:
         void listen_peers(Token token, const string& endpoint) noexcept
         void set_peer(Token token, const Uuid& host, const string& endpoint) noexcept
 
-        void attach(Token token, const VolumeConfig& config) noexcept
+        void attach(Token token, const VolumeConfig& config, const BasePtr& base) noexcept
+        void attach_snapshot(Token token, const SnapshotSpec& spec) noexcept
         void detach(Token token, const Uuid& volume) noexcept
         void in_sync_changed(Token token, const Uuid& volume, const SegmentConfig& segment) noexcept
         void in_sync_change_failed(Token token, const Uuid& volume, uint32_t segment,
@@ -152,6 +193,11 @@ cdef extern from "border/core.h" namespace "blockd::border" nogil:
         void grow(Token token, const Uuid& volume, uint64_t size_bytes,
                   const vector[SegmentConfig]& new_segments) noexcept
         void volume_status(Token token, const Uuid& volume) noexcept
+        void begin_era(Token token, const Uuid& volume, uint32_t era) noexcept
+        void hold_mutations(Token token, const Uuid& volume, uint64_t for_us) noexcept
+        void flatten(Token token, const Uuid& volume, uint64_t bytes_per_second) noexcept
+        void members_changed(Token token, const Uuid& volume,
+                             const SegmentConfig& segment) noexcept
 
         void nbd_listen(Token token, const string& endpoint) noexcept
         void nbd_close(Token token, const string& endpoint) noexcept

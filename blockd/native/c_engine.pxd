@@ -1,4 +1,4 @@
-# Mirrors the plain values of cext/engine/volume.h.
+# Mirrors the plain values of cext/engine/volume.h, snapshot_reader.h and chunk_layers.h.
 from libc.stdint cimport uint32_t, uint64_t
 from libcpp cimport bool
 from libcpp.string cimport string
@@ -31,6 +31,7 @@ cdef extern from "engine/volume.h" namespace "blockd::engine" nogil:
         uint64_t epoch
         uint32_t min_in_sync
         vector[SegmentConfig] segments
+        uint32_t era
 
     cdef cppclass SegmentStatus:
         uint32_t index
@@ -42,3 +43,18 @@ cdef extern from "engine/volume.h" namespace "blockd::engine" nogil:
         uint64_t resync_bytes_done
         uint64_t resync_bytes_total
         uint64_t in_flight
+
+cdef extern from "engine/snapshot_reader.h" namespace "blockd::engine" nogil:
+    cdef cppclass SnapshotConfig:
+        SnapshotConfig() noexcept
+        Uuid volume
+        uint32_t era
+        uint64_t size_bytes
+        vector[SegmentConfig] segments
+
+cdef extern from "engine/chunk_layers.h" namespace "blockd::engine" nogil:
+    cdef cppclass BaseRules:
+        BaseRules() noexcept
+        bool self_ "self"
+        uint32_t era
+        uint32_t since

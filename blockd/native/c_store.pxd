@@ -1,6 +1,7 @@
 # Mirrors the plain values of cext/store/store.h, checker.h and dump.h.
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from libcpp cimport bool
+from libcpp.vector cimport vector
 
 from blockd.native.c_types cimport Error, SegmentId, Uuid, Version
 
@@ -43,6 +44,7 @@ cdef extern from "store/store.h" namespace "blockd::store" nogil:
         Uuid store_id
         uint64_t capacity_bytes
         uint64_t allocated_bytes
+        uint64_t past_bytes
         uint64_t journal_bytes
         uint64_t journal_used_bytes
         uint32_t segment_count
@@ -56,6 +58,14 @@ cdef extern from "store/store.h" namespace "blockd::store" nogil:
         uint64_t promised_epoch
         Version stable
         uint32_t chunk_count
+        uint32_t past_count
+
+    cdef cppclass SnapshotSet:
+        SnapshotSet() noexcept
+        Uuid volume
+        uint32_t known_below
+        vector[uint32_t] eras
+        uint32_t uncovered_below
 
     cdef cppclass ChunkDigest:
         uint32_t chunk

@@ -13,8 +13,10 @@ from uuid import UUID
 
 from typing_extensions import Buffer
 
+from blockd.native.values import BaseSpec as BaseSpec
 from blockd.native.values import BlockLocation as BlockLocation
 from blockd.native.values import ChunkDigest as ChunkDigest
+from blockd.native.values import ChunkView as ChunkView
 from blockd.native.values import DeviceFindings as DeviceFindings
 from blockd.native.values import Event as Event
 from blockd.native.values import InSyncChangeWanted as InSyncChangeWanted
@@ -26,6 +28,7 @@ from blockd.native.values import ScrubFinding as ScrubFinding
 from blockd.native.values import ScrubReport as ScrubReport
 from blockd.native.values import Segment as Segment
 from blockd.native.values import SegmentStatus as SegmentStatus
+from blockd.native.values import SnapshotSpec as SnapshotSpec
 from blockd.native.values import StoreInfo as StoreInfo
 from blockd.native.values import VolumeSpec as VolumeSpec
 from blockd.native.values import VolumeStateChanged as VolumeStateChanged
@@ -113,6 +116,25 @@ class Core:
         and checked against its CRC-32C first (raises ChecksumMismatch)."""
 
     async def locate(self, volume_id: UUID, segment: int, block: int) -> BlockLocation: ...
+    async def set_snapshots(
+        self, volume_id: UUID, known_below: int, eras: Sequence[int], uncovered_below: int = 0
+    ) -> None:
+        """Which snapshots the volume has, for every store open here now or later.
+
+        Eras from known_below on count as snapshots whether in `eras` or not; the past that no
+        snapshot shows is given back. Empty chunks that were kept to cover a base are let go when
+        born before uncovered_below. What a call says replaces what the one before it said.
+        """
+
+    async def changed_chunks(
+        self, volume_id: UUID, segment: int, from_view: ChunkView | None, to_view: ChunkView
+    ) -> list[int]:
+        """Chunks of the segment that the two views show differently, ascending, as the local
+        replica has them; from_view None: all that to_view shows.
+
+        Raises NotFound: no replica here, StoreDamaged: its store has lost metadata.
+        """
+
 
     # Scrubs and repairs.
     async def start_scrub(
@@ -147,7 +169,15 @@ class Core:
 
         Raises InvalidArgument, AlreadyExists: attached here, EpochFenced, ShuttingDown: detached
         meanwhile, and after attach_timeout_us the last obstacle met (LeaseHeld, QuorumLost, ...),
-        else Timeout. A volume that could not be attached is gone again.
+        else Timeout. A volume that could not be attached is gone again. With a base: when that can
+        be read as well; its hosts must have been named with set_peer().
+        """
+
+    async def attach_snapshot(self, spec: SnapshotSpec) -> None:
+        """Make a snapshot readable under its own id, for nbd_export(), read() and detach().
+
+        Needs no lease and no engine. Returns at once, or, with a base, when that can be read.
+        Mutations raise ReadOnly. Raises InvalidArgument, AlreadyExists, and as attach() does.
         """
 
     async def detach(self, volume_id: UUID) -> None: ...
@@ -157,6 +187,31 @@ class Core:
         self, volume_id: UUID, size_bytes: int, new_segments: Sequence[Segment]
     ) -> None: ...
     async def volume_status(self, volume_id: UUID) -> list[SegmentStatus]: ...
+    async def begin_era(self, volume_id: UUID, era: int) -> None:
+        """Mutations are of `era` from now on (a lower one changes nothing). Returns when all of
+        earlier eras have left the engine: the snapshot of era - 1 is final.
+
+        Raises NotAttached, ShuttingDown, EpochFenced.
+        """
+
+    async def hold_mutations(self, volume_id: UUID, for_us: int) -> None:
+        """No mutation begins for so long, or until the call with 0; those that come wait."""
+
+    async def flatten(self, volume_id: UUID, bytes_per_second: int) -> None:
+        """Copy up what still shows the base, beside other requests; returns when nothing does and
+        all of it is durable, at once when there is no base.
+
+        A second call changes the rate. Raises ShuttingDown: detached meanwhile, and whatever
+        failed a copy; what was copied stays copied.
+        """
+
+    async def members_changed(self, volume_id: UUID, segment: Segment) -> None:
+        """The segment's replicas have moved, or others are in sync: whoever reads a snapshot of
+        that volume here (an attached one, the base of another volume) asks those from now on.
+
+        in_sync_changed() says it, too, of a volume that is attached here.
+        """
+
 
     # NBD: a server is a listening endpoint; it offers the volumes exported on it.
     async def nbd_listen(self, endpoint: str) -> str:
@@ -169,7 +224,8 @@ class Core:
     async def nbd_export(
         self, volume_id: UUID, name: str, *, description: str = "", read_only: bool = False
     ) -> None:
-        """Offer an attached volume under `name` at every NBD endpoint of this core."""
+        """Offer an attached volume or snapshot under `name` at every NBD endpoint of this core; a
+        snapshot is read-only, whatever is asked for."""
 
     async def nbd_unexport(self, name: str) -> None: ...
 
@@ -189,7 +245,8 @@ class Core:
         """{"stores": {store_id: {counter: int}}, "volumes": {volume_id: {counter: int,
         "read_latency_us": [bucket counts], "write_latency_us": [...], "flush_latency_us": [...]}},
         "nbd": {"connections": int, "requests": int, ...}, "reactor": {"iterations": int,
-        "syscalls": int}}. Latency bucket i counts requests that took [2^i, 2^(i+1)) us."""
+        "syscalls": int}}. A volume's base_chunks still show its base. Latency bucket i counts
+        requests that took [2^i, 2^(i+1)) us."""
 
     def events(self) -> AsyncIterator[Event]:
         """Events in order; one consumer. Ends when the core is closed.

@@ -17,16 +17,17 @@ from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.stdint cimport int32_t, uint32_t, uint64_t
 from libcpp.memory cimport unique_ptr
+from libcpp.optional cimport optional
 from libcpp.string cimport string
 from libcpp.vector cimport vector
 
 cimport blockd.native.c_core as native
 cimport blockd.native.c_store as c_store
-from blockd.native.c_engine cimport MemberConfig, SegmentConfig, VolumeConfig
+from blockd.native.c_engine cimport MemberConfig, SegmentConfig, SnapshotConfig, VolumeConfig
 from blockd.native.c_engine cimport SegmentStatus as NativeSegmentStatus
 from blockd.native.c_store cimport ChunkDigest as NativeDigest
 from blockd.native.c_store cimport DeviceFindings as NativeFindings
-from blockd.native.c_store cimport CheckOptions, DumpOptions, FormatOptions
+from blockd.native.c_store cimport CheckOptions, DumpOptions, FormatOptions, SnapshotSet
 from blockd.native.c_types cimport (
     Error,
     SegmentId,
@@ -57,6 +58,9 @@ from blockd.native.values import (
     VolumeSpec,
     VolumeStateChanged,
 )
+
+include "from_python.pxi"
+include "to_python.pxi"
 
 # Events that nobody takes are kept up to this many, the newest. What the engine wants it asks for
 # again, and each state replaces the one before.
@@ -348,6 +352,33 @@ cdef class Core:
             self._core.locate(token, id, index)
         return waiting.future
 
+    async def set_snapshots(self, volume_id, known_below, eras, uncovered_below=0):
+        await self._set_snapshots(volume_id, known_below, eras, uncovered_below)
+
+    cdef object _set_snapshots(self, volume_id, known_below, eras, uncovered_below):
+        cdef SnapshotSet found = _snapshot_set(volume_id, known_below, eras, uncovered_below)
+        cdef _Waiting waiting = self._begin()
+        cdef uint64_t token = self._last_token
+        with nogil:
+            self._core.set_snapshots(token, found)
+        return waiting.future
+
+    async def changed_chunks(self, volume_id, segment, from_view, to_view):
+        return await self._changed_chunks(volume_id, segment, from_view, to_view)
+
+    cdef object _changed_chunks(self, volume_id, segment, from_view, to_view):
+        cdef SegmentId id = _segment_id(volume_id, segment)
+        cdef optional[native.ChunkView] before
+        cdef native.ChunkView after = _view(to_view)
+        if from_view is not None:
+            before = _view(from_view)
+        cdef _Waiting waiting = self._begin()
+        cdef uint64_t token = self._last_token
+        waiting.convert = _chunks
+        with nogil:
+            self._core.changed_chunks(token, id, before, after)
+        return waiting.future
+
     # Scrubs and repairs.
 
     async def start_scrub(self, store_id, rate_bytes, *, cursor=None, chunks_done=0):
@@ -441,10 +472,27 @@ cdef class Core:
         config.epoch = _u64(spec.epoch, "epoch")
         config.min_in_sync = _u32(spec.min_in_sync, "min_in_sync")
         config.segments = _segments(spec.segments)
+        config.era = _u32(spec.era, "era")
+        cdef native.BasePtr base = _base(spec.base)
         cdef _Waiting waiting = self._begin()
         cdef uint64_t token = self._last_token
         with nogil:
-            self._core.attach(token, config)
+            self._core.attach(token, config, base)
+        return waiting.future
+
+    async def attach_snapshot(self, spec):
+        await self._attach_snapshot(spec)
+
+    cdef object _attach_snapshot(self, spec):
+        cdef native.SnapshotSpec native_spec
+        native_spec.id = _uuid(spec.snapshot_id)
+        native_spec.name = spec.name.encode()
+        native_spec.snapshot = _snapshot(spec.volume_id, spec.era, spec.size_bytes, spec.segments)
+        native_spec.base = _base(spec.base)
+        cdef _Waiting waiting = self._begin()
+        cdef uint64_t token = self._last_token
+        with nogil:
+            self._core.attach_snapshot(token, native_spec)
         return waiting.future
 
     async def detach(self, volume_id):
@@ -506,6 +554,54 @@ cdef class Core:
         waiting.convert = _statuses
         with nogil:
             self._core.volume_status(token, volume)
+        return waiting.future
+
+    async def begin_era(self, volume_id, era):
+        await self._begin_era(volume_id, era)
+
+    cdef object _begin_era(self, volume_id, era):
+        cdef Uuid volume = _uuid(volume_id)
+        cdef uint32_t number = _u32(era, "era")
+        cdef _Waiting waiting = self._begin()
+        cdef uint64_t token = self._last_token
+        with nogil:
+            self._core.begin_era(token, volume, number)
+        return waiting.future
+
+    async def hold_mutations(self, volume_id, for_us):
+        await self._hold_mutations(volume_id, for_us)
+
+    cdef object _hold_mutations(self, volume_id, for_us):
+        cdef Uuid volume = _uuid(volume_id)
+        cdef uint64_t time = _u64(for_us, "for_us")
+        cdef _Waiting waiting = self._begin()
+        cdef uint64_t token = self._last_token
+        with nogil:
+            self._core.hold_mutations(token, volume, time)
+        return waiting.future
+
+    async def flatten(self, volume_id, bytes_per_second):
+        await self._flatten(volume_id, bytes_per_second)
+
+    cdef object _flatten(self, volume_id, bytes_per_second):
+        cdef Uuid volume = _uuid(volume_id)
+        cdef uint64_t rate = _u64(bytes_per_second, "bytes_per_second")
+        cdef _Waiting waiting = self._begin()
+        cdef uint64_t token = self._last_token
+        with nogil:
+            self._core.flatten(token, volume, rate)
+        return waiting.future
+
+    async def members_changed(self, volume_id, segment):
+        await self._members_changed(volume_id, segment)
+
+    cdef object _members_changed(self, volume_id, segment):
+        cdef Uuid volume = _uuid(volume_id)
+        cdef SegmentConfig config = _segment(segment)
+        cdef _Waiting waiting = self._begin()
+        cdef uint64_t token = self._last_token
+        with nogil:
+            self._core.members_changed(token, volume, config)
         return waiting.future
 
     # NBD.
@@ -687,315 +783,3 @@ def _reap_if_alive(reference):
     core = reference()
     if core is not None:
         core._reap()
-
-
-# Values, from Python.
-
-cdef Uuid _uuid(value) except *:
-    if not isinstance(value, UUID):
-        raise TypeError(f"expected a UUID, not {value!r}")
-    cdef bytes data = value.bytes
-    return uuid_from_bytes(data)
-
-
-cdef uint64_t _u64(value, what) except? 0:
-    if not 0 <= value < 1 << 64:
-        raise InvalidArgument(f"{what} is out of range: {value}")
-    return value
-
-
-cdef uint32_t _u32(value, what) except? 0:
-    if not 0 <= value < 1 << 32:
-        raise InvalidArgument(f"{what} is out of range: {value}")
-    return value
-
-
-cdef Py_ssize_t _size(value, what) except -1:
-    if not 0 <= value < 1 << 62:
-        raise InvalidArgument(f"{what} is out of range: {value}")
-    return value
-
-
-cdef int _error_code(name) except -1:
-    try:
-        return error_class(name).code
-    except KeyError:
-        raise InvalidArgument(f"no such error: {name!r}") from None
-
-
-cdef SegmentId _segment_id(volume_id, segment) except *:
-    cdef SegmentId id
-    id.volume = _uuid(volume_id)
-    id.index = _u32(segment, "segment")
-    return id
-
-
-cdef uint32_t _flag(value, uint32_t told, uint32_t what):
-    return 0 if value is None else told | (what if value else 0)
-
-
-cdef NativeFindings _native_findings(findings) except *:
-    cdef NativeFindings found
-    found.probed_unix_s = _u64(findings.probed_unix_s, "probed_unix_s")
-    found.direct_alignment_bytes = _u32(findings.direct_alignment_bytes, "direct_alignment_bytes")
-    found.logical_block_bytes = _u32(findings.logical_block_bytes, "logical_block_bytes")
-    found.physical_block_bytes = _u32(findings.physical_block_bytes, "physical_block_bytes")
-    found.atomic_write_bytes = _u32(findings.atomic_write_bytes, "atomic_write_bytes")
-    found.discard_granularity_bytes = _u32(
-        findings.discard_granularity_bytes, "discard_granularity_bytes")
-    found.flags = (
-        _flag(findings.rotational, c_store.rotational_told, c_store.rotational)
-        | _flag(findings.volatile_cache, c_store.cache_told, c_store.volatile_cache)
-        | _flag(findings.fua, c_store.fua_told, c_store.fua_works)
-        | (c_store.discard_zeroes if findings.discard_zeroes else 0)
-    )
-    found.write_us = _u32(findings.write_us, "write_us")
-    found.flush_us = _u32(findings.flush_us, "flush_us")
-    found.dsync_write_us = _u32(findings.dsync_write_us, "dsync_write_us")
-    found.write_mib_s = _u32(findings.write_mib_s, "write_mib_s")
-    found.read_mib_s = _u32(findings.read_mib_s, "read_mib_s")
-    found.write_iops = _u32(findings.write_iops, "write_iops")
-    found.flushed_write_iops = _u32(findings.flushed_write_iops, "flushed_write_iops")
-    return found
-
-
-cdef SegmentConfig _segment(segment) except *:
-    cdef SegmentConfig config
-    cdef MemberConfig native_member
-    config.index = _u32(segment.index, "index")
-    config.generation = _u64(segment.generation, "generation")
-    for member in segment.members:
-        native_member.host = _uuid(member.host_id)
-        native_member.store = _uuid(member.store_id)
-        native_member.distance = _u32(member.distance, "distance")
-        native_member.in_sync = bool(member.in_sync)
-        config.members.push_back(native_member)
-    return config
-
-
-cdef vector[SegmentConfig] _segments(segments) except *:
-    cdef vector[SegmentConfig] configs
-    for segment in segments:
-        configs.push_back(_segment(segment))
-    return configs
-
-
-# Values, to Python.
-
-cdef object _text(const string& text):
-    cdef bytes data = text.c_str()[:text.size()]
-    return data.decode("utf-8", "surrogateescape")
-
-
-cdef object _id(const Uuid& id):
-    return UUID(bytes=uuid_bytes(id)[:16])
-
-
-cdef tuple _ids(const vector[Uuid]& ids):
-    cdef size_t i
-    return tuple([_id(ids[i]) for i in range(ids.size())])
-
-
-cdef tuple _version(const Version& version):
-    return (version.epoch, version.seq)
-
-
-cdef object _store(const native.StoreReport& report):
-    cdef int failed = error_number(report.info.failed)
-    return StoreInfo(
-        store_id=_id(report.info.store_id),
-        path=_text(report.path),
-        capacity_bytes=report.info.capacity_bytes,
-        allocated_bytes=report.info.allocated_bytes,
-        journal_bytes=report.info.journal_bytes,
-        journal_used_bytes=report.info.journal_used_bytes,
-        segment_count=report.info.segment_count,
-        findings=_findings(report.info.findings),
-        power_loss_protected=report.info.power_loss_protected,
-        failed="" if failed == 0 else make_error(failed).name,
-    )
-
-
-cdef object _told(uint32_t flags, uint32_t told, uint32_t what):
-    return bool(flags & what) if flags & told else None
-
-
-cdef object _findings(const NativeFindings& found):
-    if found.probed_unix_s == 0:
-        return None
-    return DeviceFindings(
-        direct_alignment_bytes=found.direct_alignment_bytes,
-        logical_block_bytes=found.logical_block_bytes,
-        physical_block_bytes=found.physical_block_bytes,
-        atomic_write_bytes=found.atomic_write_bytes,
-        discard_granularity_bytes=found.discard_granularity_bytes,
-        rotational=_told(found.flags, c_store.rotational_told, c_store.rotational),
-        volatile_cache=_told(found.flags, c_store.cache_told, c_store.volatile_cache),
-        fua=_told(found.flags, c_store.fua_told, c_store.fua_works),
-        discard_zeroes=bool(found.flags & c_store.discard_zeroes),
-        probed_unix_s=found.probed_unix_s,
-        write_us=found.write_us,
-        flush_us=found.flush_us,
-        dsync_write_us=found.dsync_write_us,
-        write_mib_s=found.write_mib_s,
-        read_mib_s=found.read_mib_s,
-        write_iops=found.write_iops,
-        flushed_write_iops=found.flushed_write_iops,
-    )
-
-
-cdef object _one_store(native.Reply* reply):
-    return _store(reply.stores[0])
-
-
-cdef object _all_stores(native.Reply* reply):
-    cdef size_t i
-    return [_store(reply.stores[i]) for i in range(reply.stores.size())]
-
-
-cdef object _replica(const native.ReplicaReport& report):
-    return ReplicaInfo(
-        volume_id=_id(report.info.id.volume),
-        segment=report.info.id.index,
-        store_id=_id(report.store_id),
-        block_count=report.info.block_count,
-        promised_epoch=report.info.promised_epoch,
-        stable=_version(report.info.stable),
-        chunk_count=report.info.chunk_count,
-    )
-
-
-cdef object _replicas(native.Reply* reply):
-    cdef size_t i
-    return [_replica(reply.replicas[i]) for i in range(reply.replicas.size())]
-
-
-cdef object _digest(const NativeDigest& digest):
-    return ChunkDigest(
-        chunk=digest.chunk,
-        version=_version(digest.version),
-        valid_mask=digest.valid_mask,
-        digest=digest.digest,
-    )
-
-
-cdef object _digests(native.Reply* reply):
-    cdef size_t i
-    return [_digest(reply.digests[i]) for i in range(reply.digests.size())]
-
-
-cdef object _location(native.Reply* reply):
-    return BlockLocation(
-        store_id=_id(reply.store_id),
-        allocated=reply.location.allocated,
-        device_offset_bytes=reply.location.device_offset_bytes,
-        in_journal=reply.location.in_journal,
-        chunk_version=_version(reply.location.chunk_version),
-        crc32c=reply.location.crc32c,
-    )
-
-
-cdef object _endpoint(native.Reply* reply):
-    return _text(reply.endpoint)
-
-
-cdef object _status(const NativeSegmentStatus& status):
-    return SegmentStatus(
-        index=status.index,
-        generation=status.generation,
-        state=native.state_name(status.state).decode("ascii"),
-        in_sync=_ids(status.in_sync),
-        joining=_ids(status.joining),
-        absent=_ids(status.absent),
-        resync_bytes_done=status.resync_bytes_done,
-        resync_bytes_total=status.resync_bytes_total,
-        in_flight=status.in_flight,
-    )
-
-
-cdef object _statuses(native.Reply* reply):
-    cdef size_t i
-    return [_status(reply.segments[i]) for i in range(reply.segments.size())]
-
-
-cdef object _finding(const native.ScrubFinding& finding):
-    return ScrubFinding(
-        volume_id=_id(finding.segment.volume),
-        segment=finding.segment.index,
-        block=finding.block,
-        error=make_error(error_number(finding.error)).name,
-    )
-
-
-cdef object _scrub(const native.ScrubReport& report):
-    cdef size_t i
-    return ScrubReport(
-        store_id=_id(report.store),
-        running=report.running,
-        finished=report.finished,
-        rate_bytes=report.rate_bytes,
-        cursor=ScrubCursor(
-            _id(report.cursor.segment.volume), report.cursor.segment.index, report.cursor.chunk
-        ),
-        chunks_done=report.chunks_done,
-        chunks_total=report.chunks_total,
-        read_bytes=report.read_bytes,
-        findings_dropped=report.findings_dropped,
-        findings=tuple([_finding(report.findings[i]) for i in range(report.findings.size())]),
-    )
-
-
-cdef object _scrubs(native.Reply* reply):
-    cdef size_t i
-    return [_scrub(reply.scrubs[i]) for i in range(reply.scrubs.size())]
-
-
-cdef dict _counter(const native.CounterReport& report):
-    cdef size_t i
-    counters = {_text(report.counters[i].first): report.counters[i].second
-                for i in range(report.counters.size())}
-    for i in range(report.histograms.size()):
-        counters[_text(report.histograms[i].name)] = list(report.histograms[i].buckets)
-    return counters
-
-
-cdef object _counters(native.Reply* reply):
-    cdef size_t i
-    stats = {"stores": {}, "volumes": {}, "nbd": {}, "reactor": {}}
-    for i in range(reply.counters.size()):
-        counters = _counter(reply.counters[i])
-        if reply.counters[i].subject == native.subject_store:
-            stats["stores"][_id(reply.counters[i].id)] = counters
-        elif reply.counters[i].subject == native.subject_volume:
-            stats["volumes"][_id(reply.counters[i].id)] = counters
-        elif reply.counters[i].subject == native.subject_nbd:
-            stats["nbd"] = counters
-        else:
-            stats["reactor"] = counters
-    return stats
-
-
-cdef object _event(native.Event* event):
-    cdef int code
-    if event.kind == native.in_sync_change_wanted:
-        return InSyncChangeWanted(
-            volume_id=_id(event.volume),
-            segment=event.segment,
-            generation=event.generation,
-            in_sync=_ids(event.in_sync),
-            reason=_text(event.text),
-        )
-    if event.kind == native.state_changed:
-        code = error_number(event.error)
-        return VolumeStateChanged(
-            volume_id=_id(event.volume),
-            state=native.state_name(event.state).decode("ascii"),
-            error="Ok" if code == 0 else make_error(code).name,
-        )
-    return Notice(
-        volume_id=_id(event.volume),
-        segment=event.segment,
-        host_id=_id(event.host),
-        kind=_text(event.text),
-        value=event.value,
-    )

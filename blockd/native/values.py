@@ -43,6 +43,7 @@ class StoreInfo:
     findings: DeviceFindings | None = None  # of when it was formatted
     power_loss_protected: bool = False  # its owner said so: flushes are left out
     failed: str = ""  # the error's name: a write or flush failed, nothing is written until reopened
+    past_bytes: int = 0  # of the allocated ones, those that only snapshots hold
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,7 @@ class ReplicaInfo:
     promised_epoch: int
     stable: tuple[int, int]
     chunk_count: int
+    past_count: int = 0  # beside them, the chunks that only snapshots hold
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,47 @@ class Segment:
 
 
 @dataclass(frozen=True)
+class BaseSpec:
+    """A snapshot that shows through where the layer above it has nothing of its own
+    (docs/SNAPSHOTS.md, "Base").
+
+    Of the layer above, what was born at `since` or later counts, and, when that is the volume of
+    the snapshot itself (rolled_back), at `era` or before.
+    """
+
+    volume_id: UUID  # whose snapshot it is
+    era: int
+    since: int
+    rolled_back: bool
+    size_bytes: int
+    segments: tuple[Segment, ...]
+    base: "BaseSpec | None" = None  # beneath the snapshot
+
+
+@dataclass(frozen=True)
+class SnapshotSpec:
+    """A snapshot to be read under an id of its own."""
+
+    snapshot_id: UUID
+    name: str
+    volume_id: UUID
+    era: int
+    size_bytes: int
+    segments: tuple[Segment, ...]
+    base: BaseSpec | None = None
+
+
+@dataclass(frozen=True)
+class ChunkView:
+    """A volume as snapshot `era` shows it (0: as it is now). base_era and since: of the rollback
+    whose base still shows through in it; 0: there is none."""
+
+    era: int
+    base_era: int = 0
+    since: int = 0
+
+
+@dataclass(frozen=True)
 class VolumeSpec:
     volume_id: UUID
     name: str
@@ -79,6 +122,8 @@ class VolumeSpec:
     epoch: int
     min_in_sync: int
     segments: tuple[Segment, ...]
+    era: int = 1
+    base: BaseSpec | None = None
 
 
 @dataclass(frozen=True)

@@ -170,6 +170,15 @@ void Core::locate(Token token, const SegmentId& segment, std::uint32_t block) no
   reactor_->give(token, [=](HostPlane& plane) { plane.locate(token, segment, block); });
 }
 
+void Core::set_snapshots(Token token, const store::SnapshotSet& set) noexcept {
+  reactor_->give(token, [=](HostPlane& plane) { plane.set_snapshots(token, set); });
+}
+
+void Core::changed_chunks(Token token, const SegmentId& segment,
+                          const std::optional<ChunkView>& from, const ChunkView& to) noexcept {
+  reactor_->give(token, [=](HostPlane& plane) { plane.changed_chunks(token, segment, from, to); });
+}
+
 void Core::start_scrub(Token token, const Uuid& store, std::uint64_t rate_bytes,
                        const ScrubCursor& cursor, std::uint64_t chunks_done) noexcept {
   reactor_->give(token, [=](HostPlane& plane) {
@@ -198,8 +207,13 @@ void Core::set_peer(Token token, const Uuid& host, const std::string& endpoint) 
   reactor_->give(token, [=](HostPlane& plane) { plane.set_peer(token, host, endpoint); });
 }
 
-void Core::attach(Token token, const engine::VolumeConfig& config) noexcept {
-  reactor_->give(token, [=](HostPlane& plane) { plane.attach(token, config); });
+void Core::attach(Token token, const engine::VolumeConfig& config,
+                  const std::shared_ptr<const BaseSpec>& base) noexcept {
+  reactor_->give(token, [=](HostPlane& plane) { plane.attach(token, config, base); });
+}
+
+void Core::attach_snapshot(Token token, const SnapshotSpec& spec) noexcept {
+  reactor_->give(token, [=](HostPlane& plane) { plane.attach_snapshot(token, spec); });
 }
 
 void Core::detach(Token token, const Uuid& volume) noexcept {
@@ -225,6 +239,23 @@ void Core::grow(Token token, const Uuid& volume, std::uint64_t size_bytes,
 
 void Core::volume_status(Token token, const Uuid& volume) noexcept {
   reactor_->give(token, [=](HostPlane& plane) { plane.volume_status(token, volume); });
+}
+
+void Core::begin_era(Token token, const Uuid& volume, Era era) noexcept {
+  reactor_->give(token, [=](HostPlane& plane) { plane.begin_era(token, volume, era); });
+}
+
+void Core::hold_mutations(Token token, const Uuid& volume, std::uint64_t for_us) noexcept {
+  reactor_->give(token, [=](HostPlane& plane) { plane.hold_mutations(token, volume, for_us); });
+}
+
+void Core::flatten(Token token, const Uuid& volume, std::uint64_t bytes_per_second) noexcept {
+  reactor_->give(token, [=](HostPlane& plane) { plane.flatten(token, volume, bytes_per_second); });
+}
+
+void Core::members_changed(Token token, const Uuid& volume,
+                           const engine::SegmentConfig& segment) noexcept {
+  reactor_->give(token, [=](HostPlane& plane) { plane.members_changed(token, volume, segment); });
 }
 
 void Core::nbd_listen(Token token, const std::string& endpoint) noexcept {

@@ -11,12 +11,15 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "blockd/errors.h"
 #include "blockd/types.h"
+#include "border/base_stack.h"
+#include "border/changed_chunks.h"
 #include "border/scrubber.h"
 #include "engine/volume.h"
 #include "store/checker.h"
@@ -74,6 +77,7 @@ struct Reply {
   std::vector<engine::SegmentStatus> segments;  // volume_status
   std::vector<CounterReport> counters;          // stats
   std::vector<ScrubReport> scrubs;              // scrub_reports: of stores that were scrubbed
+  std::vector<std::uint32_t> chunks;            // changed_chunks: ascending
 };
 
 struct Completion {
@@ -144,6 +148,10 @@ class Core {
   void list_replicas(Token token) noexcept;
   void list_digests(Token token, const SegmentId& segment, bool read) noexcept;
   void locate(Token token, const SegmentId& segment, std::uint32_t block) noexcept;
+  // To all stores that are open, and to those that will be.
+  void set_snapshots(Token token, const store::SnapshotSet& set) noexcept;
+  void changed_chunks(Token token, const SegmentId& segment, const std::optional<ChunkView>& from,
+                      const ChunkView& to) noexcept;
 
   void start_scrub(Token token, const Uuid& store, std::uint64_t rate_bytes,
                    const ScrubCursor& cursor, std::uint64_t chunks_done) noexcept;
@@ -156,7 +164,11 @@ class Core {
   void listen_peers(Token token, const std::string& endpoint) noexcept;
   void set_peer(Token token, const Uuid& host, const std::string& endpoint) noexcept;
 
-  void attach(Token token, const engine::VolumeConfig& config) noexcept;
+  // With a base: answered when that can be read, too.
+  void attach(Token token, const engine::VolumeConfig& config,
+              const std::shared_ptr<const BaseSpec>& base = nullptr) noexcept;
+  // Read-only, under the snapshot's own id: for nbd_export, read, detach.
+  void attach_snapshot(Token token, const SnapshotSpec& spec) noexcept;
   void detach(Token token, const Uuid& volume) noexcept;
   void in_sync_changed(Token token, const Uuid& volume,
                        const engine::SegmentConfig& segment) noexcept;
@@ -165,6 +177,14 @@ class Core {
   void grow(Token token, const Uuid& volume, std::uint64_t size_bytes,
             const std::vector<engine::SegmentConfig>& new_segments) noexcept;
   void volume_status(Token token, const Uuid& volume) noexcept;
+  // Answered when the snapshot of the era before is final.
+  void begin_era(Token token, const Uuid& volume, Era era) noexcept;
+  void hold_mutations(Token token, const Uuid& volume, std::uint64_t for_us) noexcept;
+  // Answered when nothing shows the base any more and that is durable.
+  void flatten(Token token, const Uuid& volume, std::uint64_t bytes_per_second) noexcept;
+  // The replicas of a snapshot's volume have moved: whoever reads it here is told.
+  void members_changed(Token token, const Uuid& volume,
+                       const engine::SegmentConfig& segment) noexcept;
 
   void nbd_listen(Token token, const std::string& endpoint) noexcept;
   void nbd_close(Token token, const std::string& endpoint) noexcept;

@@ -36,6 +36,7 @@ void HostPlane::close(std::function<void()> done) {
   BLOCKD_ASSERT(!closing_);
   closing_ = true;
   when_closed_ = std::move(done);
+  end_scans();
   nbd_->close([this] { later([this] { exports_closed(); }); });
   for (auto& [id, attached] : volumes_) close_volume(*attached, [](Error) {});
 }
@@ -88,6 +89,7 @@ void HostPlane::open_store(Token token, const std::string& path) noexcept {
       throw Fault(Error::AlreadyExists,
                   path + ": a store with the id " + text(id) + " is open at " + place->second.path);
     }
+    for (const auto& [volume, set] : snapshots_) place->second.store->set_snapshots(set);
     hub_->add_store(*place->second.store);
     auto reply = std::make_unique<Reply>();
     reply->stores.push_back(report(place->second));

@@ -13,11 +13,14 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <set>
 #include <string>
 #include <vector>
 
 #include "base/buffer.h"
+#include "border/base_stack.h"
+#include "border/changed_chunks.h"
 #include "border/core.h"
 #include "border/scrubber.h"
 #include "border/volume_io.h"
@@ -70,6 +73,10 @@ class HostPlane final : public engine::VolumeEvents, public IoJobSink {
   void list_digests(Token token, const SegmentId& id, bool read) noexcept;
   void locate(Token token, const SegmentId& id, std::uint32_t block) noexcept;
 
+  void set_snapshots(Token token, store::SnapshotSet set) noexcept;
+  void changed_chunks(Token token, const SegmentId& id, std::optional<ChunkView> from,
+                      ChunkView to) noexcept;
+
   // A scrub that runs is begun anew at the cursor.
   void start_scrub(Token token, const Uuid& store, std::uint64_t rate_bytes,
                    const ScrubCursor& cursor, std::uint64_t chunks_done) noexcept;
@@ -81,7 +88,9 @@ class HostPlane final : public engine::VolumeEvents, public IoJobSink {
   void listen_peers(Token token, const std::string& endpoint) noexcept;
   void set_peer(Token token, const Uuid& host, const std::string& endpoint) noexcept;
 
-  void attach(Token token, const engine::VolumeConfig& config) noexcept;
+  void attach(Token token, const engine::VolumeConfig& config,
+              const std::shared_ptr<const BaseSpec>& base = nullptr) noexcept;
+  void attach_snapshot(Token token, const SnapshotSpec& spec) noexcept;
   void detach(Token token, const Uuid& volume) noexcept;
   void in_sync_changed(Token token, const Uuid& volume,
                        const engine::SegmentConfig& segment) noexcept;
@@ -90,6 +99,11 @@ class HostPlane final : public engine::VolumeEvents, public IoJobSink {
   void grow(Token token, const Uuid& volume, std::uint64_t size_bytes,
             const std::vector<engine::SegmentConfig>& new_segments) noexcept;
   void volume_status(Token token, const Uuid& volume) noexcept;
+  void begin_era(Token token, const Uuid& volume, Era era) noexcept;
+  void hold_mutations(Token token, const Uuid& volume, std::uint64_t for_us) noexcept;
+  void flatten(Token token, const Uuid& volume, std::uint64_t bytes_per_second) noexcept;
+  void members_changed(Token token, const Uuid& volume,
+                       const engine::SegmentConfig& segment) noexcept;
 
   void nbd_listen(Token token, const std::string& endpoint) noexcept;
   void nbd_close(Token token, const std::string& endpoint) noexcept;
@@ -114,23 +128,42 @@ class HostPlane final : public engine::VolumeEvents, public IoJobSink {
     OpenStore* open = nullptr;
     store::SegmentHandle segment = 0;
   };
+  // A volume with its engine, or a snapshot that is read here.
   struct Attached {
     HostPlane* plane = nullptr;
-    std::unique_ptr<engine::Volume> volume;
-    std::unique_ptr<VolumeIo> io;  // goes before the volume
+    Uuid id;
+    Uuid snapshot_of;                                // a snapshot: of which volume
+    std::vector<engine::SegmentConfig> segments;     // of a volume with a base, as last heard
+    std::unique_ptr<engine::Volume> volume;          // null: it is a snapshot
+    std::unique_ptr<engine::SnapshotReader> reader;  // of the snapshot; of a volume with a base:
+                                                     // its own chunks, once it has served
+    std::unique_ptr<BaseStack> base;                 // null: there is nothing beneath
+    std::unique_ptr<VolumeIo> io;                    // goes before them
     std::vector<std::string> exports;
     std::size_t removals = 0;        // exports that are draining
     Token attach_token = 0;          // 0: attach() has been answered
     Error attach_error = Error::Ok;  // the last one heard while opening
     Token grow_token = 0;            // 0: no grow() waits
-    std::set<Token> repair_tokens;   // repair_chunk() that wait
-    io::Timer deadline;              // of attach(); then of draining the exports
+    std::set<Token> engine_tokens;   // repair_chunk(), begin_era() that wait
+    io::Timer deadline;              // of attach(); then of draining exports, then layers
+    bool base_opening = false;
     bool closing = false;
     bool unexported = false;  // nothing outside refers to the volume any more
+    bool layers_closing = false;
+    std::size_t layers_open = 0;  // while they close
     bool engine_closing = false;
     bool engine_closed = false;
     Error close_error = Error::Ok;
     std::vector<std::function<void(Error)>> when_closed;
+
+    [[nodiscard]] engine::BlockBackend& backend() noexcept;
+  };
+  struct ChunkScan {  // a changed_chunks() on its way
+    HostPlane* plane = nullptr;
+    Token token = 0;
+    SegmentId id;
+    ChangedChunks chunks;
+    io::Timer timer;
   };
 
   // engine::VolumeEvents
@@ -160,18 +193,27 @@ class HostPlane final : public engine::VolumeEvents, public IoJobSink {
 
   // host_volumes.cc
   Attached& attached_of(const Uuid& volume);
+  Attached& engine_of(const Uuid& volume);  // not a snapshot
+  void admit(std::unique_ptr<Attached> fresh, Token token);
+  void open_base(Attached& attached);
+  void base_opened(const Uuid& volume, Error error);
   void end_attach(Attached& attached, Error error, std::string message = {}) noexcept;
   void end_grow(const Uuid& volume, Error error) noexcept;
-  [[nodiscard]] static std::string obstacle(const engine::Volume& volume);
+  [[nodiscard]] static std::string obstacle(const Attached& attached);
   void close_volume(Attached& attached, std::function<void(Error)> done);
   void unexport(Attached& attached);
   void remove_export(Attached& attached, const std::string& name, std::function<void(Error)> done);
   void exports_gone(const Uuid& volume);
+  void close_layers(Attached& attached);
   void close_engine(Attached& attached);
   void drop_if_closed(const Uuid& volume);
 
-  // host_scrub.cc
-  void end_repair(const Uuid& volume, Token token, Error error) noexcept;
+  void end_engine_command(const Uuid& volume, Token token, Error error) noexcept;
+
+  // host_snapshots.cc
+  void tell_readers(const Uuid& volume, const engine::SegmentConfig& segment);
+  void step_scan(ChunkScan& scan) noexcept;
+  void end_scans() noexcept;
 
   // host_stats.cc
   [[nodiscard]] CounterReport store_counters(const Uuid& id, const OpenStore& open) const;
@@ -186,9 +228,11 @@ class HostPlane final : public engine::VolumeEvents, public IoJobSink {
   std::vector<std::function<void()>> later_;
   io::Timer later_timer_;
   std::map<Uuid, OpenStore> stores_;  // by store id; nodes stay where they are
+  std::map<Uuid, store::SnapshotSet> snapshots_;
+  std::map<Token, ChunkScan> scans_;
   std::unique_ptr<peer::PeerHub> hub_;
   std::map<Uuid, std::unique_ptr<Attached>> volumes_;
-  std::map<std::string, Uuid> exports_;  // name to volume
+  std::map<std::string, Uuid> exports_;  // name to volume or snapshot
   std::unique_ptr<nbd::NbdServer> nbd_;
   std::function<void()> when_closed_;
   bool closing_ = false;

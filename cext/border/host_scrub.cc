@@ -41,20 +41,13 @@ void HostPlane::scrub_reports(Token token) noexcept {
 void HostPlane::repair_chunk(Token token, const SegmentId& id, std::uint32_t chunk,
                              const Uuid& host) noexcept {
   guard(token, [&] {
-    Attached& attached = attached_of(id.volume);
+    Attached& attached = engine_of(id.volume);
     if (attached.closing) throw Fault(Error::ShuttingDown, "the volume is being detached");
-    attached.repair_tokens.insert(token);
+    attached.engine_tokens.insert(token);
     attached.volume->repair_chunk(id.index, chunk, host, [this, id, token](Error error) {
-      end_repair(id.volume, token, error);
+      end_engine_command(id.volume, token, error);
     });
   });
-}
-
-// Answers the repair_chunk() that still waits: the engine's answer, or its end.
-void HostPlane::end_repair(const Uuid& volume, Token token, Error error) noexcept {
-  const auto found = volumes_.find(volume);
-  if (found == volumes_.end() || found->second->repair_tokens.erase(token) == 0) return;
-  answer(token, error);
 }
 
 }  // namespace blockd::border

@@ -44,6 +44,7 @@ void HostPlane::stats(Token token, CounterReport reactor) noexcept {
     }
     const nbd::NbdStats nbd = nbd_->stats();
     for (const auto& [id, attached] : volumes_) {
+      if (!attached->volume) continue;  // a snapshot: its replicas' stores count its reads
       reply->counters.push_back(volume_counters(id, *attached, nbd));
     }
     reply->counters.push_back(nbd_counters(nbd));
@@ -68,6 +69,7 @@ CounterReport HostPlane::store_counters(const Uuid& id, const OpenStore& open) c
   report.counters = {
       {"capacity_bytes", info.capacity_bytes},
       {"allocated_bytes", info.allocated_bytes},
+      {"past_bytes", info.past_bytes},
       {"journal_bytes", info.journal_bytes},
       {"journal_used_bytes", info.journal_used_bytes},
       {"segments", info.segment_count},
@@ -107,6 +109,7 @@ CounterReport HostPlane::volume_counters(const Uuid& id, const Attached& attache
       {"resync_bytes", stats.resync_bytes},
       {"reconcile_bytes", stats.reconcile_bytes},
       {"open_duration_us", stats.open_duration_us},
+      {"base_chunks", attached.base ? attached.base->top().chunks_of_base() : 0},
   };
   Histogram read = histogram("read_latency_us", attached.io->latency_us(Op::read));
   Histogram write = histogram("write_latency_us", attached.io->latency_us(Op::write));

@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "base/assert.h"
+#include "border/attach_checks.h"
 #include "border/guard.h"
 #include "border/host_plane.h"
 #include "border/text.h"
@@ -12,31 +13,6 @@ namespace {
 
 // How long a front may take to answer its last requests before the engine is closed under it.
 constexpr std::uint64_t kDrainUs = 5'000'000;
-
-[[noreturn]] void refuse(const engine::VolumeConfig& config, const std::string& why) {
-  throw Fault(Error::InvalidArgument, "volume " + text(config.id) + ": " + why);
-}
-
-// What the engine takes for granted. A description that breaks it is the caller's mistake.
-void check(const engine::VolumeConfig& config) {
-  if (config.epoch == 0) refuse(config, "an attachment's epoch begins at 1");
-  if (config.size_bytes == 0 || config.size_bytes % 512 != 0) {
-    refuse(config, "its size is not a positive multiple of 512");
-  }
-  const std::uint64_t wanted = (config.size_bytes - 1) / kSegmentBytes + 1;
-  if (config.segments.size() != wanted) {
-    refuse(config, "its size needs " + std::to_string(wanted) + " segments, it has " +
-                       std::to_string(config.segments.size()));
-  }
-  for (std::size_t i = 0; i < config.segments.size(); ++i) {
-    const engine::SegmentConfig& segment = config.segments[i];
-    const std::string name = "segment " + std::to_string(i);
-    if (segment.index != i) refuse(config, name + " is missing or out of order");
-    const auto in_sync = std::ranges::count_if(
-        segment.members, [](const engine::MemberConfig& member) { return member.in_sync; });
-    if (in_sync == 0) refuse(config, name + " has no member in sync");
-  }
-}
 
 }  // namespace
 
@@ -58,29 +34,53 @@ const char* state_name(engine::VolumeState state) noexcept {
   return "unknown";
 }
 
-void HostPlane::attach(Token token, const engine::VolumeConfig& config) noexcept {
+engine::BlockBackend& HostPlane::Attached::backend() noexcept {
+  if (base) return base->top();
+  if (volume) return *volume;
+  return *reader;
+}
+
+void HostPlane::attach(Token token, const engine::VolumeConfig& config,
+                       const std::shared_ptr<const BaseSpec>& base) noexcept {
   guard(token, [&] {
     check(config);
+    if (base) check(*base);
     if (const auto found = volumes_.find(config.id); found != volumes_.end()) {
+      if (!found->second->volume) {
+        throw Fault(Error::AlreadyExists, text(config.id) + " is a snapshot that is attached here");
+      }
       throw Fault(Error::AlreadyExists, "volume " + text(config.id) + " is attached here, epoch " +
                                             std::to_string(found->second->volume->config().epoch));
     }
     auto fresh = std::make_unique<Attached>();
     Attached& attached = *fresh;
-    attached.plane = this;
+    attached.id = config.id;
     attached.volume = engine::Volume::create(loop_, buffers_, *hub_, *this, config);
-    attached.io = std::make_unique<VolumeIo>(loop_, buffers_, *attached.volume, *this);
-    attached.attach_token = token;
-    attached.deadline.owner = &attached;
-    attached.deadline.fire = [](io::Timer& timer) noexcept {
-      auto& late = *static_cast<Attached*>(timer.owner);
-      late.plane->end_attach(late,
-                             late.attach_error == Error::Ok ? Error::Timeout : late.attach_error);
-    };
-    volumes_.emplace(config.id, std::move(fresh));
-    loop_.arm(attached.deadline, loop_.now_us() + config_.attach_timeout_us);
+    if (base) {
+      attached.segments = config.segments;
+      attached.base =
+          std::make_unique<BaseStack>(loop_, buffers_, *hub_, *attached.volume, true, *base);
+    }
+    admit(std::move(fresh), token);
     attached.volume->start();
   });
+}
+
+// Known from now on; attach() is answered when it serves.
+void HostPlane::admit(std::unique_ptr<Attached> fresh, Token token) {
+  Attached& attached = *fresh;
+  const auto [place, is_new] = volumes_.try_emplace(attached.id, std::move(fresh));
+  BLOCKD_ASSERT(is_new);
+  attached.plane = this;
+  attached.io = std::make_unique<VolumeIo>(loop_, buffers_, attached.backend(), *this);
+  attached.attach_token = token;
+  attached.deadline.owner = &attached;
+  attached.deadline.fire = [](io::Timer& timer) noexcept {
+    auto& late = *static_cast<Attached*>(timer.owner);
+    late.plane->end_attach(late,
+                           late.attach_error == Error::Ok ? Error::Timeout : late.attach_error);
+  };
+  loop_.arm(attached.deadline, loop_.now_us() + config_.attach_timeout_us);
 }
 
 // Answers the attach() that still waits, if one does. A failure takes the volume away again.
@@ -90,16 +90,46 @@ void HostPlane::end_attach(Attached& attached, Error error, std::string message)
   loop_.cancel(attached.deadline);
   if (error == Error::Ok) return answer(token, Error::Ok);
   if (message.empty()) {
-    message = "volume " + text(attached.volume->config().id) +
-              " cannot be attached: " + error_meaning(error) + obstacle(*attached.volume);
+    message = std::string(attached.volume ? "volume " : "snapshot ") + text(attached.id) +
+              " cannot be attached: " + error_meaning(error) + obstacle(attached);
   }
   answer(token, error, std::move(message));
   close_volume(attached, [](Error) {});
 }
 
+// Once the engine serves, its members in sync agree about every chunk (docs/REPLICATION.md, O3),
+// and nothing changes until the layer lets a request through.
+void HostPlane::open_base(Attached& attached) {
+  if (std::exchange(attached.base_opening, true)) return;
+  if (attached.volume) {
+    engine::SnapshotConfig own;
+    own.volume = attached.id;
+    own.size_bytes = attached.volume->size_bytes();
+    own.segments = attached.segments;
+    own.segments.resize((own.size_bytes - 1) / kSegmentBytes + 1);
+    for (const engine::SegmentStatus& status : attached.volume->status()) {
+      if (status.index >= own.segments.size()) continue;  // it is growing
+      for (engine::MemberConfig& member : own.segments[status.index].members) {
+        member.in_sync = std::ranges::count(status.in_sync, member.host) > 0;
+      }
+    }
+    attached.reader = engine::SnapshotReader::create(loop_, *hub_, std::move(own));
+  }
+  attached.base->open([&reader = *attached.reader](auto listed) { reader.list(std::move(listed)); },
+                      [this, id = attached.id](Error error) {
+                        later([this, id, error] { base_opened(id, error); });
+                      });
+}
+
+void HostPlane::base_opened(const Uuid& volume, Error error) {
+  const auto found = volumes_.find(volume);
+  if (found != volumes_.end()) end_attach(*found->second, error);
+}
+
 // What an opening volume waits for, for the line that says so.
-std::string HostPlane::obstacle(const engine::Volume& volume) {
-  const std::vector<engine::SegmentStatus> segments = volume.status();
+std::string HostPlane::obstacle(const Attached& attached) {
+  if (attached.base_opening) return "; the chunks of its base, or its own, cannot be listed";
+  const std::vector<engine::SegmentStatus> segments = attached.volume->status();
   const auto waiting = [](const engine::SegmentStatus& segment) {
     return segment.state != engine::VolumeState::serving;
   };
@@ -125,6 +155,7 @@ void HostPlane::close_volume(Attached& attached, std::function<void(Error)> done
   end_attach(attached, Error::ShuttingDown, "the volume was detached before it served");
   attached.deadline.fire = [](io::Timer& timer) noexcept {
     auto& late = *static_cast<Attached*>(timer.owner);
+    late.plane->close_layers(late);
     late.plane->close_engine(late);
   };
   loop_.arm(attached.deadline, loop_.now_us() + kDrainUs);
@@ -133,7 +164,7 @@ void HostPlane::close_volume(Attached& attached, std::function<void(Error)> done
 
 void HostPlane::unexport(Attached& attached) {
   if (closing_) return;  // the NBD server is closing: exports_closed() follows
-  const Uuid id = attached.volume->config().id;
+  const Uuid id = attached.id;
   const auto names = attached.exports;
   if (names.empty() && attached.removals == 0) return later([this, id] { exports_gone(id); });
   for (const std::string& name : names) remove_export(attached, name, [](Error) {});
@@ -145,7 +176,7 @@ void HostPlane::remove_export(Attached& attached, const std::string& name,
   exports_.erase(name);
   std::erase(attached.exports, name);
   ++attached.removals;
-  const Uuid id = attached.volume->config().id;
+  const Uuid id = attached.id;
   nbd_->remove_export(name, [this, id, done = std::move(done)](Error error) {
     done(error);
     const auto found = volumes_.find(id);
@@ -161,15 +192,38 @@ void HostPlane::exports_gone(const Uuid& volume) {
   const auto found = volumes_.find(volume);
   if (found == volumes_.end()) return;
   found->second->unexported = true;
-  close_engine(*found->second);
+  close_layers(*found->second);
   drop_if_closed(volume);
+}
+
+// The layers answer what they have; then the engine goes, or when that takes too long: it fails
+// what they wait for.
+void HostPlane::close_layers(Attached& attached) {
+  if (std::exchange(attached.layers_closing, true)) return;
+  attached.io->stop(Error::NotAttached);
+  const auto closed = [this, id = attached.id] {
+    later([this, id] {
+      Attached& left = *volumes_.at(id);
+      if (--left.layers_open > 0) return;
+      close_engine(left);
+      drop_if_closed(id);
+    });
+  };
+  attached.layers_open = (attached.base ? 1u : 0u) + (attached.reader ? 1u : 0u);
+  if (attached.layers_open == 0) return close_engine(attached);
+  loop_.arm(attached.deadline, loop_.now_us() + kDrainUs);
+  if (attached.base) attached.base->close(closed);
+  if (attached.reader) attached.reader->close(closed);
 }
 
 void HostPlane::close_engine(Attached& attached) {
   if (std::exchange(attached.engine_closing, true)) return;
   loop_.cancel(attached.deadline);
-  attached.io->stop(Error::NotAttached);
-  const Uuid id = attached.volume->config().id;
+  if (!attached.volume) {
+    attached.engine_closed = true;
+    return;
+  }
+  const Uuid id = attached.id;
   attached.volume->close([this, id](Error error) {
     later([this, id, error] {
       Attached& closed = *volumes_.at(id);
@@ -182,11 +236,12 @@ void HostPlane::close_engine(Attached& attached) {
 
 void HostPlane::drop_if_closed(const Uuid& volume) {
   const auto found = volumes_.find(volume);
-  if (found == volumes_.end() || !found->second->unexported || !found->second->engine_closed)
-    return;
+  if (found == volumes_.end()) return;
+  const Attached& attached = *found->second;
+  if (!attached.unexported || !attached.engine_closed || attached.layers_open > 0) return;
   BLOCKD_ASSERT(found->second->io->idle());
   end_grow(volume, Error::ShuttingDown);
-  for (const Token token : std::exchange(found->second->repair_tokens, {})) {
+  for (const Token token : std::exchange(found->second->engine_tokens, {})) {
     answer(token, Error::ShuttingDown);
   }
   const auto answers = std::move(found->second->when_closed);
@@ -200,7 +255,13 @@ void HostPlane::drop_if_closed(const Uuid& volume) {
 void HostPlane::in_sync_changed(Token token, const Uuid& volume,
                                 const engine::SegmentConfig& segment) noexcept {
   guard(token, [&] {
-    attached_of(volume).volume->in_sync_changed(segment);
+    Attached& attached = engine_of(volume);
+    attached.volume->in_sync_changed(segment);
+    if (segment.index < attached.segments.size() &&
+        segment.generation >= attached.segments[segment.index].generation) {
+      attached.segments[segment.index] = segment;
+    }
+    tell_readers(volume, segment);
     answer(token, Error::Ok);
   });
 }
@@ -209,7 +270,7 @@ void HostPlane::in_sync_change_failed(Token token, const Uuid& volume, std::uint
                                       Error error) noexcept {
   guard(token, [&] {
     if (error == Error::Ok) throw Fault(Error::InvalidArgument, "a failed change needs its error");
-    attached_of(volume).volume->in_sync_change_failed(segment, error);
+    engine_of(volume).volume->in_sync_change_failed(segment, error);
     answer(token, Error::Ok);
   });
 }
@@ -217,15 +278,21 @@ void HostPlane::in_sync_change_failed(Token token, const Uuid& volume, std::uint
 void HostPlane::grow(Token token, const Uuid& volume, std::uint64_t size_bytes,
                      const std::vector<engine::SegmentConfig>& new_segments) noexcept {
   guard(token, [&] {
-    Attached& attached = attached_of(volume);
+    Attached& attached = engine_of(volume);
     engine::Volume& engine = *attached.volume;
     if (size_bytes < engine.size_bytes() || size_bytes % 512 != 0) {
-      refuse(engine.config(), "cannot grow from " + std::to_string(engine.size_bytes()) + " to " +
-                                  std::to_string(size_bytes) + " bytes");
+      refuse(volume, "cannot grow from " + std::to_string(engine.size_bytes()) + " to " +
+                         std::to_string(size_bytes) + " bytes");
     }
     if (attached.grow_token != 0) throw Fault(Error::Busy, "the volume is growing already");
     attached.grow_token = token;
-    engine.grow(size_bytes, new_segments, [this, volume](Error error) { end_grow(volume, error); });
+    engine.grow(size_bytes, new_segments, [this, volume, new_segments](Error error) {
+      const auto found = volumes_.find(volume);
+      if (error == Error::Ok && found != volumes_.end() && found->second->base) {
+        std::ranges::copy(new_segments, std::back_inserter(found->second->segments));
+      }
+      end_grow(volume, error);
+    });
   });
 }
 
@@ -235,6 +302,7 @@ void HostPlane::end_grow(const Uuid& volume, Error error) noexcept {
   if (found == volumes_.end()) return;
   const Token token = std::exchange(found->second->grow_token, 0);
   if (token == 0) return;
+  if (error == Error::Ok && found->second->base) found->second->base->top().resized();
   if (error == Error::Ok && !closing_) {
     for (const std::string& name : found->second->exports) (void)nbd_->resize(name);
   }
@@ -244,7 +312,7 @@ void HostPlane::end_grow(const Uuid& volume, Error error) noexcept {
 void HostPlane::volume_status(Token token, const Uuid& volume) noexcept {
   guard(token, [&] {
     auto reply = std::make_unique<Reply>();
-    reply->segments = attached_of(volume).volume->status();
+    reply->segments = engine_of(volume).volume->status();
     answer(token, std::move(reply));
   });
 }
@@ -269,8 +337,8 @@ void HostPlane::nbd_export(Token token, const Uuid& volume, const std::string& n
   guard(token, [&] {
     Attached& attached = attached_of(volume);
     if (attached.closing) throw Fault(Error::ShuttingDown, "the volume is being detached");
-    const Error error =
-        nbd_->add_export(name, description, *attached.volume, {.read_only = read_only});
+    const Error error = nbd_->add_export(name, description, attached.backend(),
+                                         {.read_only = read_only || !attached.volume});
     if (error == Error::Ok) {
       attached.exports.push_back(name);
       exports_.emplace(name, volume);
@@ -311,6 +379,21 @@ HostPlane::Attached& HostPlane::attached_of(const Uuid& volume) {
   return *found->second;
 }
 
+HostPlane::Attached& HostPlane::engine_of(const Uuid& volume) {
+  Attached& attached = attached_of(volume);
+  if (!attached.volume) {
+    throw Fault(Error::InvalidArgument, text(volume) + " is a snapshot: it has no engine");
+  }
+  return attached;
+}
+
+// Answers a command that the engine still has: its answer, or its end.
+void HostPlane::end_engine_command(const Uuid& volume, Token token, Error error) noexcept {
+  const auto found = volumes_.find(volume);
+  if (found == volumes_.end() || found->second->engine_tokens.erase(token) == 0) return;
+  answer(token, error);
+}
+
 void HostPlane::in_sync_change_wanted(const Uuid& volume, std::uint32_t segment,
                                       std::uint64_t generation, const std::vector<Uuid>& in_sync,
                                       const char* reason) noexcept {
@@ -336,7 +419,9 @@ void HostPlane::state_changed(const Uuid& volume, engine::VolumeState state, Err
   if (found == volumes_.end() || found->second->attach_token == 0) return;
   Attached& attached = *found->second;
   if (error != Error::Ok) attached.attach_error = error;
-  if (state == engine::VolumeState::serving) return end_attach(attached, Error::Ok);
+  if (state == engine::VolumeState::serving) {
+    return attached.base ? open_base(attached) : end_attach(attached, Error::Ok);
+  }
   if (state != engine::VolumeState::fenced) return;
   const Error why = error == Error::Ok ? Error::EpochFenced : error;
   later([this, volume, why] {

@@ -11,7 +11,6 @@
 #include <string>
 #include <vector>
 
-#include "base/buffer.h"
 #include "engine/block_backend.h"
 #include "engine/volume.h"
 #include "io/loop.h"
@@ -29,10 +28,14 @@ struct SnapshotConfig {
   std::vector<SegmentConfig> segments;  // members not in sync are ignored
 };
 
+// Mutations (ReadOnly) and reads beyond the end are refused; a flush is done at once. A block that
+// no member can give fails with the last member's error. Reads are retried while members are merely
+// away, for 30 s at most. Reads come answered from the loop, never from inside submit().
+// The config is complete: every segment that the size needs, in order. `hub` outlives it.
 class SnapshotReader : public BlockBackend {
  public:
-  static std::unique_ptr<SnapshotReader> create(io::Loop& loop, Buffers& buffers,
-                                                peer::PeerHub& hub, SnapshotConfig config);
+  static std::unique_ptr<SnapshotReader> create(io::Loop& loop, peer::PeerHub& hub,
+                                                SnapshotConfig config);
 
   // What each chunk of the volume holds, ascending by chunk (counted over the volume), holes left
   // out. Fails with LinkLost when a segment has no member that answers.
@@ -43,11 +46,11 @@ class SnapshotReader : public BlockBackend {
     std::uint16_t valid_mask = 0;  // 0: it covers a base
   };
   virtual void list(std::function<void(Error, std::vector<Chunk>)> done) = 0;
+  // The segment's replicas have moved, or others are in sync now. One the config has not is left
+  // alone.
+  virtual void members_changed(const SegmentConfig& segment) = 0;
   // Requests under way are answered first; it may be destroyed after done.
   virtual void close(std::function<void()> done) = 0;
-  // Mutations and reads beyond the end are refused; flush is done at once. A block that no member
-  // can give fails with the last member's error. Reads are retried while members are merely away,
-  // for 30 s at most.
 };
 
 }  // namespace blockd::engine

@@ -200,6 +200,7 @@ void Transmission::cut(Request& request) noexcept {
     engine::BlockRequest& block = piece->block;
     block.op = block_op(request.kind);
     block.fua = verdict_.fua && request.kind != OpKind::read && request.kind != OpKind::flush;
+    block.covers = false;
     block.error = Error::Ok;
     block.offset_bytes = at;
     block.length_bytes = piece->length_bytes;

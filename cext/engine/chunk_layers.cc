@@ -1,0 +1,83 @@
+#include "engine/chunk_layers.h"
+
+#include <bit>
+
+#include "base/assert.h"
+
+namespace blockd::engine {
+
+void ChunkLayers::resize(std::uint64_t chunk_count) {
+  BLOCKD_ASSERT(chunk_count >= chunk_count_);
+  const std::uint64_t words = (chunk_count + 63) / 64;
+  own_.resize(words);
+  data_.resize(words);
+  busy_.resize(words);
+  for (std::uint64_t chunk = chunk_count_; chunk < chunk_count; ++chunk) set(own_, chunk, true);
+  chunk_count_ = chunk_count;
+}
+
+void ChunkLayers::learn_base(const std::vector<Chunk>& chunks, std::uint64_t base_chunk_count) {
+  for (const Chunk& chunk : chunks) {
+    if (chunk.valid_mask == 0 || chunk.chunk >= chunk_count_ || chunk.chunk >= base_chunk_count) {
+      continue;
+    }
+    if (own(chunk.chunk)) ++base_count_;
+    set(own_, chunk.chunk, false);
+    set(data_, chunk.chunk, true);
+  }
+}
+
+void ChunkLayers::learn_volume(const std::vector<Chunk>& chunks, const BaseRules& rules) {
+  for (const Chunk& chunk : chunks) {
+    if (chunk.chunk >= chunk_count_) continue;
+    if (rules.counts(chunk.born)) {
+      make_own(chunk.chunk);
+    } else if (chunk.valid_mask != 0 && own(chunk.chunk)) {
+      set(own_, chunk.chunk,
+          false);  // what it holds must not show, also where the base has nothing
+      ++base_count_;
+    }
+  }
+}
+
+std::vector<ChunkLayers::Chunk> ChunkLayers::merge(const std::vector<Chunk>& volume,
+                                                   const std::vector<Chunk>& base,
+                                                   const BaseRules& rules) {
+  std::vector<Chunk> shown;
+  auto below = base.begin();
+  for (const Chunk& chunk : volume) {
+    if (!rules.counts(chunk.born)) continue;
+    while (below != base.end() && below->chunk < chunk.chunk) {
+      if (below->valid_mask != 0) shown.push_back(*below);
+      ++below;
+    }
+    if (below != base.end() && below->chunk == chunk.chunk) ++below;
+    if (chunk.valid_mask != 0) shown.push_back(chunk);
+  }
+  for (; below != base.end(); ++below) {
+    if (below->valid_mask != 0) shown.push_back(*below);
+  }
+  return shown;
+}
+
+void ChunkLayers::make_own(std::uint64_t chunk) noexcept {
+  set(busy_, chunk, false);
+  if (own(chunk)) return;
+  set(own_, chunk, true);
+  BLOCKD_ASSERT(base_count_ > 0);
+  --base_count_;
+}
+
+std::uint64_t ChunkLayers::next_of_base(std::uint64_t from) const noexcept {
+  if (from >= chunk_count_) return chunk_count_;
+  std::uint64_t word = from / 64;
+  std::uint64_t left = ~(own_[word] | busy_[word]) & (~std::uint64_t{0} << (from % 64));
+  while (left == 0) {
+    if (++word == own_.size()) return chunk_count_;
+    left = ~(own_[word] | busy_[word]);
+  }
+  const std::uint64_t chunk = word * 64 + static_cast<std::uint64_t>(std::countr_zero(left));
+  return chunk < chunk_count_ ? chunk : chunk_count_;
+}
+
+}  // namespace blockd::engine
