@@ -13,10 +13,10 @@ from blockd.host.agent import Agent
 from blockd.host.attachments import Attachments, Held
 from blockd.host.comparison import Comparisons
 from blockd.host.exports import NbdEndpoints
+from blockd.host.readings import Readings
 from blockd.host.replicas import Replicas
 from blockd.host.scrub import Scrubs
 from blockd.host.scrub_state import ScrubState
-from blockd.host.snapshot import Snapshot
 from blockd.host.topology import Topology
 from blockd.model.errors import InvalidArgument, NotFound
 from blockd.model.ids import parse_id
@@ -55,11 +55,11 @@ class HostService(host_pb2_grpc.HostServiceServicer):
     async def GetStatus(
         self, request: host_pb2.GetStatusRequest, context: Context
     ) -> host_pb2.HostStatus:
-        snapshot = await Snapshot.take(self._core, self._attachments)
+        readings = await Readings.take(self._core, self._attachments)
         return host_pb2.HostStatus(
             host=await self._agent.host_message(),
-            attachments=[self._status(held, snapshot) for held in snapshot.held],
-            counters=snapshot.daemon_counters(),
+            attachments=[self._status(held, readings) for held in readings.held],
+            counters=readings.daemon_counters(),
             nbd_endpoints=self._endpoints.names(),
         )
 
@@ -67,15 +67,15 @@ class HostService(host_pb2_grpc.HostServiceServicer):
         self, request: host_pb2.GetAttachmentRequest, context: Context
     ) -> host_pb2.AttachmentStatus:
         held = self._attachments.get(parse_id(request.volume_id, "volume"))
-        snapshot = await Snapshot.take(self._core, self._attachments)
-        return self._status(held, snapshot)
+        readings = await Readings.take(self._core, self._attachments)
+        return self._status(held, readings)
 
-    def _status(self, held: Held, snapshot: Snapshot) -> host_pb2.AttachmentStatus:
+    def _status(self, held: Held, readings: Readings) -> host_pb2.AttachmentStatus:
         return host_pb2.AttachmentStatus(
             volume_id=str(held.volume_id),
             volume_name=held.name,
             epoch=held.epoch,
-            state=snapshot.state(held),
+            state=readings.state(held),
             segments=[
                 host_pb2.SegmentStatus(
                     index=segment.index,
@@ -88,9 +88,9 @@ class HostService(host_pb2_grpc.HostServiceServicer):
                     resync_bytes_total=segment.resync_bytes_total,
                     in_flight=segment.in_flight,
                 )
-                for segment in snapshot.segments.get(held.volume_id, ())
+                for segment in readings.segments.get(held.volume_id, ())
             ],
-            counters=snapshot.volume_counters(held.volume_id),
+            counters=readings.volume_counters(held.volume_id),
             nbd_uris=self._attachments.uris(held),
         )
 
