@@ -13,8 +13,10 @@ from uuid import UUID
 
 from typing_extensions import Buffer
 
+from blockd.native.values import BaseSpec as BaseSpec
 from blockd.native.values import BlockLocation as BlockLocation
 from blockd.native.values import ChunkDigest as ChunkDigest
+from blockd.native.values import ChunkView as ChunkView
 from blockd.native.values import DeviceFindings as DeviceFindings
 from blockd.native.values import Event as Event
 from blockd.native.values import InSyncChangeWanted as InSyncChangeWanted
@@ -26,6 +28,7 @@ from blockd.native.values import ScrubFinding as ScrubFinding
 from blockd.native.values import ScrubReport as ScrubReport
 from blockd.native.values import Segment as Segment
 from blockd.native.values import SegmentStatus as SegmentStatus
+from blockd.native.values import SnapshotSpec as SnapshotSpec
 from blockd.native.values import StoreInfo as StoreInfo
 from blockd.native.values import VolumeSpec as VolumeSpec
 from blockd.native.values import VolumeStateChanged as VolumeStateChanged
@@ -157,6 +160,18 @@ class Core:
         self, volume_id: UUID, size_bytes: int, new_segments: Sequence[Segment]
     ) -> None: ...
     async def volume_status(self, volume_id: UUID) -> list[SegmentStatus]: ...
+
+    # Snapshots.
+    async def set_snapshots(
+        self, volume_id: UUID, known_below: int, eras: Sequence[int], uncovered_below: int
+    ) -> None: ...
+    async def begin_era(self, volume_id: UUID, era: int) -> None: ...
+    async def hold_mutations(self, volume_id: UUID, for_us: int) -> None: ...
+    async def attach_snapshot(self, spec: SnapshotSpec) -> None: ...
+    async def flatten(self, volume_id: UUID, bytes_per_second: int) -> None: ...
+    async def changed_chunks(
+        self, volume_id: UUID, segment: int, from_view: ChunkView | None, to_view: ChunkView
+    ) -> list[int]: ...
 
     # NBD: a server is a listening endpoint; it offers the volumes exported on it.
     async def nbd_listen(self, endpoint: str) -> str:

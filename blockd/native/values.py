@@ -3,6 +3,8 @@
 Offsets, lengths and sizes are bytes; ids are UUIDs; a version is (epoch, sequence).
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -43,6 +45,7 @@ class StoreInfo:
     findings: DeviceFindings | None = None  # of when it was formatted
     power_loss_protected: bool = False  # its owner said so: flushes are left out
     failed: str = ""  # the error's name: a write or flush failed, nothing is written until reopened
+    past_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,7 @@ class ReplicaInfo:
     promised_epoch: int
     stable: tuple[int, int]
     chunk_count: int
+    past_count: int = 0
 
 
 @dataclass(frozen=True)
@@ -72,6 +76,17 @@ class Segment:
 
 
 @dataclass(frozen=True)
+class BaseSpec:
+    volume_id: UUID
+    era: int
+    since: int
+    rolled_back: bool
+    size_bytes: int
+    segments: tuple[Segment, ...]
+    base: BaseSpec | None = None
+
+
+@dataclass(frozen=True)
 class VolumeSpec:
     volume_id: UUID
     name: str
@@ -79,6 +94,26 @@ class VolumeSpec:
     epoch: int
     min_in_sync: int
     segments: tuple[Segment, ...]
+    era: int = 1
+    base: BaseSpec | None = None
+
+
+@dataclass(frozen=True)
+class SnapshotSpec:
+    snapshot_id: UUID
+    name: str
+    volume_id: UUID
+    era: int
+    size_bytes: int
+    segments: tuple[Segment, ...]
+    base: BaseSpec | None = None
+
+
+@dataclass(frozen=True)
+class ChunkView:
+    era: int
+    base_era: int = 0
+    since: int = 0
 
 
 @dataclass(frozen=True)
