@@ -178,6 +178,7 @@ def store_metrics(readings: Readings) -> Iterable[Metric]:
         for name, text in (
             ("capacity_bytes", "Bytes that a store can hold"),
             ("allocated_bytes", "Bytes in allocated chunks"),
+            ("past_bytes", "Bytes in chunks that only snapshots hold"),
             ("journal_bytes", "Size of the journal"),
             ("journal_used_bytes", "Bytes of the journal that replay would read"),
             ("segment_count", "Replicas in a store"),
