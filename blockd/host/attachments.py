@@ -157,15 +157,16 @@ class Attachments:
             self.held[volume_id] = held
             return held
 
-    async def detach(self, volume_id: UUID) -> int:
-        """Drain, flush and release the engine; what is not attached is detached already.
+    async def detach(self, volume_id: UUID, epoch: int = 0) -> int:
+        """Drain, flush and release the engine; what is not attached is detached already. One of a
+        later epoch than is given is left alone: the order is old.
 
         Returns the epoch of the engine that ended in good order: nothing of it is under way any
         more; 0 when there was none, or it was not well: then the next opening settles what it left.
         """
         async with self._locks[volume_id]:
             held = self.held.get(volume_id)
-            if held is None:
+            if held is None or (epoch and held.epoch > epoch):
                 return 0
             was_there = await self._stop(held)
             log.info("volume %s detached", held.name)

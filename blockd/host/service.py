@@ -126,7 +126,8 @@ class HostService(host_pb2_grpc.HostServiceServicer):
     async def Detach(
         self, request: host_pb2.HostDetachRequest, context: Context
     ) -> host_pb2.HostDetachResponse:
-        drained_epoch = await self._attachments.detach(parse_id(request.volume_id, "volume"))
+        volume_id = parse_id(request.volume_id, "volume")
+        drained_epoch = await self._attachments.detach(volume_id, request.epoch)
         return host_pb2.HostDetachResponse(drained_epoch=drained_epoch)
 
     async def Grow(

@@ -79,7 +79,7 @@ class Attachments:
             if verdict is Verdict.KEEP:
                 return attachment.value
             if verdict is Verdict.EVICT:
-                await self._close(hosts.get(attachment.value.host_id), stored.value.id)
+                await self._close(hosts.get(attachment.value.host_id), attachment.value)
             if await self._etcd.get(WORKING + stored.value.id) is not None:
                 raise Busy(f"volume {stored.value.name} is being attached or created right now")
             async with self._instance.hold(stored.value.id):
@@ -240,7 +240,7 @@ class Attachments:
     ) -> None:
         """Release an attachment that came to nothing; the epoch stays used."""
         if opened.nbd_uris or isinstance(error, LinkLost | Timeout):  # it has, or may have, opened
-            await self._close(target, volume.id)
+            await self._close(target, opened)
         with contextlib.suppress(BlockdError):  # else the next attach finds the host without it
             await self._settle(
                 Attachment(volume_id=volume.id, epoch=opened.epoch),
@@ -293,7 +293,7 @@ class Attachments:
                 return
             hosts = await self._records.hosts()
             view = hosts.get(held.value.host_id)
-            error, ended_epoch = await self._close(view, stored.value.id, CLOSE_SECONDS)
+            error, ended_epoch = await self._close(view, held.value, CLOSE_SECONDS)
             drained_epoch = max(drained_epoch, ended_epoch)
             if error is not None and view is not None and view.is_up and not force:
                 raise hinted(
@@ -323,9 +323,9 @@ class Attachments:
         )
 
     async def _close(
-        self, view: HostView | None, volume_id: str, timeout: float = EVICT_SECONDS
+        self, view: HostView | None, held: Attachment, timeout: float = EVICT_SECONDS
     ) -> tuple[BlockdError | None, int]:
-        """Ask a host to let go of a volume. No error when it has, or never had it; and the epoch of
+        """Ask a host to let go of what it holds under this attachment. No error when it has, or never had it; and the epoch of
         the engine that ended in good order, 0 for none."""
         if view is None:
             return None, 0
@@ -333,13 +333,13 @@ class Attachments:
             answer = await self._instance.hosts.call(
                 view.host.grpc_endpoint,
                 lambda host: host.Detach,
-                host_pb2.HostDetachRequest(volume_id=volume_id),
+                host_pb2.HostDetachRequest(volume_id=held.volume_id, epoch=held.epoch),
                 timeout=timeout if view.is_up else ASK_SECONDS,
             )
         except (NotAttached, NotFound):
             return None, 0
         except BlockdError as error:
-            log.info("host %s does not detach %s: %s", view.host.name, volume_id, error)
+            log.info("host %s does not detach %s: %s", view.host.name, held.volume_id, error)
             return error, 0
         return None, int(answer.drained_epoch)
 

@@ -127,9 +127,10 @@ class FakeHost(host_pb2_grpc.HostServiceServicer):
 
     async def Detach(self, request, context):
         await self._called("Detach")
-        volume = self.attached.pop(request.volume_id, None)
-        if volume is None:
+        volume = self.attached.get(request.volume_id)
+        if volume is None or volume.attachment.epoch > request.epoch:
             raise NotAttached("not here")
+        del self.attached[request.volume_id]
         epoch = volume.attachment.epoch if self.is_drained else 0
         return host_pb2.HostDetachResponse(drained_epoch=epoch)
 
