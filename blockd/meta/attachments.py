@@ -325,8 +325,8 @@ class Attachments:
     async def _close(
         self, view: HostView | None, held: Attachment, timeout: float = EVICT_SECONDS
     ) -> tuple[BlockdError | None, int]:
-        """Ask a host to let go of what it holds under this attachment. No error when it has, or never had it; and the epoch of
-        the engine that ended in good order, 0 for none."""
+        """Ask a host to let go of what it holds under this attachment. No error when it has, or
+        never had it; and the epoch of the engine that ended in good order, 0 for none."""
         if view is None:
             return None, 0
         try:

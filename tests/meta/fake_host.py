@@ -39,6 +39,8 @@ class FakeHost(host_pb2_grpc.HostServiceServicer):
         self.flattening: list[str] = []
         self.snapshots: dict[str, types_pb2.VolumeView] = {}
         self.changed: dict[tuple[str, int], list[int]] = {}
+        self.asked: list[host_pb2.ListChangedChunksRequest] = []
+        self.counters: dict[str, int] = {}  # of every attachment
         self.past: dict[str, int] = {}  # by volume id
         self.past_bytes = 0
         self.is_drained = True
@@ -180,6 +182,7 @@ class FakeHost(host_pb2_grpc.HostServiceServicer):
 
     async def ListChangedChunks(self, request, context):
         await self._called("ListChangedChunks")
+        self.asked.append(request)
         chunks = self.changed.get((request.volume_id, request.segment), [])
         return host_pb2.ListChangedChunksResponse(chunks=chunks)
 
@@ -199,6 +202,7 @@ class FakeHost(host_pb2_grpc.HostServiceServicer):
             epoch=volume.attachment.epoch,
             state="serving",
             segments=self.segments,
+            counters=self.counters,
             nbd_uris=[self.uri(volume.name)],
         )
 
