@@ -12,12 +12,16 @@ import typer
 
 from blockd.cli import (
     blockctl_cluster,
+    blockctl_group,
     blockctl_host,
     blockctl_places,
     blockctl_scrub,
+    blockctl_snapshot,
     blockctl_store,
     blockctl_volume,
 )
+from blockd.cli.blockctl_clone import clone, flatten
+from blockd.cli.blockctl_diff import diff
 from blockd.cli.blockctl_events import events
 from blockd.cli.blockctl_session import Format, Session, find_endpoints
 from blockd.cli.failure import run_app
@@ -34,7 +38,12 @@ app.add_typer(blockctl_places.sites, name="site")
 app.add_typer(blockctl_places.operators, name="operator")
 app.add_typer(blockctl_host.app, name="host")
 app.add_typer(blockctl_store.app, name="store")
+blockctl_volume.app.add_typer(blockctl_snapshot.app, name="snapshot")
+blockctl_volume.app.command("clone")(clone)
+blockctl_volume.app.command("flatten")(flatten)
+blockctl_volume.app.command("diff")(diff)
 app.add_typer(blockctl_volume.app, name="volume")
+app.add_typer(blockctl_group.app, name="group")
 app.add_typer(blockctl_scrub.app, name="scrub")
 app.command("events")(events)
 

@@ -14,9 +14,9 @@ from blockd.cli.blockctl_session import Clients
 from blockd.cli.blockctl_stored import stored_text
 from blockd.cli.blockctl_views import View, volume_state
 from blockd.model.errors import BlockdError
-from blockd.model.units import format_size
-from blockd.rpc.gen import host_pb2
-from blockd.rpc.gen.types_pb2 import Segment, Volume
+from blockd.model.units import CHUNK_BYTES, format_size
+from blockd.rpc.gen import host_pb2, meta_pb2
+from blockd.rpc.gen.types_pb2 import Segment, Snapshot, Volume
 
 ASK_SECONDS = 3.0
 POLL_SECONDS = 0.5
@@ -36,6 +36,16 @@ async def ask_engine(clients: Clients, volume: Volume) -> host_pb2.AttachmentSta
         )
     except BlockdError:
         return None
+
+
+async def find_base(clients: Clients, volume: Volume) -> Snapshot | None:
+    """The snapshot that shows through."""
+    if not volume.HasField("base"):
+        return None
+    request = meta_pb2.ListSnapshotsRequest(volume=volume.base.volume_id)
+    answer = await clients.meta.call(lambda meta: meta.ListSnapshots, request, idempotent=True)
+    found = [one for one in answer.snapshots if one.id == volume.base.snapshot_id]
+    return found[0] if found else None
 
 
 def resync_bytes(engine: host_pb2.AttachmentStatus | None) -> tuple[int, int]:
@@ -71,7 +81,12 @@ def _is_whole(volume: Volume, segment: Segment) -> bool:
     return sum(member.in_sync for member in segment.members) >= volume.policy.replicas
 
 
-def print_volume(volume: Volume, engine: host_pb2.AttachmentStatus | None, stored: View) -> None:
+def print_volume(
+    volume: Volume,
+    engine: host_pb2.AttachmentStatus | None,
+    stored: View,
+    base: Snapshot | None = None,
+) -> None:
     """The facts, then a row for each run of segments that are alike."""
     facts = [
         ("volume", volume.name),
@@ -85,6 +100,7 @@ def print_volume(volume: Volume, engine: host_pb2.AttachmentStatus | None, store
         ("state", state_text(volume_state(volume))),
         ("health", "[yellow]degraded[/]" if volume.degraded else "[green]all in sync[/]"),
         ("created", local_time(volume.created_unix_us)),
+        *_base_facts(volume, engine, base),
         *_attachment_facts(volume, engine),
     ]
     if volume.tenant:
@@ -97,6 +113,22 @@ def print_volume(volume: Volume, engine: host_pb2.AttachmentStatus | None, store
     )
 
 
+def _base_facts(
+    volume: Volume, engine: host_pb2.AttachmentStatus | None, base: Snapshot | None
+) -> list[tuple[str, str]]:
+    if not volume.HasField("base"):
+        return []
+    name = f"{base.name} of {base.volume_name}" if base is not None else volume.base.snapshot_id
+    facts = [("base", f"snapshot {name} shows through")]
+    is_rolled_back = volume.base.volume_id == volume.id
+    if not (volume.flattening or is_rolled_back):
+        return facts
+    left = "goes on once the volume is attached"
+    if engine is not None and "base_chunks" in engine.counters:
+        left = f"{format_size(engine.counters['base_chunks'] * CHUNK_BYTES)} left to copy"
+    return [*facts, ("flatten", left)]
+
+
 def _stored(stored: View) -> str:
     places = [
         f"{one['host']} "
@@ -104,7 +136,9 @@ def _stored(stored: View) -> str:
         for one in stored["hosts"]
     ]
     total = stored_text(stored["stored_bytes"], complete=stored["complete"])
-    return f"{total} in all: {', '.join(places)}"
+    past = stored_text(stored["past_bytes"], complete=stored["complete"])
+    beside = f"; {past} more in snapshots only" if stored["past_bytes"] else ""
+    return f"{total} in all: {', '.join(places)}{beside}"
 
 
 def _attachment_facts(

@@ -29,6 +29,7 @@ COLUMNS = (
     "path",
     "state",
     "stored>",
+    "in snapshots>",
     "free>",
     "capacity>",
     "used>",
@@ -119,6 +120,7 @@ def totals(views: list[View]) -> dict[str, int]:
     names = (
         "capacity_bytes",
         "allocated_bytes",
+        "past_bytes",
         "free_bytes",
         "logical_bytes",
         "journal_bytes",
@@ -134,6 +136,7 @@ def _held_view(one: StoredAt, names: dict[str, str]) -> View:
         "volume_id": one.volume_id,
         "segment_count": one.segment_count,
         "stored_bytes": one.stored_bytes,
+        "past_bytes": one.past_bytes,
     }
 
 
@@ -148,6 +151,7 @@ def _space(view: dict[str, Any]) -> list[str]:
     used = 100 * view["allocated_bytes"] / max(view["capacity_bytes"], 1)
     return [
         format_size(view["allocated_bytes"]),
+        format_size(view["past_bytes"]),
         format_size(view["free_bytes"]),
         format_size(view["capacity_bytes"]),
         f"{used:.1f} %",
@@ -166,7 +170,7 @@ def _totals_row(view: dict[str, int]) -> list[str]:
 
 
 def _print(view: View) -> None:
-    stored, free, capacity, used, logical, journal, segments = _space(view)
+    stored, past, free, capacity, used, logical, journal, segments = _space(view)
     print_facts(
         [
             ("store", view["id"]),
@@ -174,6 +178,7 @@ def _print(view: View) -> None:
             ("path", view["path"]),
             ("state", _state(view)),
             ("stored", f"{stored} of {capacity}, {used}"),
+            ("in snapshots", f"{past} of it, that only snapshots hold"),
             ("free", free),
             ("logical", f"{logical} placed here, in {segments} segments"),
             ("journal", f"{journal} used"),
@@ -187,7 +192,8 @@ def _print(view: View) -> None:
             one["volume"] or f"{one['volume_id']} (deleted)",
             str(one["segment_count"]),
             format_size(one["stored_bytes"]),
+            format_size(one["past_bytes"]),
         ]
         for one in view["volumes"]
     ]
-    print_table(["volume", "segments>", "stored>"], sorted(rows), "no replicas")
+    print_table(["volume", "segments>", "stored>", "in snapshots>"], sorted(rows), "no replicas")

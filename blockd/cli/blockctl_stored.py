@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from blockd.cli.blockctl_session import Clients
 from blockd.cli.blockctl_views import View
@@ -43,7 +44,8 @@ async def _ask(clients: Clients, host: Host | None, volume_id: str) -> list[Stor
 
 
 async def stored_of(clients: Clients, volume: Volume) -> View:
-    """Of one volume, by replica and in all; a host that does not answer counts as nothing, and
+    """Of one volume, by replica and in all; past_bytes: beside that, in chunks that only snapshots
+    hold; a host that does not answer counts as nothing, and
     `complete` says so."""
     members = {m.host_id: m for segment in volume.segments for m in segment.members}
     answers = await ask_hosts(clients, members, volume.id)
@@ -52,23 +54,35 @@ async def stored_of(clients: Clients, volume: Volume) -> View:
         "stored_bytes": sum(
             one.stored_bytes for answer in answers.values() for one in answer or ()
         ),
+        "past_bytes": sum(one.past_bytes for answer in answers.values() for one in answer or ()),
         "hosts": [
             {
                 "host": members[host_id].host_name,
                 "host_id": host_id,
                 "stored_bytes": None if answer is None else sum(one.stored_bytes for one in answer),
+                "past_bytes": None if answer is None else sum(one.past_bytes for one in answer),
             }
             for host_id, answer in answers.items()
         ],
     }
 
 
-def stored_in_all(answers: Answers) -> dict[str, int]:
-    """By volume, over all hosts that answered."""
-    totals: dict[str, int] = {}
+@dataclass
+class Stored:
+    """Of one volume, over all hosts that answered; past_bytes: beside it, only in snapshots."""
+
+    stored_bytes: int = 0
+    past_bytes: int = 0
+
+
+def stored_in_all(answers: Answers) -> dict[str, Stored]:
+    """By volume."""
+    totals: dict[str, Stored] = {}
     for answer in answers.values():
         for one in answer or ():
-            totals[one.volume_id] = totals.get(one.volume_id, 0) + one.stored_bytes
+            total = totals.setdefault(one.volume_id, Stored())
+            total.stored_bytes += one.stored_bytes
+            total.past_bytes += one.past_bytes
     return totals
 
 

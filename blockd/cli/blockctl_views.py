@@ -5,11 +5,16 @@ from typing import Any
 from blockd.rpc.gen import host_pb2
 from blockd.rpc.gen.types_pb2 import (
     Attachment,
+    Base,
     Event,
+    Group,
     Host,
     HostState,
     Segment,
     Site,
+    Snapshot,
+    SnapshotAttachment,
+    SnapshotState,
     Store,
     Volume,
     VolumeState,
@@ -52,6 +57,7 @@ def store_view(store: Store) -> View:
         "path": store.path,
         "capacity_bytes": store.capacity_bytes,
         "allocated_bytes": store.allocated_bytes,
+        "past_bytes": store.past_bytes,
         "journal_bytes": store.journal_bytes,
         "journal_used_bytes": store.journal_used_bytes,
         "segment_count": store.segment_count,
@@ -153,10 +159,66 @@ def volume_view(volume: Volume, *, segments: bool) -> View:
         "degraded": volume.degraded,
         "created_unix_us": volume.created_unix_us,
         "attachment": attachment_view(volume.attachment) if volume.HasField("attachment") else None,
+        "era": max(1, volume.era),
+        "base": base_view(volume.base) if volume.HasField("base") else None,
+        "flattening": volume.flattening,
     }
     if segments:
         view["segments"] = [segment_view(segment) for segment in volume.segments]
     return view
+
+
+def base_view(base: Base) -> View:
+    """A snapshot that shows through."""
+    return {
+        "volume_id": base.volume_id,
+        "snapshot_id": base.snapshot_id,
+        "era": base.era,
+        "size_bytes": base.size_bytes,
+    }
+
+
+def snapshot_state(snapshot: Snapshot) -> str:
+    """ "creating" or "available"."""
+    return SnapshotState.Name(snapshot.state).removeprefix("SNAPSHOT_STATE_").lower()
+
+
+def snapshot_attachment_view(attachment: SnapshotAttachment) -> View:
+    """Where a snapshot is exported."""
+    return {
+        "snapshot_id": attachment.snapshot_id,
+        "host": attachment.host_name,
+        "host_id": attachment.host_id,
+        "since_unix_us": attachment.since_unix_us,
+        "nbd_uris": list(attachment.nbd_uris),
+    }
+
+
+def snapshot_view(snapshot: Snapshot) -> View:
+    """A snapshot, with where it is exported."""
+    return {
+        "id": snapshot.id,
+        "volume": snapshot.volume_name,
+        "volume_id": snapshot.volume_id,
+        "name": snapshot.name,
+        "era": snapshot.era,
+        "size_bytes": snapshot.size_bytes,
+        "created_unix_us": snapshot.created_unix_us,
+        "state": snapshot_state(snapshot),
+        "group": snapshot.group or None,
+        "base": base_view(snapshot.base) if snapshot.HasField("base") else None,
+        "attachments": [snapshot_attachment_view(one) for one in snapshot.attachments],
+    }
+
+
+def group_view(group: Group) -> View:
+    """Volumes of which snapshots are taken at one moment."""
+    return {
+        "name": group.name,
+        "volumes": [
+            {"volume": one.volume_name, "volume_id": one.volume_id} for one in group.volumes
+        ],
+    }
 
 
 def event_view(event: Event) -> View:

@@ -23,9 +23,10 @@ from blockd.cli.blockctl_session import (
     run,
     session_of,
 )
-from blockd.cli.blockctl_show import ask_engine, print_volume, wait_in_sync
+from blockd.cli.blockctl_show import ask_engine, find_base, print_volume, wait_in_sync
 from blockd.cli.blockctl_stored import (
     Answers,
+    Stored,
     ask_hosts,
     stored_in_all,
     stored_of,
@@ -41,7 +42,7 @@ from blockd.cli.blockctl_views import (
 from blockd.model.errors import BlockdError, ExtentOutOfRange, InvalidArgument
 from blockd.model.units import BLOCK_BYTES, SEGMENT_BYTES, format_size, parse_size
 from blockd.rpc.gen import host_pb2, meta_pb2
-from blockd.rpc.gen.types_pb2 import Attachment, Host, Member, Policy, Volume
+from blockd.rpc.gen.types_pb2 import Attachment, Host, Member, Policy, Snapshot, Volume
 
 app = typer.Typer(help="Volumes: replicated virtual disks.", no_args_is_help=True)
 
@@ -115,7 +116,13 @@ def list_volumes(context: typer.Context, output: Output = None) -> None:
     if session_of(context).chosen(output) is Format.JSON:
         views = [
             volume_view(one, segments=False)
-            | {"stored": {"stored_bytes": stored.get(one.id, 0), "complete": complete}}
+            | {
+                "stored": {
+                    "stored_bytes": stored.get(one.id, Stored()).stored_bytes,
+                    "past_bytes": stored.get(one.id, Stored()).past_bytes,
+                    "complete": complete,
+                }
+            }
             for one in volumes
         ]
         print_json({"volumes": views})
@@ -124,7 +131,8 @@ def list_volumes(context: typer.Context, output: Output = None) -> None:
         [
             volume.name,
             format_size(volume.size_bytes),
-            stored_text(stored.get(volume.id, 0), complete=complete),
+            stored_text(stored.get(volume.id, Stored()).stored_bytes, complete=complete),
+            stored_text(stored.get(volume.id, Stored()).past_bytes, complete=complete),
             f"{volume.policy.replicas} (min {volume.policy.min_in_sync})",
             state_text(volume_state(volume)),
             "[yellow]degraded[/]" if volume.degraded else "[green]in sync[/]",
@@ -132,11 +140,8 @@ def list_volumes(context: typer.Context, output: Output = None) -> None:
         ]
         for volume in volumes
     ]
-    print_table(
-        ["volume", "size>", "stored>", "replicas", "state", "health", "attached at"],
-        rows,
-        "no volumes",
-    )
+    columns = ["volume", "size>", "stored>", "in snapshots>", "replicas", "state", "health"]
+    print_table([*columns, "attached at"], rows, "no volumes")
 
 
 @app.command("show")
@@ -150,20 +155,25 @@ def show(
 ) -> None:
     """Show a volume: its segments, their replicas, and what its engine does."""
 
-    async def ask(clients: Clients) -> tuple[Volume, host_pb2.AttachmentStatus | None, View]:
+    async def ask(
+        clients: Clients,
+    ) -> tuple[Volume, host_pb2.AttachmentStatus | None, View, Snapshot | None]:
         if wait:
             await wait_in_sync(clients, name)
         volume = await clients.volume(name)
-        return volume, await ask_engine(clients, volume), await stored_of(clients, volume)
+        engine, base = await ask_engine(clients, volume), await find_base(clients, volume)
+        return volume, engine, await stored_of(clients, volume), base
 
-    volume, engine, stored = run(context, ask)
+    volume, engine, stored, base = run(context, ask)
     if session_of(context).chosen(output) is Format.JSON:
         view = volume_view(volume, segments=True)
         view["engine"] = attachment_status_view(engine) if engine is not None else None
         view["stored"] = stored
+        if base is not None:
+            view["base"] |= {"volume": base.volume_name, "snapshot": base.name}
         print_json(view)
     else:
-        print_volume(volume, engine, stored)
+        print_volume(volume, engine, stored, base)
 
 
 @app.command("resize")
@@ -185,7 +195,7 @@ def resize(context: typer.Context, name: VolumeName, size: Size, output: Output 
 
 @app.command("delete")
 def delete(context: typer.Context, name: VolumeName, output: Output = None) -> None:
-    """Delete a volume and all its data. It must not be attached."""
+    """Delete a volume and all its data. It must not be attached, and have no snapshots."""
     request = meta_pb2.DeleteVolumeRequest(name_or_id=name)
     with status(f"deleting {name}"):
         run(

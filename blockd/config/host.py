@@ -30,6 +30,7 @@ class HostSettings(DaemonSettings):
     buffer_size: Size = 256 << 20
     scrub_interval: Duration = 7 * 86400.0  # from one scrub's start to the next; 0: on demand only
     scrub_rate: Size = Field(default=20 << 20, ge=64 << 10)  # bytes a second, each store
+    flatten_rate: Size = Field(default=100 << 20, ge=64 << 10)  # bytes a second, each volume
     cpu: int | None = Field(default=None, ge=0)  # pin the reactor to this CPU
 
     @field_validator("nbd_tcp", "metrics_listen", "nbd_unix", mode="before")

@@ -16,6 +16,7 @@ from uuid import UUID
 from blockd.host.attachments import Attachments
 from blockd.host.metadata import MetadataClient
 from blockd.host.replicas import Replicas
+from blockd.host.snapshots import SnapshotExports, SnapshotSets
 from blockd.host.space import SpaceWatch
 from blockd.host.topology import Topology, store_message
 from blockd.model.errors import (
@@ -83,6 +84,8 @@ class Agent:
         attachments: Attachments,
         replicas: Replicas,
         space: SpaceWatch,
+        snapshot_sets: SnapshotSets,
+        snapshot_exports: SnapshotExports,
     ) -> None:
         self._me = me
         self._core = core
@@ -91,6 +94,8 @@ class Agent:
         self._attachments = attachments
         self._replicas = replicas
         self._space = space
+        self._snapshot_sets = snapshot_sets
+        self._snapshot_exports = snapshot_exports
         self._renewals: dict[UUID, asyncio.Task[None]] = {}
         self.registered = asyncio.Event()
 
@@ -138,6 +143,7 @@ class Agent:
         return [store_message(info, self._space.look(info)) for info in infos]
 
     async def _register(self) -> None:
+        exported = list(self._snapshot_exports.exported)
         answer = await self._metadata.register(await self.host_message())
         if parse_id(answer.cluster_id, "cluster") != self._me.cluster_id:
             raise StoreForeign(
@@ -146,16 +152,21 @@ class Agent:
             )
         await self._topology.learn(answer.peers)
         await self._carry_out(answer.replicas, answer.deleted_volume_ids)
+        await self._learn_snapshots(answer)
         if not self.registered.is_set():
             log.info("registered as %s at %s", self._me.name, self._me.site)
         self.registered.set()
         await self._take_up(answer.attached)
+        await self._snapshot_exports.restore(answer.snapshots, known_before=exported)
 
     async def _heartbeat(self) -> None:
         stores = await self._stores()
         answer = await self._metadata.heartbeat(
             meta_pb2.HeartbeatRequest(
-                host_id=str(self._me.host_id), incarnation=self._me.incarnation, stores=stores
+                host_id=str(self._me.host_id),
+                incarnation=self._me.incarnation,
+                stores=stores,
+                snapshots_revision=self._snapshot_sets.revision,
             )
         )
         if answer.unknown_host:
@@ -164,6 +175,16 @@ class Agent:
             return
         await self._topology.learn(answer.peers)
         await self._carry_out(answer.replicas, answer.deleted_volume_ids)
+        await self._learn_snapshots(answer)
+
+    async def _learn_snapshots(
+        self, answer: meta_pb2.RegisterHostResponse | meta_pb2.HeartbeatResponse
+    ) -> None:
+        """What stores could not be told now comes again with the next answer."""
+        try:
+            await self._snapshot_sets.learn(answer.snapshot_sets, answer.snapshots_revision)
+        except BlockdError as error:
+            log.warning("stores could not be told which snapshots there are: %s", error)
 
     async def _carry_out(
         self, orders: Iterable[meta_pb2.ReplicaOrder], deleted_volume_ids: Iterable[str]
@@ -203,11 +224,12 @@ class Agent:
         attempt = 0
         while volume_id not in self._attachments.held:
             try:
-                volume = await self._metadata.renew_attachment(
+                answer = await self._metadata.renew_attachment(
                     str(volume_id), str(self._me.host_id), epoch
                 )
-                epoch = volume.attachment.epoch
-                await self._attachments.attach(volume)
+                epoch = answer.volume.attachment.epoch
+                await self._attachments.attach(answer.volume, answer.bases)
+                await self._catch_up(volume_id)
                 complaint.worked()
             except (NotAttached, NotFound):
                 log.info("volume %s is no longer attached here", name)
@@ -224,6 +246,16 @@ class Agent:
                 log.exception("taking %s up again failed; it is tried again", name)
             await asyncio.sleep(RETRY_S[min(attempt, len(RETRY_S) - 1)])
             attempt += 1
+
+    async def _catch_up(self, volume_id: UUID) -> None:
+        """A snapshot that was taken between the renewal and the opening found no engine here to
+        tell (blockd/meta/snapshots.py): so look, now that there is one."""
+        try:
+            volume = await self._metadata.get_volume(str(volume_id))
+            if volume.era > self._attachments.get(volume_id).era:
+                await self._attachments.begin_era(volume_id, volume.era)
+        except BlockdError as error:  # the leader asks for what is not final
+            log.info("whether a snapshot of %s was taken meanwhile: %s", volume_id, error)
 
     async def _latest_epoch(self, volume_id: UUID) -> int | None:
         """The epoch of the attachment while it is this host's; 0 when nobody answers, else None."""

@@ -9,6 +9,7 @@ may be repeated and may arrive late.
 import asyncio
 import logging
 from collections import defaultdict
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from uuid import UUID
 
@@ -24,7 +25,8 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Held:
-    """One attached volume. segment_count: how many its engine has."""
+    """One attached volume. segment_count: how many its engine has; era: the newest that it was told
+    to begin; flatten: what shows its base is to be copied up."""
 
     volume_id: UUID
     name: str
@@ -32,6 +34,9 @@ class Held:
     size_bytes: int
     segment_count: int
     state: str = "serving"
+    era: int = 1
+    has_base: bool = False
+    flatten: bool = False
 
 
 class Attachments:
@@ -43,6 +48,7 @@ class Attachments:
         self._endpoints = endpoints
         self._locks: defaultdict[UUID, asyncio.Lock] = defaultdict(asyncio.Lock)
         self.held: dict[UUID, Held] = {}
+        self.on_attached: Callable[[Held], None] = lambda _: None
         self._opening: dict[UUID, int] = {}  # volume -> epoch, while core.attach() runs
 
     def get(self, volume_id: UUID) -> Held:
@@ -57,6 +63,23 @@ class Attachments:
         opening = self._opening.get(volume_id)
         return self.get(volume_id).epoch if opening is None else opening
 
+    async def opened(self, volume_id: UUID, epoch: int) -> Held:
+        """The attachment of this epoch, once it has opened if it is about to. Raises NotAttached;
+        EpochFenced: it is of another one."""
+        async with self._locks[volume_id]:
+            held = self.get(volume_id)
+        if held.epoch != epoch:
+            raise EpochFenced(
+                f"volume {held.name} is attached here under epoch {held.epoch}, not {epoch}"
+            )
+        return held
+
+    async def begin_era(self, volume_id: UUID, era: int) -> None:
+        """Returns when every mutation of an earlier era has left the engine. Raises NotAttached."""
+        held = self.get(volume_id)
+        self.held[volume_id] = replace(held, era=max(held.era, era))
+        await self._core.begin_era(volume_id, era)
+
     def is_busy(self, volume_id: UUID) -> bool:
         """Whether the volume is being attached, grown or detached right now."""
         return self._locks[volume_id].locked()
@@ -65,13 +88,15 @@ class Attachments:
         """Where hypervisors reach the volume."""
         return self._endpoints.uris(held.name)
 
-    async def attach(self, message: types_pb2.Volume) -> Held:
-        """Open the volume under the epoch it carries and export it.
+    async def attach(
+        self, message: types_pb2.Volume, bases: Iterable[types_pb2.BaseLayer] = ()
+    ) -> Held:
+        """Open the volume under the epoch it carries, over its bases, and export it.
 
         Raises EpochFenced (a newer epoch exists), QuorumLost, Timeout, LeaseHeld; then nothing
         runs.
         """
-        spec = self._topology.volume(message)
+        spec = self._topology.volume(message, bases)
         async with self._locks[spec.volume_id]:
             running = self.held.get(spec.volume_id)
             if running is not None and running.epoch == spec.epoch and running.state != "fenced":
@@ -83,9 +108,13 @@ class Attachments:
                 )
             if running is not None:
                 await self._stop(running)
-            return await self._start(spec)
+            # After a rollback by itself, of a clone when that was asked for.
+            is_self = spec.base is not None and spec.base.volume_id == spec.volume_id
+            held = await self._start(spec, flatten=is_self or message.flattening)
+            self.on_attached(held)
+            return held
 
-    async def _start(self, spec: native.VolumeSpec) -> Held:
+    async def _start(self, spec: native.VolumeSpec, *, flatten: bool) -> Held:
         self._opening[spec.volume_id] = spec.epoch
         try:
             await self._core.attach(spec)
@@ -97,7 +126,14 @@ class Attachments:
         finally:
             del self._opening[spec.volume_id]
         held = Held(
-            spec.volume_id, spec.name, spec.epoch, spec.size_bytes, segment_count=len(spec.segments)
+            spec.volume_id,
+            spec.name,
+            spec.epoch,
+            spec.size_bytes,
+            segment_count=len(spec.segments),
+            era=spec.era,
+            has_base=spec.base is not None,
+            flatten=flatten and spec.base is not None,
         )
         self.held[spec.volume_id] = held
         log.info("volume %s attached under epoch %d", spec.name, spec.epoch)
@@ -110,24 +146,31 @@ class Attachments:
             held = self.get(volume_id)
             if message.size_bytes <= held.size_bytes:
                 return held
-            spec = self._topology.volume(message)
-            added = [segment for segment in spec.segments if segment.index >= held.segment_count]
+            segments = self._topology.segments(message.segments)
+            added = [segment for segment in segments if segment.index >= held.segment_count]
             await self._core.grow(volume_id, message.size_bytes, added)
             held = replace(
                 self.get(volume_id),
                 size_bytes=message.size_bytes,
-                segment_count=len(spec.segments),
+                segment_count=len(segments),
             )
             self.held[volume_id] = held
             return held
 
-    async def detach(self, volume_id: UUID) -> None:
-        """Drain, flush and release the engine; what is not attached is detached already."""
+    async def detach(self, volume_id: UUID, epoch: int = 0) -> int:
+        """Drain, flush and release the engine; what is not attached is detached already. One of a
+        later epoch than is given is left alone: the order is old.
+
+        Returns the epoch of the engine that ended in good order: nothing of it is under way any
+        more; 0 when there was none, or it was not well: then the next opening settles what it left.
+        """
         async with self._locks[volume_id]:
             held = self.held.get(volume_id)
-            if held is not None:
-                await self._stop(held)
-                log.info("volume %s detached", held.name)
+            if held is None or (epoch and held.epoch > epoch):
+                return 0
+            was_there = await self._stop(held)
+            log.info("volume %s detached", held.name)
+            return held.epoch if was_there and held.state == "serving" else 0
 
     async def detach_all(self) -> None:
         """Detach everything, at once; a volume that fails to does not keep the others."""
@@ -146,8 +189,9 @@ class Attachments:
         if held is not None:
             self.held[volume_id] = replace(held, state=state)
 
-    async def _stop(self, held: Held) -> None:
-        """End an engine whatever state it is in; the volume is not held afterwards."""
+    async def _stop(self, held: Held) -> bool:
+        """End an engine whatever state it is in; the volume is not held afterwards. False: the
+        engine had gone by itself."""
         try:
             await self._core.nbd_unexport(held.name)
         except NotFound:
@@ -156,8 +200,10 @@ class Attachments:
             await self._core.detach(held.volume_id)
         except NotAttached:
             log.debug("engine of %s was gone already", held.name)
+            return False
         finally:
             self.held.pop(held.volume_id, None)
+        return True
 
     async def _discard(self, volume_id: UUID, name: str) -> None:
         """Remove what an attach that failed has left."""

@@ -21,8 +21,10 @@ from blockd.config.host import HostSettings
 from blockd.host.agent import Agent, Complaint, Presence
 from blockd.host.attachments import Attachments
 from blockd.host.comparison import Comparisons
+from blockd.host.eras import Eras
 from blockd.host.events import EventPump
 from blockd.host.exports import NbdEndpoints
+from blockd.host.flattening import Flattening
 from blockd.host.identity import DataDir
 from blockd.host.metadata import MetadataClient
 from blockd.host.metrics import HostCollector, MetricsServer
@@ -30,6 +32,7 @@ from blockd.host.replicas import Replicas
 from blockd.host.reports import Reports
 from blockd.host.scrub import ScrubPlan, Scrubs
 from blockd.host.service import HostService
+from blockd.host.snapshots import SnapshotExports, SnapshotSets
 from blockd.host.space import SpaceWatch, Thresholds
 from blockd.host.store_watch import StoreWatch
 from blockd.host.stores import open_stores
@@ -142,7 +145,9 @@ async def serve(
     server = Server(settings.listen)
     topology = Topology(core, host_id, settings.site, settings.name)
     attachments = Attachments(core, topology, nbd)
-    replicas = Replicas(core, attachments)
+    snapshot_sets = SnapshotSets(core)
+    snapshot_exports = SnapshotExports(core, topology, nbd)
+    replicas = Replicas(core, attachments, snapshot_sets)
     presence = Presence(
         host_id=host_id,
         cluster_id=cluster_id,
@@ -153,7 +158,18 @@ async def serve(
         incarnation=data_dir.identity.incarnation,
     )
     space = SpaceWatch(Thresholds(settings.store_warning, settings.store_critical))
-    agent = Agent(presence, core, metadata, topology, attachments, replicas, space)
+    agent = Agent(
+        presence,
+        core,
+        metadata,
+        topology,
+        attachments,
+        replicas,
+        space,
+        snapshot_sets,
+        snapshot_exports,
+    )
+    flattening = Flattening(core, metadata, attachments, settings.flatten_rate)
     reports = Reports(metadata, host_id)
     plan = ScrubPlan(settings.scrub_interval, settings.scrub_rate)
     hosts = HostClient()
@@ -162,7 +178,19 @@ async def serve(
     scrubs = Scrubs(core, metadata, reports, data_dir.path, plan, host_id, comparisons.want)
     pump = EventPump(core, metadata, attachments, topology, agent.check_holding, reports)
     host_pb2_grpc.add_HostServiceServicer_to_server(
-        HostService(core, agent, topology, attachments, replicas, nbd, scrubs, comparisons),
+        HostService(
+            core,
+            agent,
+            topology,
+            attachments,
+            replicas,
+            nbd,
+            scrubs,
+            comparisons,
+            Eras(core, attachments),
+            flattening,
+            snapshot_exports,
+        ),
         server.server,
     )
     volume_io_pb2_grpc.add_VolumeIOServicer_to_server(VolumeIO(core, attachments), server.server)
@@ -180,6 +208,8 @@ async def serve(
     finally:
         await server.stop(STOP_GRACE_S)
         await hosts.close()
+        await flattening.close()
+        await snapshot_exports.close()
         await drain(attachments)
         # Only now: a volume that drains may still need a smaller in-sync set.
         pumping.cancel()

@@ -57,15 +57,25 @@ class MetadataClient:
             idempotent=True,
         )
 
-    async def renew_attachment(self, volume_id: str, host_id: str, epoch: int) -> types_pb2.Volume:
+    async def renew_attachment(
+        self, volume_id: str, host_id: str, epoch: int
+    ) -> meta_pb2.RenewAttachmentResponse:
         """A new epoch for this host's attachment. Raises EpochFenced, NotAttached, NotFound."""
-        answer = await self._client.call(
+        return await self._client.call(
             lambda meta: meta.RenewAttachment,
             meta_pb2.RenewAttachmentRequest(volume_id=volume_id, host_id=host_id, epoch=epoch),
             timeout=CALL_TIMEOUT_S,
             idempotent=True,
         )
-        return answer.volume
+
+    async def flatten_done(self, volume_id: str, epoch: int) -> None:
+        """Nothing shows the volume's base any more. Raises EpochFenced, NotAttached, NotFound."""
+        await self._client.call(
+            lambda meta: meta.FlattenDone,
+            meta_pb2.FlattenDoneRequest(volume_id=volume_id, epoch=epoch),
+            timeout=CALL_TIMEOUT_S,
+            idempotent=True,
+        )
 
     async def report_space(self, request: meta_pb2.ReportSpaceRequest) -> None:
         """Tell that a member's full store stops a volume's writes, or no longer does. Raises

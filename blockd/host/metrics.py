@@ -1,6 +1,6 @@
 """Prometheus metrics of the daemon: http://METRICS_LISTEN/metrics.
 
-Counters live in the native core; each scrape takes one snapshot on the event loop and renders it in
+Counters live in the native core; each scrape takes its readings on the event loop and renders it in
 the exporter's thread. Segments are summarised by volume, so the number of series grows with volumes
 and stores, not with capacity. Names and meanings: docs/OPERATIONS.md, "Metrics".
 """
@@ -23,8 +23,8 @@ from prometheus_client.registry import Collector
 from blockd.config.endpoints import join_endpoint, split_endpoint
 from blockd.host.agent import Agent
 from blockd.host.attachments import Attachments
+from blockd.host.readings import STATES, Readings
 from blockd.host.scrub import Scrubs
-from blockd.host.snapshot import STATES, Snapshot
 from blockd.host.space import STATES as SPACE_STATES
 from blockd.host.space import SpaceWatch
 from blockd.model.errors import AddressInUse
@@ -36,7 +36,7 @@ LATENCIES = ("read", "write", "flush")
 
 
 class HostCollector(Collector):
-    """Renders a snapshot; called in the exporter's thread."""
+    """Renders readings; called in the exporter's thread."""
 
     def __init__(
         self,
@@ -57,31 +57,31 @@ class HostCollector(Collector):
     def collect(self) -> Iterable[Metric]:
         """One scrape."""
         future = asyncio.run_coroutine_threadsafe(
-            Snapshot.take(self._core, self._attachments), self._loop
+            Readings.take(self._core, self._attachments), self._loop
         )
-        snapshot = future.result(SCRAPE_TIMEOUT_S)
+        readings = future.result(SCRAPE_TIMEOUT_S)
         registered = GaugeMetricFamily(
             "blockd_host_registered", "1 while the metadata service answers this host"
         )
         registered.add_metric([], float(self._agent.registered.is_set()))
         yield registered
-        yield from volume_metrics(snapshot)
-        yield from segment_metrics(snapshot)
-        yield from store_metrics(snapshot)
-        yield space_metrics(snapshot, self._space)
+        yield from volume_metrics(readings)
+        yield from segment_metrics(readings)
+        yield from store_metrics(readings)
+        yield space_metrics(readings, self._space)
         yield from scrub_metrics(self._scrubs)
-        yield from daemon_metrics(snapshot)
+        yield from daemon_metrics(readings)
 
     def describe(self) -> Iterable[Metric]:
         """Nothing ahead of the first scrape: names depend on what the core counts."""
         return []
 
 
-def volume_metrics(snapshot: Snapshot) -> Iterable[Metric]:
+def volume_metrics(readings: Readings) -> Iterable[Metric]:
     """I/O of each attached volume: counts, bytes, latencies, state."""
     counters: dict[str, CounterMetricFamily] = {}
-    for held in snapshot.held:
-        for name, value in snapshot.volume_counters(held.volume_id).items():
+    for held in readings.held:
+        for name, value in readings.volume_counters(held.volume_id).items():
             family = counters.setdefault(
                 name,
                 CounterMetricFamily(
@@ -91,26 +91,26 @@ def volume_metrics(snapshot: Snapshot) -> Iterable[Metric]:
             family.add_metric([held.name], value)
     yield from counters.values()
     for kind in LATENCIES:
-        yield latency_histogram(kind, snapshot)
+        yield latency_histogram(kind, readings)
     state = GaugeMetricFamily(
         "blockd_volume_state", "1 for the state a volume is in", labels=["volume", "state"]
     )
-    for held in snapshot.held:
-        now = snapshot.state(held)
+    for held in readings.held:
+        now = readings.state(held)
         for name in STATES:
             state.add_metric([held.name, name], float(name == now))
     yield state
 
 
-def latency_histogram(kind: str, snapshot: Snapshot) -> HistogramMetricFamily:
+def latency_histogram(kind: str, readings: Readings) -> HistogramMetricFamily:
     """The core's power-of-two buckets as a histogram in seconds."""
     family = HistogramMetricFamily(
         f"blockd_volume_{kind}_latency_seconds",
         f"Latency of a {kind}, from request to reply",
         labels=["volume"],
     )
-    for held in snapshot.held:
-        counts = snapshot.volume(held.volume_id).get(f"{kind}_latency_us")
+    for held in readings.held:
+        counts = readings.volume(held.volume_id).get(f"{kind}_latency_us")
         if isinstance(counts, list) and counts:
             buckets, total_s = cumulate(counts)
             family.add_metric([held.name], buckets, total_s)
@@ -130,7 +130,7 @@ def cumulate(counts: list[int]) -> tuple[list[tuple[str, float]], float]:
     return buckets, total_us / 1e6
 
 
-def segment_metrics(snapshot: Snapshot) -> Iterable[Metric]:
+def segment_metrics(readings: Readings) -> Iterable[Metric]:
     """Replication of each attached volume, over its segments."""
     replicas = GaugeMetricFamily(
         "blockd_volume_replicas", "Replicas of a volume's segments", labels=["volume", "state"]
@@ -149,8 +149,8 @@ def segment_metrics(snapshot: Snapshot) -> Iterable[Metric]:
     in_flight = GaugeMetricFamily(
         "blockd_volume_in_flight", "Mutations in flight", labels=["volume"]
     )
-    for held in snapshot.held:
-        segments = snapshot.segments[held.volume_id]
+    for held in readings.held:
+        segments = readings.segments[held.volume_id]
         for name, count in count_replicas(segments).items():
             replicas.add_metric([held.name, name], count)
         for name in STATES:
@@ -171,24 +171,25 @@ def count_replicas(segments: list[native.SegmentStatus]) -> Mapping[str, int]:
     }
 
 
-def store_metrics(snapshot: Snapshot) -> Iterable[Metric]:
+def store_metrics(readings: Readings) -> Iterable[Metric]:
     """Space and journal of each store, and what the store itself counts."""
     gauges = {
         name: GaugeMetricFamily(f"blockd_store_{name}", text, labels=["store", "path"])
         for name, text in (
             ("capacity_bytes", "Bytes that a store can hold"),
             ("allocated_bytes", "Bytes in allocated chunks"),
+            ("past_bytes", "Bytes in chunks that only snapshots hold"),
             ("journal_bytes", "Size of the journal"),
             ("journal_used_bytes", "Bytes of the journal that replay would read"),
             ("segment_count", "Replicas in a store"),
         )
     }
     counters: dict[str, CounterMetricFamily] = {}
-    for info in snapshot.stores:
+    for info in readings.stores:
         labels = [str(info.store_id), info.path]
         for name, family in gauges.items():
             family.add_metric(labels, getattr(info, name))
-        for name, value in snapshot.store(info.store_id).items():
+        for name, value in readings.store(info.store_id).items():
             if name not in gauges:
                 counter = CounterMetricFamily(
                     f"blockd_store_{name}", f"{name} of a store", labels=["store", "path"]
@@ -197,12 +198,12 @@ def store_metrics(snapshot: Snapshot) -> Iterable[Metric]:
     return [*gauges.values(), *counters.values()]
 
 
-def space_metrics(snapshot: Snapshot, space: SpaceWatch) -> Metric:
+def space_metrics(readings: Readings, space: SpaceWatch) -> Metric:
     """Which stores are full, nearly full or failed."""
     family = GaugeMetricFamily(
         "blockd_store_state", "1 for the state a store is in", labels=["store", "path", "state"]
     )
-    for info in snapshot.stores:
+    for info in readings.stores:
         now = space.state(info.store_id)
         for name in SPACE_STATES:
             family.add_metric([str(info.store_id), info.path, name], float(name == now))
@@ -238,9 +239,9 @@ def scrub_metrics(scrubs: Scrubs) -> Iterable[Metric]:
     return [running, done, total, finished, damaged, repaired]
 
 
-def daemon_metrics(snapshot: Snapshot) -> Iterable[Metric]:
+def daemon_metrics(readings: Readings) -> Iterable[Metric]:
     """What is counted once a daemon: the NBD server and the reactor."""
-    for name, value in snapshot.daemon_counters().items():
+    for name, value in readings.daemon_counters().items():
         kind: type[Any] = (
             GaugeMetricFamily
             if name.endswith(("connections", "in_flight"))

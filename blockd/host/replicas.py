@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from uuid import UUID
 
 from blockd.host.attachments import Attachments
+from blockd.host.snapshots import SnapshotSets
 from blockd.model.errors import AlreadyExists, NotFound
 from blockd.model.ids import parse_id
 from blockd.model.units import CHUNK_BYTES
@@ -21,9 +22,12 @@ log = logging.getLogger(__name__)
 class Replicas:
     """The replicas on this host's stores; used on the event loop only."""
 
-    def __init__(self, core: native.Core, attachments: Attachments) -> None:
+    def __init__(
+        self, core: native.Core, attachments: Attachments, snapshot_sets: SnapshotSets
+    ) -> None:
         self._core = core
         self._attachments = attachments
+        self._snapshot_sets = snapshot_sets
         self._lock = asyncio.Lock()  # creations and drops of one volume must not interleave
 
     async def ensure(self, orders: Iterable[meta_pb2.ReplicaOrder]) -> None:
@@ -40,6 +44,7 @@ class Replicas:
         except AlreadyExists:
             return
         log.info("replica of volume %s segment %d created", volume_id, order.segment)
+        await self._snapshot_sets.tell(volume_id)
 
     async def stored(self, volume_id: UUID | None) -> list[host_pb2.StoredReplicas]:
         """What is stored here of one volume, or of all: by volume and store."""
@@ -55,11 +60,13 @@ class Replicas:
             )
             entry.segment_count += 1
             entry.stored_bytes += replica.chunk_count * CHUNK_BYTES
+            entry.past_bytes += replica.past_count * CHUNK_BYTES
         return list(found.values())
 
     async def drop_volume(self, volume_id: UUID) -> None:
         """Drop every replica of a deleted volume; none is fine. Raises DiskError."""
         await self._attachments.detach(volume_id)
+        self._snapshot_sets.forget(volume_id)
         async with self._lock:
             mine = [r for r in await self._core.list_replicas() if r.volume_id == volume_id]
             for replica in mine:

@@ -12,16 +12,20 @@ import grpc
 from blockd.host.agent import Agent
 from blockd.host.attachments import Attachments, Held
 from blockd.host.comparison import Comparisons
+from blockd.host.eras import Eras
 from blockd.host.exports import NbdEndpoints
+from blockd.host.flattening import Flattening
+from blockd.host.readings import Readings
 from blockd.host.replicas import Replicas
 from blockd.host.scrub import Scrubs
 from blockd.host.scrub_state import ScrubState
-from blockd.host.snapshot import Snapshot
+from blockd.host.snapshots import SnapshotExports
 from blockd.host.topology import Topology
 from blockd.model.errors import InvalidArgument, NotFound
 from blockd.model.ids import parse_id
 from blockd.model.units import BLOCKS_PER_SEGMENT
 from blockd.native import core as native
+from blockd.native.values import ChunkView
 from blockd.rpc.gen import host_pb2, host_pb2_grpc, meta_pb2
 
 DIGESTS_PER_BATCH = 1024
@@ -42,6 +46,9 @@ class HostService(host_pb2_grpc.HostServiceServicer):
         endpoints: NbdEndpoints,
         scrubs: Scrubs,
         comparisons: Comparisons,
+        eras: Eras,
+        flattening: Flattening,
+        snapshot_exports: SnapshotExports,
     ) -> None:
         self._core = core
         self._agent = agent
@@ -51,15 +58,18 @@ class HostService(host_pb2_grpc.HostServiceServicer):
         self._endpoints = endpoints
         self._scrubs = scrubs
         self._comparisons = comparisons
+        self._eras = eras
+        self._flattening = flattening
+        self._snapshot_exports = snapshot_exports
 
     async def GetStatus(
         self, request: host_pb2.GetStatusRequest, context: Context
     ) -> host_pb2.HostStatus:
-        snapshot = await Snapshot.take(self._core, self._attachments)
+        readings = await Readings.take(self._core, self._attachments)
         return host_pb2.HostStatus(
             host=await self._agent.host_message(),
-            attachments=[self._status(held, snapshot) for held in snapshot.held],
-            counters=snapshot.daemon_counters(),
+            attachments=[self._status(held, readings) for held in readings.held],
+            counters=readings.daemon_counters(),
             nbd_endpoints=self._endpoints.names(),
         )
 
@@ -67,15 +77,15 @@ class HostService(host_pb2_grpc.HostServiceServicer):
         self, request: host_pb2.GetAttachmentRequest, context: Context
     ) -> host_pb2.AttachmentStatus:
         held = self._attachments.get(parse_id(request.volume_id, "volume"))
-        snapshot = await Snapshot.take(self._core, self._attachments)
-        return self._status(held, snapshot)
+        readings = await Readings.take(self._core, self._attachments)
+        return self._status(held, readings)
 
-    def _status(self, held: Held, snapshot: Snapshot) -> host_pb2.AttachmentStatus:
+    def _status(self, held: Held, readings: Readings) -> host_pb2.AttachmentStatus:
         return host_pb2.AttachmentStatus(
             volume_id=str(held.volume_id),
             volume_name=held.name,
             epoch=held.epoch,
-            state=snapshot.state(held),
+            state=readings.state(held),
             segments=[
                 host_pb2.SegmentStatus(
                     index=segment.index,
@@ -88,9 +98,9 @@ class HostService(host_pb2_grpc.HostServiceServicer):
                     resync_bytes_total=segment.resync_bytes_total,
                     in_flight=segment.in_flight,
                 )
-                for segment in snapshot.segments.get(held.volume_id, ())
+                for segment in readings.segments.get(held.volume_id, ())
             ],
-            counters=snapshot.volume_counters(held.volume_id),
+            counters=readings.volume_counters(held.volume_id),
             nbd_uris=self._attachments.uris(held),
         )
 
@@ -110,14 +120,15 @@ class HostService(host_pb2_grpc.HostServiceServicer):
         self, request: host_pb2.HostAttachRequest, context: Context
     ) -> host_pb2.HostAttachResponse:
         await self._topology.learn(request.peers)
-        held = await self._attachments.attach(request.volume)
+        held = await self._attachments.attach(request.volume, request.bases)
         return host_pb2.HostAttachResponse(nbd_uris=self._attachments.uris(held))
 
     async def Detach(
         self, request: host_pb2.HostDetachRequest, context: Context
     ) -> host_pb2.HostDetachResponse:
-        await self._attachments.detach(parse_id(request.volume_id, "volume"))
-        return host_pb2.HostDetachResponse()
+        volume_id = parse_id(request.volume_id, "volume")
+        drained_epoch = await self._attachments.detach(volume_id, request.epoch)
+        return host_pb2.HostDetachResponse(drained_epoch=drained_epoch)
 
     async def Grow(
         self, request: host_pb2.HostGrowRequest, context: Context
@@ -125,6 +136,48 @@ class HostService(host_pb2_grpc.HostServiceServicer):
         await self._topology.learn(request.peers)
         await self._attachments.grow(request.volume)
         return host_pb2.HostGrowResponse()
+
+    async def BeginEra(
+        self, request: host_pb2.BeginEraRequest, context: Context
+    ) -> host_pb2.BeginEraResponse:
+        volume_id = parse_id(request.volume_id, "volume")
+        await self._eras.begin(volume_id, request.epoch, request.era, request.hold_token)
+        return host_pb2.BeginEraResponse()
+
+    async def HoldMutations(
+        self, request: host_pb2.HoldMutationsRequest, context: Context
+    ) -> host_pb2.HoldMutationsResponse:
+        volume_id = parse_id(request.volume_id, "volume")
+        await self._eras.hold(volume_id, request.epoch, request.token, request.hold_us)
+        return host_pb2.HoldMutationsResponse()
+
+    async def Flatten(
+        self, request: host_pb2.HostFlattenRequest, context: Context
+    ) -> host_pb2.HostFlattenResponse:
+        await self._flattening.start(parse_id(request.volume_id, "volume"), request.epoch)
+        return host_pb2.HostFlattenResponse()
+
+    async def AttachSnapshot(
+        self, request: host_pb2.HostAttachSnapshotRequest, context: Context
+    ) -> host_pb2.HostAttachSnapshotResponse:
+        await self._topology.learn(request.peers)
+        uris = await self._snapshot_exports.attach(request.view)
+        return host_pb2.HostAttachSnapshotResponse(nbd_uris=uris)
+
+    async def DetachSnapshot(
+        self, request: host_pb2.HostDetachSnapshotRequest, context: Context
+    ) -> host_pb2.HostDetachSnapshotResponse:
+        await self._snapshot_exports.detach(parse_id(request.snapshot_id, "snapshot"))
+        return host_pb2.HostDetachSnapshotResponse()
+
+    async def ListChangedChunks(
+        self, request: host_pb2.ListChangedChunksRequest, context: Context
+    ) -> host_pb2.ListChangedChunksResponse:
+        before = chunk_view(getattr(request, "from")) if request.HasField("from") else None
+        chunks = await self._core.changed_chunks(
+            parse_id(request.volume_id, "volume"), request.segment, before, chunk_view(request.to)
+        )
+        return host_pb2.ListChangedChunksResponse(chunks=chunks)
 
     async def ListReplicas(
         self, request: host_pb2.ListReplicasRequest, context: Context
@@ -206,3 +259,8 @@ class HostService(host_pb2_grpc.HostServiceServicer):
             parse_id(request.host_id, "host"),
         )
         return meta_pb2.RepairChunkResponse()
+
+
+def chunk_view(message: host_pb2.ChunkView) -> ChunkView:
+    """As the core wants it."""
+    return ChunkView(message.era, message.base_era, message.since)

@@ -7,9 +7,10 @@ unreachable, and an attached volume may still have a replica there.
 from collections.abc import Iterable
 from uuid import UUID
 
-from blockd.model.errors import BlockdError
+from blockd.model.errors import BlockdError, InvalidArgument
 from blockd.model.ids import is_id, parse_id
 from blockd.native import core as native
+from blockd.native.values import BaseSpec, SnapshotSpec
 from blockd.rpc.gen import types_pb2
 
 LOCAL, SAME_SITE, OTHER_SITE = 0, 1, 2
@@ -70,17 +71,54 @@ class Topology:
             ),
         )
 
-    def volume(self, message: types_pb2.Volume) -> native.VolumeSpec:
-        """An attached volume as the core wants it. Raises InvalidArgument."""
+    def segments(self, messages: Iterable[types_pb2.Segment]) -> tuple[native.Segment, ...]:
+        """By index. Raises InvalidArgument."""
+        return tuple(sorted(map(self.segment, messages), key=lambda segment: segment.index))
+
+    def base(self, layers: Iterable[types_pb2.BaseLayer]) -> BaseSpec | None:
+        """What shows through, each layer being the base of the one before. Raises
+        InvalidArgument."""
+        found: BaseSpec | None = None
+        for layer in reversed(list(layers)):
+            found = BaseSpec(
+                volume_id=parse_id(layer.base.volume_id, "base"),
+                era=layer.base.era,
+                since=layer.base.since,
+                rolled_back=layer.base.rolled_back,
+                size_bytes=layer.base.size_bytes,
+                segments=self.segments(layer.segments),
+                base=found,
+            )
+        return found
+
+    def snapshot(self, view: types_pb2.VolumeView) -> SnapshotSpec:
+        """A snapshot to be exported as the core wants it. Raises InvalidArgument."""
+        return SnapshotSpec(
+            snapshot_id=parse_id(view.snapshot_id, "snapshot"),
+            name=f"{view.volume_name}@{view.snapshot_name}",
+            volume_id=parse_id(view.volume_id, "volume"),
+            era=view.era,
+            size_bytes=view.size_bytes,
+            segments=self.segments(view.segments),
+            base=self.base(view.bases),
+        )
+
+    def volume(
+        self, message: types_pb2.Volume, bases: Iterable[types_pb2.BaseLayer] = ()
+    ) -> native.VolumeSpec:
+        """An attached volume, over its bases, as the core wants it. Raises InvalidArgument."""
+        layers = list(bases)
+        if message.HasField("base") != bool(layers):
+            raise InvalidArgument(f"volume {message.name} comes without its base's replicas")
         return native.VolumeSpec(
             volume_id=parse_id(message.id, "volume"),
             name=message.name,
             size_bytes=message.size_bytes,
             epoch=message.attachment.epoch,
             min_in_sync=max(1, message.policy.min_in_sync),
-            segments=tuple(
-                sorted(map(self.segment, message.segments), key=lambda segment: segment.index)
-            ),
+            segments=self.segments(message.segments),
+            era=max(1, message.era),
+            base=self.base(layers),
         )
 
 
@@ -94,6 +132,7 @@ def store_message(info: native.StoreInfo, state: str) -> types_pb2.Store:
         journal_bytes=info.journal_bytes,
         journal_used_bytes=info.journal_used_bytes,
         segment_count=info.segment_count,
+        past_bytes=info.past_bytes,
         state=state,
         failed=info.failed,
     )

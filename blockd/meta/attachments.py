@@ -8,19 +8,24 @@ is told to wait instead of replacing a host that is about to serve.
 
 import contextlib
 import logging
+from collections.abc import Sequence
 
 from blockd.meta.context import Instance
-from blockd.meta.etcd import Delete, Unchanged
+from blockd.meta.eras import Eras
+from blockd.meta.etcd import Delete, Guard, Unchanged
+from blockd.meta.layers import Layers
 from blockd.meta.records import (
     CONFLICTS_MAX,
     WORKING,
     HostView,
     Stored,
+    check_available,
     conflict,
     now_us,
     put,
 )
-from blockd.meta.volumes import check_available
+from blockd.meta.snapshot_records import base_of, era_of
+from blockd.meta.snapshots import Snapshots
 from blockd.model.errors import (
     BlockdError,
     Busy,
@@ -56,6 +61,9 @@ class Attachments:
         self._instance = instance
         self._records = instance.records
         self._etcd = instance.records.etcd
+        self._snapshots = Snapshots(instance)
+        self._layers = Layers(instance.records)
+        self._eras = Eras(instance)
 
     # Attaching.
 
@@ -71,7 +79,7 @@ class Attachments:
             if verdict is Verdict.KEEP:
                 return attachment.value
             if verdict is Verdict.EVICT:
-                await self._close(hosts.get(attachment.value.host_id), stored.value.id)
+                await self._close(hosts.get(attachment.value.host_id), attachment.value)
             if await self._etcd.get(WORKING + stored.value.id) is not None:
                 raise Busy(f"volume {stored.value.name} is being attached or created right now")
             async with self._instance.hold(stored.value.id):
@@ -178,44 +186,65 @@ class Attachments:
         hosts: dict[str, HostView],
     ) -> Attachment:
         """Have the host open and export the volume; put its answer, or its failure, on record."""
-        request = host_pb2.HostAttachRequest(
-            volume=await self._records.whole_volume(stored, hosts),
-            peers=[view.host for view in hosts.values()],
-        )
+        opened = Attachment()
+        opened.CopyFrom(taken)
+        era = era_of(stored.value)
         try:
+            request = host_pb2.HostAttachRequest(
+                volume=await self._records.whole_volume(stored, hosts),
+                peers=[view.host for view in hosts.values()],
+                bases=await self._layers.beneath(base_of(stored.value), hosts),
+            )
             answer = await self._instance.hosts.call(
                 target.host.grpc_endpoint,
                 lambda host: host.Attach,
                 request,
                 timeout=OPEN_SECONDS,
             )
+            opened.nbd_uris.extend(answer.nbd_uris)
+            era = await self._publish(stored.value, opened, taken, target, era)
         except BlockdError as error:
-            await self._give_up(stored.value, taken, target, error)
+            await self._give_up(stored.value, opened, target, error)
             raise _attach_failed(stored.value, target, error) from error
-        opened = Attachment()
-        opened.CopyFrom(taken)
-        opened.nbd_uris.extend(answer.nbd_uris)
-        done = await self._settle(
-            opened,
-            taken,
-            "volume.attached",
-            stored.value.name,
-            f"volume {stored.value.name} is served by {target.host.name}",
-        )
-        if not done:
-            raise conflict(f"the attachment of {stored.value.name}")
+        with contextlib.suppress(BlockdError):  # else the leader does it
+            await self._snapshots.settled(opened, era)
         return opened
 
+    async def _publish(
+        self, volume: Volume, opened: Attachment, taken: Attachment, target: HostView, era: int
+    ) -> int:
+        """Put on record that the volume is served, when its engine is in the era on record.
+
+        A snapshot that was taken since this attach read the volume found no engine here to tell:
+        so the engine is told now. One that is taken after this commit finds the engine. Returns
+        the engine's era: whatever is older is final, since an opening settles it.
+        """
+        for _ in range(CONFLICTS_MAX):
+            now = await self._records.volume_by_id(volume.id)
+            if now is not None and era_of(now.value) > era:
+                era = era_of(now.value)
+                await self._eras.begin(target, taken, era)
+            if now is not None and await self._settle(
+                opened,
+                taken,
+                "volume.attached",
+                volume.name,
+                f"volume {volume.name} is served by {target.host.name}",
+                guards=[now.unchanged],
+            ):
+                return era
+        raise conflict(f"the attachment of {volume.name}")
+
     async def _give_up(
-        self, volume: Volume, taken: Attachment, target: HostView, error: BlockdError
+        self, volume: Volume, opened: Attachment, target: HostView, error: BlockdError
     ) -> None:
         """Release an attachment that came to nothing; the epoch stays used."""
-        if isinstance(error, LinkLost | Timeout):  # the host may have opened it all the same
-            await self._close(target, volume.id)
+        if opened.nbd_uris or isinstance(error, LinkLost | Timeout):  # it has, or may have, opened
+            await self._close(target, opened)
         with contextlib.suppress(BlockdError):  # else the next attach finds the host without it
             await self._settle(
-                Attachment(volume_id=volume.id, epoch=taken.epoch),
-                taken,
+                Attachment(volume_id=volume.id, epoch=opened.epoch),
+                opened,
                 "volume.attach_failed",
                 volume.name,
                 f"volume {volume.name} could not be attached at {target.host.name}: "
@@ -223,16 +252,24 @@ class Attachments:
             )
 
     async def _settle(
-        self, result: Attachment, taken: Attachment, kind: str, name: str, message: str
+        self,
+        result: Attachment,
+        taken: Attachment,
+        kind: str,
+        name: str,
+        message: str,
+        *,
+        guards: Sequence[Guard] = (),
     ) -> bool:
-        """Write the outcome of an attach, if its epoch and holder are still those on record."""
+        """Write the outcome of an attach, if its epoch and holder are still those on record. False:
+        they are not, or with `guards` that one failed."""
         for _ in range(CONFLICTS_MAX):
             stored = await self._records.attachment(taken.volume_id)
             current = stored.value
             if (current.host_id, current.epoch) != (taken.host_id, taken.epoch):
                 return current == result
             if await self._records.commit(
-                [stored.unchanged],
+                [stored.unchanged, *guards],
                 [put(stored.key, result), Delete(WORKING + taken.volume_id)],
                 kind,
                 f"volume/{name}",
@@ -240,12 +277,15 @@ class Attachments:
                 {"volume_id": taken.volume_id, "epoch": str(taken.epoch), "host": taken.host_name},
             ):
                 return True
+            if guards:
+                return False  # the caller looks again
         return False
 
     # Detaching.
 
     async def detach(self, name_or_id: str, *, force: bool) -> None:
         """Idempotent. Raises NotFound; LinkLost, Timeout: the holder is up and does not answer."""
+        drained_epoch = 0
         for _ in range(CONFLICTS_MAX):
             stored = await self._records.volume(name_or_id)
             held = await self._records.attachment(stored.value.id)
@@ -253,22 +293,27 @@ class Attachments:
                 return
             hosts = await self._records.hosts()
             view = hosts.get(held.value.host_id)
-            error = await self._close(view, stored.value.id, CLOSE_SECONDS)
+            error, ended_epoch = await self._close(view, held.value, CLOSE_SECONDS)
+            drained_epoch = max(drained_epoch, ended_epoch)
             if error is not None and view is not None and view.is_up and not force:
                 raise hinted(
                     type(error)(f"{view.host.name} did not detach {stored.value.name}: {error}"),
                     f"blockctl volume detach {stored.value.name} --force releases it all the "
                     "same; the next attachment fences the host",
                 )
-            if await self._release(stored.value, held):
+            if await self._release(stored.value, held, is_clean=drained_epoch == held.value.epoch):
+                with contextlib.suppress(BlockdError):  # else the leader does it
+                    await self._snapshots.finish(stored.value.id)
                 return
         raise conflict(f"the attachment of {name_or_id}")
 
-    async def _release(self, volume: Volume, held: Stored[Attachment]) -> bool:
+    async def _release(self, volume: Volume, held: Stored[Attachment], *, is_clean: bool) -> bool:
+        """is_clean: the holder has said that nothing is under way any more."""
+        free = Attachment(volume_id=volume.id, epoch=held.value.epoch, clean=is_clean)
         return await self._records.commit(
             [held.unchanged],
             [
-                put(held.key, Attachment(volume_id=volume.id, epoch=held.value.epoch)),
+                put(held.key, free),
                 Delete(WORKING + volume.id),
             ],
             "volume.detached",
@@ -278,24 +323,25 @@ class Attachments:
         )
 
     async def _close(
-        self, view: HostView | None, volume_id: str, timeout: float = EVICT_SECONDS
-    ) -> BlockdError | None:
-        """Ask a host to let go of a volume; None when it has, or never had it."""
+        self, view: HostView | None, held: Attachment, timeout: float = EVICT_SECONDS
+    ) -> tuple[BlockdError | None, int]:
+        """Ask a host to let go of what it holds under this attachment. No error when it has, or
+        never had it; and the epoch of the engine that ended in good order, 0 for none."""
         if view is None:
-            return None
+            return None, 0
         try:
-            await self._instance.hosts.call(
+            answer = await self._instance.hosts.call(
                 view.host.grpc_endpoint,
                 lambda host: host.Detach,
-                host_pb2.HostDetachRequest(volume_id=volume_id),
+                host_pb2.HostDetachRequest(volume_id=held.volume_id, epoch=held.epoch),
                 timeout=timeout if view.is_up else ASK_SECONDS,
             )
         except (NotAttached, NotFound):
-            return None
+            return None, 0
         except BlockdError as error:
-            log.info("host %s does not detach %s: %s", view.host.name, volume_id, error)
-            return error
-        return None
+            log.info("host %s does not detach %s: %s", view.host.name, held.volume_id, error)
+            return error, 0
+        return None, int(answer.drained_epoch)
 
 
 def _attach_failed(volume: Volume, target: HostView, error: BlockdError) -> BlockdError:

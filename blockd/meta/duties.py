@@ -10,23 +10,33 @@ import logging
 from blockd.meta.context import Instance
 from blockd.meta.etcd import Put, Unchanged
 from blockd.meta.events import Events
+from blockd.meta.groups import Groups
 from blockd.meta.records import (
     HOST_STATES,
+    SNAPSHOTS,
     VOLUMES,
     WORKING,
     HostView,
     decode,
     last_part,
 )
+from blockd.meta.snapshots import Snapshots
 from blockd.meta.stores import Stores
 from blockd.meta.volumes import Volumes
 from blockd.model.errors import BlockdError
-from blockd.rpc.gen.types_pb2 import VOLUME_STATE_CREATING, VOLUME_STATE_DELETING, Volume
+from blockd.rpc.gen.types_pb2 import (
+    SNAPSHOT_STATE_CREATING,
+    VOLUME_STATE_CREATING,
+    VOLUME_STATE_DELETING,
+    Snapshot,
+    Volume,
+)
 
 log = logging.getLogger("blockd.meta")
 
 TICK_SECONDS = 0.5
 VOLUMES_EVERY = 4  # ticks
+SNAPSHOTS_EVERY = 4
 TRIM_EVERY = 60
 
 
@@ -38,6 +48,8 @@ class Duties:
         self._etcd = instance.records.etcd
         self._stores = Stores(instance.records)
         self._volumes = volumes
+        self._snapshots = Snapshots(instance)
+        self._groups = Groups(instance)
         self._events = events
 
     async def run(self) -> None:
@@ -49,6 +61,9 @@ class Duties:
                 await self._stores.announce()
                 if tick % VOLUMES_EVERY == 0:
                     await self.finish_volumes()
+                if tick % SNAPSHOTS_EVERY == 0:
+                    await self._groups.finish()
+                    await self.finish_snapshots()
                 if tick % TRIM_EVERY == 0:
                     await self._events.trim()
             except BlockdError as error:
@@ -96,3 +111,18 @@ class Duties:
     async def _undo_if_orphaned(self, volume: Volume) -> None:
         if await self._etcd.get(WORKING + volume.id) is None:
             await self._volumes.abandon(volume.id, "its creation was interrupted")
+
+    async def finish_snapshots(self) -> None:
+        """Ask for those that are not final again; a holder that does not answer holds up others
+        for as long as it is waited for, so all are asked at once."""
+        entries = await self._etcd.scan(SNAPSHOTS)
+        found = [decode(entry, Snapshot).value for entry in entries]
+        waiting = sorted({one.volume_id for one in found if one.state == SNAPSHOT_STATE_CREATING})
+        results = await asyncio.gather(
+            *(self._snapshots.finish(volume_id) for volume_id in waiting), return_exceptions=True
+        )
+        for volume_id, result in zip(waiting, results, strict=True):
+            if isinstance(result, BlockdError):
+                log.info("a snapshot of volume %s is not final: %s", volume_id, result)
+            elif isinstance(result, BaseException):
+                raise result

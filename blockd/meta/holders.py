@@ -6,6 +6,7 @@ All are compare-and-set against the attachment on record: one that has been repl
 
 from blockd.meta.context import Instance
 from blockd.meta.etcd import Delete, Op, Put
+from blockd.meta.layers import Layers
 from blockd.meta.records import (
     CONFLICTS_MAX,
     HostView,
@@ -18,11 +19,13 @@ from blockd.meta.records import (
     put,
     segment_key,
 )
+from blockd.meta.snapshot_records import base_of
 from blockd.model.errors import NotFound
 from blockd.model.ids import parse_id
 from blockd.rpc.gen.meta_pb2 import (
     ChangeInSyncRequest,
     RenewAttachmentRequest,
+    RenewAttachmentResponse,
     ReportSpaceRequest,
 )
 from blockd.rpc.gen.types_pb2 import Attachment, Segment, Volume
@@ -36,9 +39,13 @@ class Holders:
     def __init__(self, instance: Instance) -> None:
         self._records = instance.records
         self._etcd = instance.records.etcd
+        self._layers = Layers(instance.records)
 
-    async def renew(self, request: RenewAttachmentRequest) -> Volume:
-        """A new epoch for the same host. Raises EpochFenced, NotFound, InvalidArgument."""
+    async def renew(self, request: RenewAttachmentRequest) -> RenewAttachmentResponse:
+        """A new epoch for the same host, and the volume's era as of it: a snapshot that is taken
+        before the host has opened is looked for by the host afterwards (snapshots.py).
+
+        Raises EpochFenced, NotFound, InvalidArgument."""
         volume_id = str(parse_id(request.volume_id, "volume_id"))
         host_id = str(parse_id(request.host_id, "host_id"))
         for _ in range(CONFLICTS_MAX):
@@ -64,7 +71,10 @@ class Holders:
                 f"{renewed.epoch}",
                 {"volume_id": volume_id, "epoch": str(renewed.epoch), "host": renewed.host_name},
             ):
-                return await self._records.whole_volume(stored)
+                return RenewAttachmentResponse(
+                    volume=await self._records.whole_volume(stored),
+                    bases=await self._layers.beneath(base_of(stored.value)),
+                )
         raise conflict(f"the attachment of {volume_id}")
 
     async def change_in_sync(self, request: ChangeInSyncRequest) -> Segment:

@@ -9,6 +9,7 @@ import logging
 from collections.abc import Iterable
 
 from blockd.meta.etcd import Put, Unchanged
+from blockd.meta.layers import exported_by
 from blockd.meta.records import (
     ALIVE,
     CONFLICTS_MAX,
@@ -17,6 +18,7 @@ from blockd.meta.records import (
     ORDERS,
     REPORTS,
     SITES,
+    SNAPSHOT_SETS,
     HostView,
     Records,
     conflict,
@@ -34,7 +36,14 @@ from blockd.rpc.gen.meta_pb2 import (
     RegisterHostResponse,
     ReplicaOrder,
 )
-from blockd.rpc.gen.types_pb2 import HOST_STATE_DOWN, HOST_STATE_UP, Host, Segment, Store
+from blockd.rpc.gen.types_pb2 import (
+    HOST_STATE_DOWN,
+    HOST_STATE_UP,
+    Host,
+    Segment,
+    SnapshotSet,
+    Store,
+)
 from blockd.rpc.status import hinted
 from blockd.rules.volume_spec import check_place_name
 
@@ -161,6 +170,9 @@ class Hosts:
                     response.attached.append(await self._records.whole_volume(stored, hosts))
         response.deleted_volume_ids.extend(await self._dropped(host.id))
         response.replicas.extend(await replicas_of(self._records, host.id))
+        response.snapshots.extend(await exported_by(self._records, host.id))
+        sets, response.snapshots_revision = await self._snapshot_sets(0)
+        response.snapshot_sets.extend(sets)
         return response
 
     async def heartbeat(self, request: HeartbeatRequest) -> HeartbeatResponse:
@@ -183,13 +195,27 @@ class Hosts:
             lease = lease if kept else await etcd.grant(LIVENESS_SECONDS)
             current = Host(id=host_id, incarnation=request.incarnation, stores=request.stores)
             await self._report(current, lease)
-        return await self._instructions(host_id)
+        return await self._instructions(host_id, request.snapshots_revision)
 
-    async def _instructions(self, host_id: str) -> HeartbeatResponse:
+    async def _instructions(self, host_id: str, snapshots_revision: int) -> HeartbeatResponse:
+        sets, revision = await self._snapshot_sets(snapshots_revision)
         return HeartbeatResponse(
             peers=peers(await self._records.hosts(), host_id),
             deleted_volume_ids=await self._dropped(host_id),
+            snapshot_sets=sets,
+            snapshots_revision=revision,
         )
+
+    async def _snapshot_sets(self, after_revision: int) -> tuple[list[SnapshotSet], int]:
+        """Those that changed since, and the revision as of which that is so: one read, which finds
+        nothing nearly always. They go to every host: which of them has replicas of the volume
+        changes, and a set is small."""
+        entries, revision = await self._records.etcd.scan_at(
+            SNAPSHOT_SETS, after_revision=after_revision
+        )
+        if revision < after_revision:  # etcd was restored from a backup
+            entries, revision = await self._records.etcd.scan_at(SNAPSHOT_SETS)
+        return [decode(entry, SnapshotSet).value for entry in entries], revision
 
     async def _dropped(self, host_id: str) -> list[str]:
         """Volumes whose replicas the host has not confirmed to have dropped."""

@@ -18,7 +18,13 @@ All under /blockd/v1/; values are messages of proto/blockd/v1 unless the table s
     segment/VOLUME/INDEX     Segment           one key each, so that in-sync changes never contend
     degraded/VOLUME/INDEX    empty             there while the segment has too few in sync
     attachment/VOLUME        Attachment        always there; host_id is empty when attached nowhere
+    snapshot/VOLUME/NAME     Snapshot          without attachments
+    snapshots/VOLUME         SnapshotSet       written with every change of the volume's snapshots,
+                                               era and base: so its guard is a guard of them all
+    snapshot-attachment/SNAPSHOT/HOST  SnapshotAttachment
+    group/NAME               Group
     working/VOLUME           text, leased      the instance that creates the volume right now
+    working/group/NAME       text, leased      ... that takes snapshots of the group right now
     order/HOST/VOLUME        "drop"            the host has not confirmed that its replicas are gone
     event/TIME-TOKEN         Event             the bounded log; revision is the key's
 
@@ -41,6 +47,7 @@ from blockd.model.errors import BlockdError, Busy, NotFound, WriteUnresolved
 from blockd.model.ids import is_id
 from blockd.model.units import segment_count
 from blockd.rpc.gen.types_pb2 import (
+    VOLUME_STATE_CREATING,
     VOLUME_STATE_DELETING,
     Attachment,
     Event,
@@ -69,6 +76,10 @@ VOLUME_NAMES = ROOT + "volume-name/"
 SEGMENTS = ROOT + "segment/"
 DEGRADED = ROOT + "degraded/"
 ATTACHMENTS = ROOT + "attachment/"
+SNAPSHOTS = ROOT + "snapshot/"
+SNAPSHOT_SETS = ROOT + "snapshots/"
+SNAPSHOT_ATTACHMENTS = ROOT + "snapshot-attachment/"
+GROUPS = ROOT + "group/"
 WORKING = ROOT + "working/"
 ORDERS = ROOT + "order/"
 EVENTS = ROOT + "event/"
@@ -116,6 +127,11 @@ def segment_key(volume_id: str, index: int) -> str:
 def degraded_key(volume_id: str, index: int) -> str:
     """See the table above."""
     return f"{DEGRADED}{volume_id}/{index:06d}"
+
+
+def snapshot_key(volume_id: str, name: str) -> str:
+    """See the table above."""
+    return f"{SNAPSHOTS}{volume_id}/{name}"
 
 
 def order_key(host_id: str, volume_id: str) -> str:
@@ -226,6 +242,11 @@ class Records:
             raise NotFound(f"the volume {volume_id} is gone")
         return decode(entry, Attachment)
 
+    async def volume_by_id(self, volume_id: str) -> Stored[Volume] | None:
+        """None: it is gone."""
+        entry = await self.etcd.get(VOLUMES + volume_id)
+        return decode(entry, Volume) if entry is not None else None
+
     async def attachments(self) -> dict[str, Attachment]:
         """Every volume's, by volume id."""
         entries = await self.etcd.scan(ATTACHMENTS)
@@ -292,3 +313,11 @@ def add_attachment(volume: Volume, attachment: Attachment) -> None:
     """Show an attachment that somebody holds; absent otherwise."""
     if attachment.host_id:
         volume.attachment.CopyFrom(attachment)
+
+
+def check_available(volume: Volume) -> None:
+    """Raises Busy, NotFound: the volume is not there yet, or not any more."""
+    if volume.state == VOLUME_STATE_CREATING:
+        raise Busy(f"volume {volume.name} is being created")
+    if volume.state == VOLUME_STATE_DELETING:
+        raise NotFound(f"volume {volume.name} is being deleted")

@@ -7,17 +7,34 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from blockd.meta.attachments import Attachments
+from blockd.meta.bases import Bases
 from blockd.meta.context import Instance
 from blockd.meta.events import Events
+from blockd.meta.exports import SnapshotExports
+from blockd.meta.groups import Groups
 from blockd.meta.holders import Holders
 from blockd.meta.host_reports import HostReports
 from blockd.meta.hosts import Hosts
+from blockd.meta.layers import Layers
 from blockd.meta.places import Places
 from blockd.meta.records import LEADER, META
+from blockd.meta.snapshots import Snapshots
 from blockd.meta.stores import Stores
 from blockd.meta.volumes import Volumes
 from blockd.rpc.gen import meta_pb2, meta_pb2_grpc
-from blockd.rpc.gen.types_pb2 import Attachment, Event, Host, Operator, Segment, Site, Volume
+from blockd.rpc.gen.types_pb2 import (
+    Attachment,
+    Event,
+    Group,
+    Host,
+    Operator,
+    Segment,
+    Site,
+    Snapshot,
+    SnapshotAttachment,
+    Volume,
+    VolumeView,
+)
 
 SERVICE_NAME = meta_pb2.DESCRIPTOR.services_by_name["Metadata"].full_name
 
@@ -34,6 +51,11 @@ class MetadataService(meta_pb2_grpc.MetadataServicer):
         self._volumes = Volumes(instance)
         self._attachments = Attachments(instance)
         self._holders = Holders(instance)
+        self._snapshots = Snapshots(instance)
+        self._exports = SnapshotExports(instance)
+        self._layers = Layers(instance.records)
+        self._bases = Bases(instance, self._volumes)
+        self._groups = Groups(instance)
         self._host_reports = HostReports(instance)
         self._events = Events(instance.records)
 
@@ -124,11 +146,79 @@ class MetadataService(meta_pb2_grpc.MetadataServicer):
     async def RenewAttachment(
         self, request: meta_pb2.RenewAttachmentRequest, context: Any
     ) -> meta_pb2.RenewAttachmentResponse:
-        volume = await self._holders.renew(request)
-        return meta_pb2.RenewAttachmentResponse(volume=volume)
+        return await self._holders.renew(request)
 
     async def ChangeInSync(self, request: meta_pb2.ChangeInSyncRequest, context: Any) -> Segment:
         return await self._holders.change_in_sync(request)
+
+    async def CreateSnapshot(
+        self, request: meta_pb2.CreateSnapshotRequest, context: Any
+    ) -> Snapshot:
+        return await self._instance.to_end(self._snapshots.create(request.volume, request.name))
+
+    async def ListSnapshots(
+        self, request: meta_pb2.ListSnapshotsRequest, context: Any
+    ) -> meta_pb2.ListSnapshotsResponse:
+        found = await self._snapshots.all(request.volume)
+        return meta_pb2.ListSnapshotsResponse(snapshots=found)
+
+    async def DeleteSnapshot(
+        self, request: meta_pb2.DeleteSnapshotRequest, context: Any
+    ) -> meta_pb2.DeleteSnapshotResponse:
+        await self._instance.to_end(self._snapshots.delete(request.volume, request.name))
+        return meta_pb2.DeleteSnapshotResponse()
+
+    async def AttachSnapshot(
+        self, request: meta_pb2.AttachSnapshotRequest, context: Any
+    ) -> SnapshotAttachment:
+        return await self._instance.to_end(self._exports.attach(request))
+
+    async def DetachSnapshot(
+        self, request: meta_pb2.DetachSnapshotRequest, context: Any
+    ) -> meta_pb2.DetachSnapshotResponse:
+        await self._instance.to_end(self._exports.detach(request))
+        return meta_pb2.DetachSnapshotResponse()
+
+    async def GetView(self, request: meta_pb2.GetViewRequest, context: Any) -> VolumeView:
+        return await self._layers.view(request.volume, request.snapshot)
+
+    async def CloneVolume(self, request: meta_pb2.CloneVolumeRequest, context: Any) -> Volume:
+        return await self._instance.to_end(self._bases.clone(request))
+
+    async def RollbackVolume(self, request: meta_pb2.RollbackVolumeRequest, context: Any) -> Volume:
+        return await self._instance.to_end(self._bases.rollback(request.volume, request.snapshot))
+
+    async def FlattenVolume(self, request: meta_pb2.FlattenVolumeRequest, context: Any) -> Volume:
+        return await self._instance.to_end(self._bases.flatten(request.volume))
+
+    async def FlattenDone(
+        self, request: meta_pb2.FlattenDoneRequest, context: Any
+    ) -> meta_pb2.FlattenDoneResponse:
+        await self._bases.flatten_done(request)
+        return meta_pb2.FlattenDoneResponse()
+
+    async def CreateGroup(self, request: meta_pb2.CreateGroupRequest, context: Any) -> Group:
+        return await self._groups.create(request.name, list(request.volumes))
+
+    async def ListGroups(
+        self, request: meta_pb2.ListGroupsRequest, context: Any
+    ) -> meta_pb2.ListGroupsResponse:
+        return meta_pb2.ListGroupsResponse(groups=await self._groups.all())
+
+    async def GetGroup(self, request: meta_pb2.GetGroupRequest, context: Any) -> Group:
+        return await self._groups.get(request.name)
+
+    async def DeleteGroup(
+        self, request: meta_pb2.DeleteGroupRequest, context: Any
+    ) -> meta_pb2.DeleteGroupResponse:
+        await self._groups.delete(request.name)
+        return meta_pb2.DeleteGroupResponse()
+
+    async def SnapshotGroup(
+        self, request: meta_pb2.SnapshotGroupRequest, context: Any
+    ) -> meta_pb2.SnapshotGroupResponse:
+        taken = await self._instance.to_end(self._groups.snapshot(request.group, request.name))
+        return meta_pb2.SnapshotGroupResponse(snapshots=taken)
 
     async def ReportSpace(
         self, request: meta_pb2.ReportSpaceRequest, context: Any

@@ -7,20 +7,24 @@ whatever an instance leaves half-done by dying, the leader finishes or undoes (d
 
 import asyncio
 import logging
+from dataclasses import dataclass
 
 from blockd.meta.context import Instance
-from blockd.meta.etcd import Delete, Put, Unchanged
+from blockd.meta.etcd import Delete, Guard, Op, Put, Unchanged
 from blockd.meta.records import (
     ATTACHMENTS,
     CONFLICTS_MAX,
     DEGRADED,
     DROP,
+    GROUPS,
     SEGMENTS,
+    SNAPSHOT_SETS,
     VOLUME_NAMES,
     VOLUMES,
     WORKING,
     Stored,
     add_attachment,
+    check_available,
     conflict,
     decode,
     last_part,
@@ -29,11 +33,12 @@ from blockd.meta.records import (
     put,
 )
 from blockd.meta.replicas import Replicas, fresh_segments
+from blockd.meta.snapshot_records import SnapshotRecords, snapshot_set, touch
 from blockd.model.errors import (
     AlreadyExists,
     BlockdError,
     Busy,
-    NotFound,
+    InUse,
     VolumeAttached,
 )
 from blockd.model.ids import new_id
@@ -45,7 +50,10 @@ from blockd.rpc.gen.types_pb2 import (
     VOLUME_STATE_CREATING,
     VOLUME_STATE_DELETING,
     Attachment,
+    Base,
+    Group,
     Policy,
+    Snapshot,
     Volume,
 )
 from blockd.rpc.status import hinted
@@ -61,6 +69,14 @@ log = logging.getLogger("blockd.meta")
 GROW_SECONDS = 10.0
 
 
+@dataclass(frozen=True)
+class Parent:
+    """Of a clone: the snapshot, as it was read, and the base it makes."""
+
+    snapshot: Stored[Snapshot]
+    base: Base
+
+
 class Volumes:
     """Stateless; every call reads etcd."""
 
@@ -69,6 +85,7 @@ class Volumes:
         self._records = instance.records
         self._etcd = instance.records.etcd
         self._replicas = Replicas(instance)
+        self._taken = SnapshotRecords(instance.records)
 
     # Reading.
 
@@ -94,14 +111,17 @@ class Volumes:
 
     # Creation.
 
-    async def create(self, request: CreateVolumeRequest) -> Volume:
-        """Raises InvalidArgument, AlreadyExists, PolicyUnsatisfiable, and what a host raised."""
+    async def create(self, request: CreateVolumeRequest, parent: Parent | None = None) -> Volume:
+        """Raises InvalidArgument, AlreadyExists, PolicyUnsatisfiable, and what a host raised; of a
+        clone also Busy: its snapshot was changed meanwhile."""
         volume = _new_volume(request)
+        if parent is not None:
+            volume.base.CopyFrom(parent.base)
         if await self._etcd.get(VOLUME_NAMES + volume.name) is not None:
             raise _name_taken(volume.name)
         places = await self._replicas.place(volume, 0, segment_count(volume.size_bytes), set())
         async with self._instance.hold(volume.id):
-            stored = await self._claim(volume)
+            stored = await self._claim(volume, parent)
             try:
                 await self._replicas.write_segments(stored, fresh_segments(0, places))
                 await self._replicas.ensure(volume.id, await self._records.segments(volume))
@@ -111,17 +131,23 @@ class Volumes:
                 await self.abandon(volume.id, f"creation failed: {error.message}")
                 raise
 
-    async def _claim(self, volume: Volume) -> Stored[Volume]:
+    async def _claim(self, volume: Volume, parent: Parent | None) -> Stored[Volume]:
         """The record with its name, in this instance's hands."""
         key = VOLUMES + volume.id
+        guards: list[Guard] = [Unchanged(VOLUME_NAMES + volume.name, 0)]
+        ops: list[Op] = [
+            Put(VOLUME_NAMES + volume.name, volume.id.encode()),
+            put(key, volume),
+            put(ATTACHMENTS + volume.id, Attachment(volume_id=volume.id, clean=True)),
+            snapshot_set(volume, []),
+            self._instance.working_on(volume.id),
+        ]
+        if parent is not None:
+            guards.append(parent.snapshot.unchanged)
+            ops.append(touch(parent.snapshot))
         done = await self._records.commit(
-            [Unchanged(VOLUME_NAMES + volume.name, 0)],
-            [
-                Put(VOLUME_NAMES + volume.name, volume.id.encode()),
-                put(key, volume),
-                put(ATTACHMENTS + volume.id, Attachment(volume_id=volume.id)),
-                self._instance.working_on(volume.id),
-            ],
+            guards,
+            ops,
             "volume.creating",
             f"volume/{volume.name}",
             f"volume {volume.name} of {format_size(volume.size_bytes)}, "
@@ -129,9 +155,11 @@ class Volumes:
             {"volume_id": volume.id},
         )
         entry = await self._etcd.get(key) if done else None
-        if entry is None:
-            raise _name_taken(volume.name)
-        return decode(entry, Volume)
+        if entry is not None:
+            return decode(entry, Volume)
+        if parent is not None and await self._etcd.get(VOLUME_NAMES + volume.name) is None:
+            raise conflict(f"snapshot {parent.snapshot.value.name}")
+        raise _name_taken(volume.name)
 
     async def _publish(self, stored: Stored[Volume]) -> Volume:
         volume = Volume()
@@ -229,7 +257,7 @@ class Volumes:
     # Deletion.
 
     async def delete(self, name_or_id: str) -> None:
-        """Raises NotFound, VolumeAttached, Busy."""
+        """Raises NotFound, VolumeAttached, Busy; InUse: it has snapshots, or is in a group."""
         for _ in range(CONFLICTS_MAX):
             stored = await self._records.volume(name_or_id)
             volume = stored.value
@@ -243,7 +271,12 @@ class Volumes:
         raise conflict(f"volume {name_or_id}")
 
     async def _mark_deleting(self, stored: Stored[Volume], why: str) -> bool:
-        """False: somebody else changed the volume meanwhile. Raises VolumeAttached."""
+        """False: somebody else changed the volume meanwhile. Raises VolumeAttached, InUse.
+
+        Whoever takes a snapshot of it or puts it into a group writes its record: so neither can
+        come in between.
+        """
+        await self._check_unused(stored.value)
         attachment = await self._records.attachment(stored.value.id)
         volume = Volume()
         volume.CopyFrom(stored.value)
@@ -268,6 +301,22 @@ class Volumes:
             {"volume_id": volume.id},
         )
 
+    async def _check_unused(self, volume: Volume) -> None:
+        """A snapshot of it may be the base of others; and a group is about its members."""
+        snapshots = sorted((await self._taken.taken(volume.id)).snapshots)
+        if snapshots:
+            raise hinted(
+                InUse(f"volume {volume.name} has snapshots: {', '.join(snapshots)}"),
+                f"blockctl volume snapshot delete {volume.name} {snapshots[0]}",
+            )
+        for entry in await self._etcd.scan(GROUPS):
+            group = decode(entry, Group).value
+            if any(member.volume_id == volume.id for member in group.volumes):
+                raise hinted(
+                    InUse(f"volume {volume.name} is a member of group {group.name}"),
+                    f"blockctl group delete {group.name}",
+                )
+
     async def finish_deletion(self, volume_id: str) -> bool:
         """Have every host that can be reached drop its replicas; when all have, forget the volume.
         False: some have not yet."""
@@ -286,6 +335,7 @@ class Volumes:
             [
                 Delete(stored.key),
                 Delete(ATTACHMENTS + volume_id),
+                Delete(SNAPSHOT_SETS + volume_id),
                 Delete(f"{SEGMENTS}{volume_id}/", prefix=True),
                 Delete(f"{DEGRADED}{volume_id}/", prefix=True),
             ],
@@ -294,14 +344,6 @@ class Volumes:
             f"volume {name} and all its replicas are gone",
             {"volume_id": volume_id},
         )
-
-
-def check_available(volume: Volume) -> None:
-    """Raises Busy, NotFound: the volume is not there yet, or not any more."""
-    if volume.state == VOLUME_STATE_CREATING:
-        raise Busy(f"volume {volume.name} is being created")
-    if volume.state == VOLUME_STATE_DELETING:
-        raise NotFound(f"volume {volume.name} is being deleted")
 
 
 def _new_volume(request: CreateVolumeRequest) -> Volume:
@@ -316,6 +358,7 @@ def _new_volume(request: CreateVolumeRequest) -> Volume:
         policy=Policy(replicas=replicas, min_in_sync=min_in_sync),
         state=VOLUME_STATE_CREATING,
         created_unix_us=now_us(),
+        era=1,
     )
 
 

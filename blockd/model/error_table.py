@@ -160,6 +160,17 @@ class VolumeAttached(BlockdError):
     meaning = "the volume is attached"
 
 
+class InUse(BlockdError):
+    """Something else depends on it."""
+
+    code = 18
+    kind = "request"
+    nbd_errno = "EIO"
+    grpc_status = "FAILED_PRECONDITION"
+    exit_code = 4
+    meaning = "something else depends on it"
+
+
 class Busy(BlockdError):
     """Out of buffers or queue places; retry."""
 
@@ -395,6 +406,7 @@ ERRORS: tuple[type[BlockdError], ...] = (
     StaleGeneration,
     NotInSync,
     VolumeAttached,
+    InUse,
     Busy,
     JournalFull,
     NoSpace,
@@ -426,6 +438,7 @@ __all__ = [
     "DiskError",
     "EpochFenced",
     "ExtentOutOfRange",
+    "InUse",
     "InvalidArgument",
     "JournalFull",
     "LeaseHeld",

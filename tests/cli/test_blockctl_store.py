@@ -77,7 +77,7 @@ def test_a_volume_tells_what_it_stores(cluster):
     }
     assert "6 MiB in all" in cluster.ok("volume", "show", "vol").out
     (listed,) = cluster.ok("volume", "list", "-o", "json").json["volumes"]
-    assert listed["stored"] == {"stored_bytes": 6 * MIB, "complete": True}
+    assert listed["stored"] == {"stored_bytes": 6 * MIB, "past_bytes": 0, "complete": True}
     cluster.do(lambda rig: rig.kill_host("paris-1"))
     view = cluster.ok("volume", "show", "vol", "-o", "json").json["stored"]
     assert (view["complete"], view["stored_bytes"]) == (False, 3 * MIB)

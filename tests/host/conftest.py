@@ -15,13 +15,16 @@ from blockd.host import agent as agent_module
 from blockd.host.agent import Agent, Presence
 from blockd.host.attachments import Attachments
 from blockd.host.comparison import Comparisons
+from blockd.host.eras import Eras
 from blockd.host.events import EventPump
 from blockd.host.exports import NbdEndpoints
+from blockd.host.flattening import Flattening
 from blockd.host.metadata import MetadataClient
 from blockd.host.replicas import Replicas
 from blockd.host.reports import Reports
 from blockd.host.scrub import ScrubPlan, Scrubs
 from blockd.host.service import HostService
+from blockd.host.snapshots import SnapshotExports, SnapshotSets
 from blockd.host.space import SpaceWatch, Thresholds
 from blockd.host.topology import Topology
 from blockd.host.volume_io import VolumeIO
@@ -48,6 +51,9 @@ class Rig:
     host: Any  # HostServiceStub
     io: Any  # VolumeIOStub
     endpoints: NbdEndpoints
+    snapshot_sets: SnapshotSets
+    snapshot_exports: SnapshotExports
+    flattening: Flattening
 
     @property
     def host_id(self) -> UUID:
@@ -84,7 +90,9 @@ async def rig(
     topology = Topology(core, core.host_id, "paris")  # type: ignore[arg-type]
     nbd = NbdEndpoints(unix=Path("/run/x/nbd.sock"), tcp="127.0.0.1:10809")
     attachments = Attachments(core, topology, nbd)  # type: ignore[arg-type]
-    replicas = Replicas(core, attachments)  # type: ignore[arg-type]
+    snapshot_sets = SnapshotSets(core)  # type: ignore[arg-type]
+    snapshot_exports = SnapshotExports(core, topology, nbd)  # type: ignore[arg-type]
+    replicas = Replicas(core, attachments, snapshot_sets)  # type: ignore[arg-type]
     server = Server("127.0.0.1:0")
     presence = Presence(
         host_id=core.host_id,
@@ -96,7 +104,18 @@ async def rig(
         incarnation=1,
     )
     space = SpaceWatch(Thresholds())
-    agent = Agent(presence, core, client, topology, attachments, replicas, space)  # type: ignore[arg-type]
+    agent = Agent(
+        presence,
+        core,  # type: ignore[arg-type]
+        client,
+        topology,
+        attachments,
+        replicas,
+        space,
+        snapshot_sets,
+        snapshot_exports,
+    )
+    flattening = Flattening(core, client, attachments, 1 << 20)  # type: ignore[arg-type]
     reports = Reports(client, core.host_id)
     plan = ScrubPlan(interval_s=0, rate_bytes=1 << 20)
     hosts = HostClient()
@@ -123,6 +142,9 @@ async def rig(
             nbd,
             scrubs,
             comparisons,
+            Eras(core, attachments),  # type: ignore[arg-type]
+            flattening,
+            snapshot_exports,
         ),
         server.server,
     )
@@ -147,7 +169,12 @@ async def rig(
             host_pb2_grpc.HostServiceStub(channel),  # type: ignore[arg-type]
             volume_io_pb2_grpc.VolumeIOStub(channel),  # type: ignore[arg-type]
             nbd,
+            snapshot_sets,
+            snapshot_exports,
+            flattening,
         )
+    await flattening.close()
+    await snapshot_exports.close()
     await core.close()
     await asyncio.wait_for(pumping, 5)
     reporting.cancel()

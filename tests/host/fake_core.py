@@ -25,6 +25,7 @@ from blockd.model.errors import (
 from blockd.native.values import (
     BlockLocation,
     ChunkDigest,
+    ChunkView,
     Event,
     Member,
     ReplicaInfo,
@@ -32,6 +33,7 @@ from blockd.native.values import (
     ScrubReport,
     Segment,
     SegmentStatus,
+    SnapshotSpec,
     StoreInfo,
     VolumeSpec,
     VolumeStateChanged,
@@ -66,6 +68,7 @@ class FakeVolume:
     data: bytearray
     segments: dict[int, Segment]
     counters: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    era: int = 1
 
 
 class Core:
@@ -86,6 +89,11 @@ class Core:
         self.listening: list[str] = []
         self.attach_gate = asyncio.Event()
         self.attach_gate.set()
+        self.readers: dict[UUID, SnapshotSpec] = {}
+        self.snapshot_sets: dict[UUID, tuple[int, tuple[int, ...], int]] = {}
+        self.era_gate, self.flatten_gate = asyncio.Event(), asyncio.Event()
+        self.era_gate.set()
+        self.flatten_gate.set()
         self._events: asyncio.Queue[Event | None] = asyncio.Queue()
 
     def _called(self, name: str, *arguments: object) -> None:
@@ -203,12 +211,14 @@ class Core:
         disk = self.disks.setdefault(spec.volume_id, bytearray())
         disk.extend(bytes(spec.size_bytes - len(disk)))
         self.volumes[spec.volume_id] = FakeVolume(
-            spec, disk, {segment.index: segment for segment in spec.segments}
+            spec, disk, {segment.index: segment for segment in spec.segments}, era=spec.era
         )
         await self.attach_gate.wait()
 
     async def detach(self, volume_id: UUID) -> None:
         self._called("detach", volume_id)
+        if self.readers.pop(volume_id, None) is not None:
+            return
         self._volume(volume_id)
         del self.volumes[volume_id]
 
@@ -242,6 +252,46 @@ class Core:
             for segment in self._volume(volume_id).segments.values()
         ]
 
+    # Snapshots.
+
+    async def set_snapshots(
+        self, volume_id: UUID, known_below: int, eras: Sequence[int], uncovered_below: int
+    ) -> None:
+        self._called("set_snapshots", volume_id, known_below, tuple(eras), uncovered_below)
+        if all(volume != volume_id for volume, _ in self.replicas):
+            raise NotFound("no replica here")
+        self.snapshot_sets[volume_id] = (known_below, tuple(eras), uncovered_below)
+
+    async def begin_era(self, volume_id: UUID, era: int) -> None:
+        self._called("begin_era", volume_id, era)
+        volume = self._volume(volume_id)
+        volume.era = max(volume.era, era)
+        await self.era_gate.wait()
+
+    async def hold_mutations(self, volume_id: UUID, for_us: int) -> None:
+        self._called("hold_mutations", volume_id, for_us)
+        self._volume(volume_id)
+
+    async def attach_snapshot(self, spec: SnapshotSpec) -> None:
+        self._called("attach_snapshot", spec.snapshot_id)
+        if spec.snapshot_id in self.readers:
+            raise AlreadyExists("the snapshot is attached")
+        self.readers[spec.snapshot_id] = spec
+
+    async def flatten(self, volume_id: UUID, bytes_per_second: int) -> None:
+        self._called("flatten", volume_id, bytes_per_second)
+        self._volume(volume_id)
+        await self.flatten_gate.wait()
+        self._volume(volume_id)
+
+    async def changed_chunks(
+        self, volume_id: UUID, segment: int, from_view: ChunkView | None, to_view: ChunkView
+    ) -> list[int]:
+        self._called("changed_chunks", volume_id, segment, from_view, to_view)
+        if (volume_id, segment) not in self.replicas:
+            raise NotFound("no replica here")
+        return [1, 2, 7]
+
     # NBD.
 
     async def nbd_listen(self, endpoint: str) -> str:
@@ -253,8 +303,9 @@ class Core:
     async def nbd_export(
         self, volume_id: UUID, name: str, *, description: str = "", read_only: bool = False
     ) -> None:
-        self._called("nbd_export", volume_id, name)
-        self._volume(volume_id)
+        self._called("nbd_export", volume_id, name, read_only)
+        if volume_id not in self.readers:
+            self._volume(volume_id)
         self.exports[name] = volume_id
 
     async def nbd_unexport(self, name: str) -> None:

@@ -22,6 +22,12 @@ class FakeMetadata(meta_pb2_grpc.MetadataServicer):
         self.events: list[meta_pb2.ReportEventRequest] = []
         self.repairs: list[meta_pb2.RepairChunkRequest] = []
         self.repair_fails: BlockdError | None = None
+        self.snapshot_sets: list[types_pb2.SnapshotSet] = []
+        self.snapshots_revision = 0
+        self.snapshots: list[types_pb2.VolumeView] = []
+        self.eras_missed = 0  # how many a volume is in later, once a renewal was answered
+        self.flattened: list[tuple[str, int]] = []
+        self.flatten_fails: list[BlockdError] = []
         self.server: Server | None = None
 
     async def serve(self, listen: str = "127.0.0.1:0") -> str:
@@ -50,6 +56,9 @@ class FakeMetadata(meta_pb2_grpc.MetadataServicer):
             attached=[v for v in self.volumes.values() if v.attachment.host_id == host.id],
             replicas=self.orders,
             deleted_volume_ids=self.deleted,
+            snapshot_sets=self.snapshot_sets,
+            snapshots_revision=self.snapshots_revision,
+            snapshots=self.snapshots,
         )
 
     async def Heartbeat(self, request: Any, context: Any) -> meta_pb2.HeartbeatResponse:
@@ -59,6 +68,10 @@ class FakeMetadata(meta_pb2_grpc.MetadataServicer):
             deleted_volume_ids=self.deleted,
             replicas=self.orders,
             unknown_host=request.host_id not in self.hosts,
+            snapshot_sets=self.snapshot_sets
+            if request.snapshots_revision < self.snapshots_revision
+            else [],
+            snapshots_revision=self.snapshots_revision,
         )
 
     async def GetVolume(self, request: Any, context: Any) -> types_pb2.Volume:
@@ -71,7 +84,15 @@ class FakeMetadata(meta_pb2_grpc.MetadataServicer):
         if volume.attachment.epoch != request.epoch:
             raise EpochFenced(f"the epoch is {volume.attachment.epoch}")
         volume.attachment.epoch += 1
-        return meta_pb2.RenewAttachmentResponse(volume=volume)
+        answer = meta_pb2.RenewAttachmentResponse(volume=volume)
+        volume.era += self.eras_missed
+        return answer
+
+    async def FlattenDone(self, request: Any, context: Any) -> meta_pb2.FlattenDoneResponse:
+        if self.flatten_fails:
+            raise self.flatten_fails.pop(0)
+        self.flattened.append((request.volume_id, request.epoch))
+        return meta_pb2.FlattenDoneResponse()
 
     async def ChangeInSync(self, request: Any, context: Any) -> types_pb2.Segment:
         volume = self._volume(request.volume_id)

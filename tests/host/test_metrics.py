@@ -7,7 +7,7 @@ from uuid import uuid4
 import pytest
 
 from blockd.host.metrics import HostCollector, MetricsServer, cumulate, space_metrics
-from blockd.host.snapshot import Snapshot
+from blockd.host.readings import Readings
 from blockd.host.space import SpaceWatch, Thresholds
 from blockd.model.errors import AddressInUse
 from blockd.native.values import StoreInfo
@@ -60,7 +60,7 @@ def test_each_store_is_in_one_state() -> None:
     )
     for info in stores:
         watch.look(info)
-    family = space_metrics(Snapshot((), stores, {}, {}), watch)
+    family = space_metrics(Readings((), stores, {}, {}), watch)
     states = [(s.labels["path"], s.labels["state"]) for s in family.samples if s.value == 1]
     assert states == [("/a", "ok"), ("/b", "full")]
     assert len(family.samples) == 8

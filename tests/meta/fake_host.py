@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 from uuid import uuid4
 
-from blockd.model.errors import BlockdError, NotAttached
+from blockd.model.errors import BlockdError, Busy, EpochFenced, NotAttached
 from blockd.rpc.gen import host_pb2, host_pb2_grpc, meta_pb2, types_pb2
 from blockd.rpc.server import Server
 
@@ -32,6 +32,18 @@ class FakeHost(host_pb2_grpc.HostServiceServicer):
             store_id=self.store_id, store_path=f"/srv/{name}.img", state="never"
         )
         self.repairs: list[meta_pb2.RepairChunkRequest] = []
+        self.eras: dict[str, int] = {}  # by volume id
+        self.holds: dict[str, str] = {}  # tokens by volume id
+        self.order: list[str] = []  # of holds and eras, over all hosts when shared
+        self.bases: dict[str, list[types_pb2.BaseLayer]] = {}
+        self.flattening: list[str] = []
+        self.snapshots: dict[str, types_pb2.VolumeView] = {}
+        self.changed: dict[tuple[str, int], list[int]] = {}
+        self.asked: list[host_pb2.ListChangedChunksRequest] = []
+        self.counters: dict[str, int] = {}  # of every attachment
+        self.past: dict[str, int] = {}  # by volume id
+        self.past_bytes = 0
+        self.is_drained = True
         self.server: Server | None = None
         self.endpoint = "127.0.0.1:1"
 
@@ -68,6 +80,7 @@ class FakeHost(host_pb2_grpc.HostServiceServicer):
                 journal_used_bytes=1 << 20,
                 segment_count=len(self.replicas),
                 state=self.store_state,
+                past_bytes=self.past_bytes,
             )
         ]
 
@@ -107,6 +120,8 @@ class FakeHost(host_pb2_grpc.HostServiceServicer):
     async def Attach(self, request, context):
         await self._called("Attach")
         self.attached[request.volume.id] = request.volume
+        self.eras[request.volume.id] = request.volume.era
+        self.bases[request.volume.id] = list(request.bases)
         return host_pb2.HostAttachResponse(nbd_uris=[self.uri(request.volume.name)])
 
     def uri(self, name: str) -> str:
@@ -114,9 +129,62 @@ class FakeHost(host_pb2_grpc.HostServiceServicer):
 
     async def Detach(self, request, context):
         await self._called("Detach")
-        if self.attached.pop(request.volume_id, None) is None:
+        volume = self.attached.get(request.volume_id)
+        if volume is None or volume.attachment.epoch > request.epoch:
             raise NotAttached("not here")
-        return host_pb2.HostDetachResponse()
+        del self.attached[request.volume_id]
+        epoch = volume.attachment.epoch if self.is_drained else 0
+        return host_pb2.HostDetachResponse(drained_epoch=epoch)
+
+    def _opened(self, request):
+        if request.volume_id not in self.attached:
+            raise NotAttached("not here")
+        epoch = self.attached[request.volume_id].attachment.epoch
+        if epoch != request.epoch:
+            raise EpochFenced(f"the epoch is {epoch}")
+
+    async def BeginEra(self, request, context):
+        await self._called("BeginEra")
+        self._opened(request)
+        if request.hold_token and self.holds.get(request.volume_id) != request.hold_token:
+            raise Busy("not held")
+        self.eras[request.volume_id] = max(self.eras[request.volume_id], request.era)
+        self.order.append("begin")
+        return host_pb2.BeginEraResponse()
+
+    async def HoldMutations(self, request, context):
+        await self._called("HoldMutations" if request.hold_us else "Release")
+        if request.hold_us == 0:
+            self.holds.pop(request.volume_id, None)
+            return host_pb2.HoldMutationsResponse()
+        self._opened(request)
+        self.holds[request.volume_id] = request.token
+        self.order.append("hold")
+        return host_pb2.HoldMutationsResponse()
+
+    async def Flatten(self, request, context):
+        await self._called("Flatten")
+        self._opened(request)
+        self.flattening.append(request.volume_id)
+        return host_pb2.HostFlattenResponse()
+
+    async def AttachSnapshot(self, request, context):
+        await self._called("AttachSnapshot")
+        view = request.view
+        self.snapshots[view.snapshot_id] = view
+        name = f"{view.volume_name}@{view.snapshot_name}"
+        return host_pb2.HostAttachSnapshotResponse(nbd_uris=[self.uri(name)])
+
+    async def DetachSnapshot(self, request, context):
+        await self._called("DetachSnapshot")
+        self.snapshots.pop(request.snapshot_id, None)
+        return host_pb2.HostDetachSnapshotResponse()
+
+    async def ListChangedChunks(self, request, context):
+        await self._called("ListChangedChunks")
+        self.asked.append(request)
+        chunks = self.changed.get((request.volume_id, request.segment), [])
+        return host_pb2.ListChangedChunksResponse(chunks=chunks)
 
     async def Grow(self, request, context):
         await self._called("Grow")
@@ -134,6 +202,7 @@ class FakeHost(host_pb2_grpc.HostServiceServicer):
             epoch=volume.attachment.epoch,
             state="serving",
             segments=self.segments,
+            counters=self.counters,
             nbd_uris=[self.uri(volume.name)],
         )
 
@@ -146,6 +215,7 @@ class FakeHost(host_pb2_grpc.HostServiceServicer):
                     store_id=self.store_id,
                     segment_count=1,
                     stored_bytes=stored_bytes,
+                    past_bytes=self.past.get(volume_id, 0),
                 )
                 for volume_id, stored_bytes in self.stored.items()
                 if request.volume_id in ("", volume_id)

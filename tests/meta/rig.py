@@ -100,6 +100,18 @@ class Rig:
     async def delete(self, name: str = "vol") -> None:
         await self.call("DeleteVolume", meta_pb2.DeleteVolumeRequest(name_or_id=name))
 
+    async def snapshot(self, name: str, volume: str = "vol") -> Any:
+        return await self.call(
+            "CreateSnapshot", meta_pb2.CreateSnapshotRequest(volume=volume, name=name)
+        )
+
+    async def snapshots(self, volume: str = "vol") -> list[Any]:
+        answer = await self.call("ListSnapshots", meta_pb2.ListSnapshotsRequest(volume=volume))
+        return list(answer.snapshots)
+
+    async def delete_snapshot(self, name: str, volume: str = "vol") -> None:
+        await self.call("DeleteSnapshot", meta_pb2.DeleteSnapshotRequest(volume=volume, name=name))
+
     async def event_kinds(self) -> list[str]:
         """Of the whole log so far."""
         found = []

@@ -267,7 +267,7 @@ async def test_concurrent_attaches_have_one_winner(rig, volume):
 async def test_a_mark_that_could_not_be_removed_goes_with_the_next_tick(rig, volume, monkeypatch):
     """The host answers, and then etcd cannot be told: the volume is not locked for ever."""
 
-    async def fails(*_):
+    async def fails(*_, **__):
         raise MetadataUnreachable("etcd does not answer")
 
     with monkeypatch.context() as patched:

@@ -20,7 +20,7 @@ Counters = Mapping[str, int | list[int]]
 
 
 @dataclass(frozen=True)
-class Snapshot:
+class Readings:
     """stats: as Core.stats() says, ids as text. segments: of the volumes in `held`."""
 
     held: tuple[Held, ...]
@@ -29,7 +29,7 @@ class Snapshot:
     stats: Mapping[str, object]
 
     @classmethod
-    async def take(cls, core: native.Core, attachments: Attachments) -> "Snapshot":
+    async def take(cls, core: native.Core, attachments: Attachments) -> "Readings":
         """Ask the core. A volume that is detached meanwhile is left out."""
         segments: dict[UUID, list[native.SegmentStatus]] = {}
         for volume_id in list(attachments.held):
