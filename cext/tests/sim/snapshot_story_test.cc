@@ -1,7 +1,9 @@
 // Single stories of snapshots, each about one promise of docs/SNAPSHOTS.md or I2 of REPLICATION.md.
 #include <doctest/doctest.h>
 
+#include <array>
 #include <cstring>
+#include <iterator>
 #include <string>
 #include <vector>
 
@@ -391,6 +393,53 @@ TEST_CASE("views answer any request with an answer, and find a segment that was 
   f.cluster.process(2).hub->remove_store(f.cluster.store_id(2));
   CHECK(Viewer(f.cluster, 0, 2).read(1, 0, 1) == Error::NotFound);
   CHECK(fake(f.cluster, 2).store().view_count() == 0);
+}
+
+TEST_CASE("every request about the past gets an answer, whatever it asks") {
+  SimCluster cluster({});
+  cluster.world().run_for(1'000'000);
+  Random& random = cluster.world().random();
+  Viewer viewer(cluster, 0, 1);
+  ReplicaOp& op = viewer.op;
+  op.kind = ReplicaOp::Kind::open;
+  op.version = {1, 0};
+  op.block_count = 512;
+  std::uint32_t answered = 0;
+  std::uint32_t handle = 0;
+  const auto any = [&](std::uint32_t most) {
+    return static_cast<std::uint32_t>(random.chance(20) ? random.next() : random.below(most));
+  };
+  for (std::uint64_t seq = 1; seq < 4000; ++seq) {
+    if (seq % 50 == 1) {  // a mutation that was refused ends the opening
+      op.kind = ReplicaOp::Kind::open;
+      op.version = {seq, 0};
+      REQUIRE(viewer.ask() == Error::Ok);
+      handle = op.handle;
+    }
+    constexpr ReplicaOp::Kind kKinds[] = {ReplicaOp::Kind::list,      ReplicaOp::Kind::read_chunk,
+                                          ReplicaOp::Kind::zero,      ReplicaOp::Kind::replace,
+                                          ReplicaOp::Kind::forget,    ReplicaOp::Kind::states,
+                                          ReplicaOp::Kind::read_view, ReplicaOp::Kind::list_view};
+    op.kind = kKinds[random.below(std::size(kKinds))];
+    op.handle = random.chance(50) ? any(4) : handle;
+    op.first_block = random.chance(2) ? any(32) * kBlocksPerChunk : any(600);
+    op.block_count = 1 + any(64) % 64;
+    op.version = {seq - seq % 50 + 1, random.chance(10) ? any(60) : seq};
+    op.era = any(6);
+    op.died = random.chance(3) ? any(9) : 0;
+    op.valid_mask = 0;
+    op.covers = random.chance(3);
+    op.data_bytes = (1 + any(64) % 64) * static_cast<std::uint32_t>(sizeof(format::ChunkEntry));
+    std::array<std::uint32_t, format::kWireBlocksMax> crcs;
+    std::vector<std::byte> memory(kMutationBytesMax);
+    op.crcs = crcs.data();
+    op.data = memory.data();
+    const Error error = viewer.ask();
+    REQUIRE(error != Error::Timeout);
+    REQUIRE(error != Error::LinkLost);
+    if (error == Error::Ok) ++answered;
+  }
+  CHECK(answered > 1000);
 }
 
 }  // namespace
