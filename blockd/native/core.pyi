@@ -135,7 +135,6 @@ class Core:
         Raises NotFound: no replica here, StoreDamaged: its store has lost metadata.
         """
 
-
     # Scrubs and repairs.
     async def start_scrub(
         self,
@@ -211,7 +210,6 @@ class Core:
 
         in_sync_changed() says it, too, of a volume that is attached here.
         """
-
 
     # NBD: a server is a listening endpoint; it offers the volumes exported on it.
     async def nbd_listen(self, endpoint: str) -> str:
