@@ -32,9 +32,11 @@ void BaseStack::open(engine::Layered::Lister list_upper, std::function<void(Erro
   below_->open(
       [this](auto take, auto listed) { reader_->list(std::move(take), std::move(listed)); },
       [this, done = std::move(done)](Error error) {
-        if (error == Error::Ok && closed_) error = Error::ShuttingDown;
-        if (error != Error::Ok) return done(error);
-        open_layer(done);
+        if (error == Error::Ok) return open_layer(done);
+        if (closed_) return done(error);
+        // So that its requests fail, too.
+        layered_->open(
+            list_upper_, [error](auto, auto listed) { listed(error); }, done);
       });
 }
 

@@ -22,7 +22,7 @@ struct Asked {
 
 struct Rig {
   explicit Rig(std::uint64_t seed = 1, std::uint64_t size_bytes = kSegmentBytes + kTail)
-      : world(seed), loop(world), hub(loop, view) {
+      : world(seed), loop(world), hub(loop, views) {
     // Only the end of the first segment and the second have data: 1 GiB need not be kept.
     config.volume = test_id(1);
     config.era = 4;
@@ -76,7 +76,8 @@ struct Rig {
   io::SimWorld world;
   io::SimLoop loop;
   Buffers buffers{8, 8, 64};
-  FakeView view;
+  FakeViews views;
+  FakeView& view = views[test_id(1)];
   FakeHub hub;
   SnapshotConfig config;
   std::unique_ptr<SnapshotReader> reader;
