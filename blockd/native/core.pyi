@@ -135,7 +135,6 @@ class Core:
         Raises NotFound: no replica here, StoreDamaged: its store has lost metadata.
         """
 
-
     # Scrubs and repairs.
     async def start_scrub(
         self,
@@ -211,19 +210,6 @@ class Core:
 
         in_sync_changed() says it, too, of a volume that is attached here.
         """
-
-
-    # Snapshots.
-    async def set_snapshots(
-        self, volume_id: UUID, known_below: int, eras: Sequence[int], uncovered_below: int
-    ) -> None: ...
-    async def begin_era(self, volume_id: UUID, era: int) -> None: ...
-    async def hold_mutations(self, volume_id: UUID, for_us: int) -> None: ...
-    async def attach_snapshot(self, spec: SnapshotSpec) -> None: ...
-    async def flatten(self, volume_id: UUID, bytes_per_second: int) -> None: ...
-    async def changed_chunks(
-        self, volume_id: UUID, segment: int, from_view: ChunkView | None, to_view: ChunkView
-    ) -> list[int]: ...
 
     # NBD: a server is a listening endpoint; it offers the volumes exported on it.
     async def nbd_listen(self, endpoint: str) -> str:

@@ -21,26 +21,30 @@ engine::BlockBackend& BaseStack::base_backend() noexcept {
   return *reader_;
 }
 
-void BaseStack::list_base(std::function<void(Error, std::vector<engine::Layered::Chunk>)> done) {
-  if (below_) return below_->top().list(std::move(done));
-  reader_->list(std::move(done));
+void BaseStack::list_base(engine::Layered::Take take, std::function<void(Error)> done) {
+  if (below_) return below_->top().list(std::move(take), std::move(done));
+  reader_->list(std::move(take), std::move(done));
 }
 
 void BaseStack::open(engine::Layered::Lister list_upper, std::function<void(Error)> done) {
   list_upper_ = std::move(list_upper);
   if (!below_) return open_layer(std::move(done));
-  below_->open([this](auto listed) { reader_->list(std::move(listed)); },
-               [this, done = std::move(done)](Error error) {
-                 if (error != Error::Ok || closed_) {
-                   return done(error == Error::Ok ? Error::ShuttingDown : error);
-                 }
-                 open_layer(done);
-               });
+  below_->open(
+      [this](auto take, auto listed) { reader_->list(std::move(take), std::move(listed)); },
+      [this, done = std::move(done)](Error error) {
+        if (error == Error::Ok) return open_layer(done);
+        if (closed_) return done(error);
+        // So that its requests fail, too.
+        layered_->open(
+            list_upper_, [error](auto, auto listed) { listed(error); }, done);
+      });
 }
 
 void BaseStack::open_layer(std::function<void(Error)> done) {
   layered_->open(
-      list_upper_, [this](auto listed) { list_base(std::move(listed)); }, std::move(done));
+      list_upper_,
+      [this](auto take, auto listed) { list_base(std::move(take), std::move(listed)); },
+      std::move(done));
 }
 
 void BaseStack::members_changed(const Uuid& volume, const engine::SegmentConfig& segment) {

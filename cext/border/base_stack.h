@@ -48,7 +48,7 @@ class BaseStack {
 
  private:
   [[nodiscard]] engine::BlockBackend& base_backend() noexcept;
-  void list_base(std::function<void(Error, std::vector<engine::Layered::Chunk>)> done);
+  void list_base(engine::Layered::Take take, std::function<void(Error)> done);
   void open_layer(std::function<void(Error)> done);
   void part_closed();
 

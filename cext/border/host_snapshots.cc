@@ -66,8 +66,12 @@ void HostPlane::flatten(Token token, const Uuid& volume, std::uint64_t bytes_per
     if (attached.closing) throw Fault(Error::ShuttingDown, "the volume is being detached");
     if (bytes_per_second == 0) throw Fault(Error::InvalidArgument, "a rate must be positive");
     if (!attached.base) return answer(token, Error::Ok);
-    attached.base->top().flatten(bytes_per_second,
-                                 [this, token](Error error) { answer(token, error); });
+    attached.base->top().flatten(bytes_per_second, [this, token, volume](Error error) {
+      if (error == Error::Ok) return answer(token, Error::Ok);
+      answer(token, error,
+             "volume " + text(volume) +
+                 " still shows its base, flatten it again: " + error_meaning(error));
+    });
   });
 }
 

@@ -115,10 +115,12 @@ void HostPlane::open_base(Attached& attached) {
     }
     attached.reader = engine::SnapshotReader::create(loop_, *hub_, std::move(own));
   }
-  attached.base->open([&reader = *attached.reader](auto listed) { reader.list(std::move(listed)); },
-                      [this, id = attached.id](Error error) {
-                        later([this, id, error] { base_opened(id, error); });
-                      });
+  engine::SnapshotReader& reader = *attached.reader;
+  attached.base->open(
+      [&reader](auto take, auto listed) { reader.list(std::move(take), std::move(listed)); },
+      [this, id = attached.id](Error error) {
+        later([this, id, error] { base_opened(id, error); });
+      });
 }
 
 void HostPlane::base_opened(const Uuid& volume, Error error) {

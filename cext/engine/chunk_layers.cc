@@ -16,7 +16,7 @@ void ChunkLayers::resize(std::uint64_t chunk_count) {
   chunk_count_ = chunk_count;
 }
 
-void ChunkLayers::learn_base(const std::vector<Chunk>& chunks, std::uint64_t base_chunk_count) {
+void ChunkLayers::learn_base(std::span<const Chunk> chunks, std::uint64_t base_chunk_count) {
   for (const Chunk& chunk : chunks) {
     if (chunk.valid_mask == 0 || chunk.chunk >= chunk_count_ || chunk.chunk >= base_chunk_count) {
       continue;
@@ -27,7 +27,7 @@ void ChunkLayers::learn_base(const std::vector<Chunk>& chunks, std::uint64_t bas
   }
 }
 
-void ChunkLayers::learn_volume(const std::vector<Chunk>& chunks, const BaseRules& rules) {
+void ChunkLayers::learn_volume(std::span<const Chunk> chunks, const BaseRules& rules) {
   for (const Chunk& chunk : chunks) {
     if (chunk.chunk >= chunk_count_) continue;
     if (rules.counts(chunk.born)) {
@@ -38,26 +38,6 @@ void ChunkLayers::learn_volume(const std::vector<Chunk>& chunks, const BaseRules
       ++base_count_;
     }
   }
-}
-
-std::vector<ChunkLayers::Chunk> ChunkLayers::merge(const std::vector<Chunk>& volume,
-                                                   const std::vector<Chunk>& base,
-                                                   const BaseRules& rules) {
-  std::vector<Chunk> shown;
-  auto below = base.begin();
-  for (const Chunk& chunk : volume) {
-    if (!rules.counts(chunk.born)) continue;
-    while (below != base.end() && below->chunk < chunk.chunk) {
-      if (below->valid_mask != 0) shown.push_back(*below);
-      ++below;
-    }
-    if (below != base.end() && below->chunk == chunk.chunk) ++below;
-    if (chunk.valid_mask != 0) shown.push_back(chunk);
-  }
-  for (; below != base.end(); ++below) {
-    if (below->valid_mask != 0) shown.push_back(*below);
-  }
-  return shown;
 }
 
 void ChunkLayers::make_own(std::uint64_t chunk) noexcept {

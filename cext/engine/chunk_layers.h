@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "engine/snapshot_reader.h"
@@ -29,13 +30,9 @@ class ChunkLayers {
 
   // All chunks are the volume's own holes until something is learnt; chunks beyond are left out.
   void resize(std::uint64_t chunk_count);
-  // First the base, then the volume.
-  void learn_base(const std::vector<Chunk>& chunks, std::uint64_t base_chunk_count);
-  void learn_volume(const std::vector<Chunk>& chunks, const BaseRules& rules);
-  // What a volume shows over its base: chunks with data, ascending.
-  [[nodiscard]] static std::vector<Chunk> merge(const std::vector<Chunk>& volume,
-                                                const std::vector<Chunk>& base,
-                                                const BaseRules& rules);
+  // First all of the base, then the volume.
+  void learn_base(std::span<const Chunk> chunks, std::uint64_t base_chunk_count);
+  void learn_volume(std::span<const Chunk> chunks, const BaseRules& rules);
 
   [[nodiscard]] std::uint64_t chunk_count() const noexcept { return chunk_count_; }
   [[nodiscard]] std::uint64_t base_count() const noexcept { return base_count_; }

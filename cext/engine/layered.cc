@@ -36,7 +36,7 @@ class LayeredImpl final : public Layered {
   void submit(BlockRequest& request) noexcept override;
   void open(const Lister& list_upper, const Lister& list_base,
             std::function<void(Error)> done) override;
-  void list(std::function<void(Error, std::vector<Chunk>)> done) override;
+  void list(Take take, std::function<void(Error)> done) override;
   void resized() noexcept override;
   void flatten(std::uint64_t bytes_per_second, std::function<void(Error)> done) override;
   [[nodiscard]] std::uint64_t chunks_of_base() const noexcept override {
@@ -166,17 +166,16 @@ void LayeredImpl::open(const Lister& list_upper, const Lister& list_base,
   list_base_ = list_base;
   opened_ = std::move(done);
   ++listings_;
-  list_base_([this](Error error, std::vector<Chunk> of_base) {
-    if (error != Error::Ok || closing_) return opened(closing_ ? Error::ShuttingDown : error);
-    layers_.learn_base(of_base, chunks_of(base_.size_bytes()));
-    list_upper_([this](Error upper_error, std::vector<Chunk> of_upper) {
-      if (upper_error == Error::Ok) layers_.learn_volume(of_upper, rules_);
-      opened(closing_ ? Error::ShuttingDown : upper_error);
-    });
-  });
+  list_base_([this](auto page) { layers_.learn_base(page, chunks_of(base_.size_bytes())); },
+             [this](Error error) {
+               if (error != Error::Ok || closing_) return opened(error);
+               list_upper_([this](auto page) { layers_.learn_volume(page, rules_); },
+                           [this](Error upper_error) { opened(upper_error); });
+             });
 }
 
 void LayeredImpl::opened(Error error) noexcept {
+  if (error == Error::Ok && closing_) error = Error::ShuttingDown;
   --listings_;
   state_ = error == Error::Ok ? State::open : State::failed;
   open_error_ = error;
@@ -184,23 +183,28 @@ void LayeredImpl::opened(Error error) noexcept {
   std::exchange(opened_, nullptr)(error);
 }
 
-void LayeredImpl::list(std::function<void(Error, std::vector<Chunk>)> done) {
-  BLOCKD_ASSERT(list_base_ != nullptr);
+void LayeredImpl::list(Take take, std::function<void(Error)> done) {
+  BLOCKD_ASSERT(state_ == State::open && rules_.read_only);
   ++listings_;
-  list_base_([this, done = std::move(done)](Error error, std::vector<Chunk> of_base) {
-    if (error != Error::Ok || closing_) {
-      --listings_;
-      settle_later();
-      return done(closing_ ? Error::ShuttingDown : error, {});
+  const auto give = [this, take = std::move(take)](std::span<const Chunk> page, bool of_upper) {
+    for (const Chunk& chunk : page) {
+      const bool shows = chunk.chunk < layers_.chunk_count() &&
+                         layers_.own(chunk.chunk) == of_upper &&
+                         (!of_upper || rules_.counts(chunk.born));
+      if (shows && chunk.valid_mask != 0) take(std::span(&chunk, 1));
     }
-    list_upper_(
-        [this, done, of_base = std::move(of_base)](Error upper_error, std::vector<Chunk> of_upper) {
-          --listings_;
-          settle_later();
-          if (upper_error != Error::Ok) return done(upper_error, {});
-          done(Error::Ok, ChunkLayers::merge(of_upper, of_base, rules_));
-        });
-  });
+  };
+  const auto over = [this, done = std::move(done)](Error error) {
+    --listings_;
+    settle_later();
+    done(error);
+  };
+  list_base_([give](auto page) { give(page, false); },
+             [this, give, over](Error error) {
+               if (error == Error::Ok && closing_) error = Error::ShuttingDown;
+               if (error != Error::Ok) return over(error);
+               list_upper_([give](auto page) { give(page, true); }, over);
+             });
 }
 
 void LayeredImpl::resized() noexcept {

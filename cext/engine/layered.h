@@ -25,7 +25,8 @@ class Layered : public BlockBackend {
  public:
   using Chunk = SnapshotReader::Chunk;
   // Lists a layer's chunks; called by open().
-  using Lister = std::function<void(std::function<void(Error, std::vector<Chunk>)>)>;
+  using Take = SnapshotReader::Take;
+  using Lister = std::function<void(Take, std::function<void(Error)>)>;
 
   // Both layers outlive it. The base is not larger than the upper layer was when it got it.
   static std::unique_ptr<Layered> create(io::Loop& loop, Buffers& buffers, BlockBackend& upper,
@@ -35,8 +36,8 @@ class Layered : public BlockBackend {
   virtual void open(const Lister& list_upper, const Lister& list_base,
                     std::function<void(Error)> done) = 0;
   // Of this one as the base of another: the chunks of both layers that it shows, and that have
-  // data. REQUIRES: open() was called.
-  virtual void list(std::function<void(Error, std::vector<Chunk>)> done) = 0;
+  // data; as SnapshotReader's. REQUIRES: it is open, and read-only.
+  virtual void list(Take take, std::function<void(Error)> done) = 0;
   // The upper layer has grown: chunks that are new are its own.
   virtual void resized() noexcept = 0;
 

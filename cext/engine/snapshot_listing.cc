@@ -9,14 +9,15 @@ namespace blockd::engine {
 
 using peer::ReplicaOp;
 
-void SnapshotListing::start(ViewAsker& asker, Done done) {
-  auto* listing = new SnapshotListing(asker, std::move(done));
+void SnapshotListing::start(ViewAsker& asker, Take take, Done done) {
+  auto* listing = new SnapshotListing(asker, std::move(take), std::move(done));
   listing->lanes_running_ = kLanes;
   for (Lane& lane : listing->lanes_) listing->begin_segment(lane);  // the last one may end it
 }
 
-SnapshotListing::SnapshotListing(ViewAsker& asker, Done done)
-    : asker_(asker), done_(std::move(done)), segments_(asker.segment_count()) {
+SnapshotListing::SnapshotListing(ViewAsker& asker, Take take, Done done)
+    : asker_(asker), take_(std::move(take)), done_(std::move(done)) {
+  chunks_.reserve(format::kListEntriesMax);
   for (Lane& lane : lanes_) {
     lane.listing = this;
     lane.ask.owner = &lane;
@@ -28,7 +29,7 @@ SnapshotListing::SnapshotListing(ViewAsker& asker, Done done)
 }
 
 void SnapshotListing::begin_segment(Lane& lane) noexcept {
-  if (error_ != Error::Ok || next_segment_ == segments_.size()) return lane_over();
+  if (error_ != Error::Ok || next_segment_ == asker_.segment_count()) return lane_over();
   lane.page.resize(format::kListEntriesMax * sizeof(format::ChunkEntry));
   lane.ask.segment = next_segment_++;
   ask_page(lane, 0);
@@ -58,7 +59,7 @@ void SnapshotListing::answered(Lane& lane, Error error) noexcept {
 
 std::uint32_t SnapshotListing::take_page(const Lane& lane) {
   const ReplicaOp& op = lane.ask.op;
-  std::vector<Chunk>& into = segments_[lane.ask.segment];
+  chunks_.clear();
   const std::uint64_t first = std::uint64_t{lane.ask.segment} * kChunksPerSegment;
   std::uint32_t next = op.first_block;
   for (std::uint32_t i = 0; i < op.block_count; ++i) {
@@ -69,25 +70,20 @@ std::uint32_t SnapshotListing::take_page(const Lane& lane) {
       return kChunksPerSegment;
     }
     next = entry.chunk + 1;
-    into.push_back({first + entry.chunk, {entry.epoch, entry.seq}, entry.born, entry.valid_mask});
+    chunks_.push_back(
+        {first + entry.chunk, {entry.epoch, entry.seq}, entry.born, entry.valid_mask});
   }
+  take_(chunks_);
   const bool full = op.block_count == op.data_bytes / sizeof(format::ChunkEntry);
   return full ? next : kChunksPerSegment;
 }
 
 void SnapshotListing::lane_over() noexcept {
   if (--lanes_running_ > 0) return;
-  std::vector<Chunk> all;
-  if (error_ == Error::Ok) {
-    std::size_t count = 0;
-    for (const auto& segment : segments_) count += segment.size();
-    all.reserve(count);
-    for (const auto& segment : segments_) all.insert(all.end(), segment.begin(), segment.end());
-  }
   const Done done = std::move(done_);
   const Error error = error_;
   delete this;
-  done(error, std::move(all));
+  done(error);
 }
 
 }  // namespace blockd::engine

@@ -39,7 +39,7 @@ class SnapshotReaderImpl final : public SnapshotReader {
 
   [[nodiscard]] std::uint64_t size_bytes() const noexcept override { return size_bytes_; }
   void submit(BlockRequest& request) noexcept override;
-  void list(std::function<void(Error, std::vector<Chunk>)> done) override;
+  void list(Take take, std::function<void(Error)> done) override;
   void members_changed(const SegmentConfig& segment) override;
   void close(std::function<void()> done) override;
 
@@ -180,14 +180,13 @@ void SnapshotReaderImpl::admit_waiting() noexcept {
 
 // --- listings, life ------------------------------------------------------------------------------
 
-void SnapshotReaderImpl::list(std::function<void(Error, std::vector<Chunk>)> done) {
+void SnapshotReaderImpl::list(Take take, std::function<void(Error)> done) {
   ++listings_;
-  SnapshotListing::start(asker_,
-                         [this, done = std::move(done)](Error error, std::vector<Chunk> chunks) {
-                           --listings_;
-                           if (closing_) loop_.defer(answer_task_);
-                           done(error, std::move(chunks));
-                         });
+  SnapshotListing::start(asker_, std::move(take), [this, done = std::move(done)](Error error) {
+    --listings_;
+    if (closing_) loop_.defer(answer_task_);
+    done(error);
+  });
 }
 
 void SnapshotReaderImpl::members_changed(const SegmentConfig& segment) {

@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -37,15 +38,17 @@ class SnapshotReader : public BlockBackend {
   static std::unique_ptr<SnapshotReader> create(io::Loop& loop, peer::PeerHub& hub,
                                                 SnapshotConfig config);
 
-  // What each chunk of the volume holds, ascending by chunk (counted over the volume), holes left
-  // out. Fails with LinkLost when a segment has no member that answers.
+  // What each chunk of the volume holds (counted over the volume), holes left out: some at a time,
+  // for there may be millions, each once, in no order. Fails with LinkLost when a segment has no
+  // member that answers: then what was given is not all.
   struct Chunk {
     std::uint64_t chunk = 0;
     Version version;
     Era born = 0;
     std::uint16_t valid_mask = 0;  // 0: it covers a base
   };
-  virtual void list(std::function<void(Error, std::vector<Chunk>)> done) = 0;
+  using Take = std::function<void(std::span<const Chunk>)>;
+  virtual void list(Take take, std::function<void(Error)> done) = 0;
   // The segment's replicas have moved, or others are in sync now. One the config has not is left
   // alone.
   virtual void members_changed(const SegmentConfig& segment) = 0;

@@ -1,4 +1,4 @@
-// Hosts that answer views of one volume from memory, behind the channels of a hub; for tests of
+// Hosts that answer views of volumes from memory, behind the channels of a hub; for tests of
 // what reads snapshots.
 #pragma once
 
@@ -29,9 +29,11 @@ struct FakeView {
   std::map<std::uint64_t, std::vector<format::ChunkEntry>> chunks;  // by segment
 };
 
+using FakeViews = std::map<Uuid, FakeView>;  // by volume
+
 class FakeChannel final : public peer::ReplicaChannel {
  public:
-  FakeChannel(io::SimLoop& loop, const FakeView& view) : loop_(loop), view_(view) {}
+  FakeChannel(io::SimLoop& loop, const FakeViews& views) : loop_(loop), views_(views) {}
 
   [[nodiscard]] bool connected() const noexcept override { return up_; }
   [[nodiscard]] bool unreachable() const noexcept override { return !up_; }
@@ -63,17 +65,19 @@ class FakeChannel final : public peer::ReplicaChannel {
  private:
   Error answer(peer::ReplicaOp& op) {
     if (fails != Error::Ok) return fails;
+    if (!views_.contains(op.segment.volume)) return Error::NotFound;
     return op.kind == peer::ReplicaOp::Kind::read_view ? read(op) : list(op);
   }
 
   Error read(peer::ReplicaOp& op) {
+    const FakeView& view = views_.at(op.segment.volume);
     const std::uint64_t first = op.segment.index * (kSegmentBytes / kBlockBytes) + op.first_block;
     for (std::uint64_t i = 0; i < op.block_count; ++i) {
       if (rotten.contains(first + i)) return Error::ChecksumMismatch;
       std::byte* to = op.data + i * kBlockBytes;
       const std::uint64_t at = (first + i) * kBlockBytes;
-      if (at < view_.bytes.size()) {
-        std::memcpy(to, view_.bytes.data() + at, kBlockBytes);
+      if (at < view.bytes.size()) {
+        std::memcpy(to, view.bytes.data() + at, kBlockBytes);
       } else {
         std::memset(to, 0, kBlockBytes);
       }
@@ -84,10 +88,11 @@ class FakeChannel final : public peer::ReplicaChannel {
   }
 
   Error list(peer::ReplicaOp& op) {
-    const auto found = view_.chunks.find(op.segment.index);
+    const FakeView& view = views_.at(op.segment.volume);
+    const auto found = view.chunks.find(op.segment.index);
     const std::uint32_t room = op.data_bytes / sizeof(format::ChunkEntry);
     op.block_count = 0;
-    if (found == view_.chunks.end()) return Error::Ok;
+    if (found == view.chunks.end()) return Error::Ok;
     for (const format::ChunkEntry& entry : found->second) {
       if (entry.chunk < op.first_block || op.block_count == room) continue;
       std::memcpy(op.data + op.block_count++ * sizeof entry, &entry, sizeof entry);
@@ -96,18 +101,18 @@ class FakeChannel final : public peer::ReplicaChannel {
   }
 
   io::SimLoop& loop_;
-  const FakeView& view_;
+  const FakeViews& views_;
   bool up_ = true;
   std::uint64_t life_ = 0;
 };
 
 class FakeHub final : public peer::PeerHub {
  public:
-  FakeHub(io::SimLoop& loop, const FakeView& view) : loop_(loop), view_(view) {}
+  FakeHub(io::SimLoop& loop, const FakeViews& views) : loop_(loop), views_(views) {}
 
   FakeChannel& fake(const Uuid& host) {
     std::unique_ptr<FakeChannel>& channel = channels_[host];
-    if (!channel) channel = std::make_unique<FakeChannel>(loop_, view_);
+    if (!channel) channel = std::make_unique<FakeChannel>(loop_, views_);
     return *channel;
   }
   peer::ReplicaChannel& channel(const Uuid& host) override { return fake(host); }
@@ -124,7 +129,7 @@ class FakeHub final : public peer::PeerHub {
 
  private:
   io::SimLoop& loop_;
-  const FakeView& view_;
+  const FakeViews& views_;
   peer::HubConfig config_;
   std::map<Uuid, std::unique_ptr<FakeChannel>> channels_;
 };

@@ -8,6 +8,7 @@
 #include <cstring>
 #include <functional>
 #include <map>
+#include <span>
 #include <vector>
 
 #include "base/assert.h"
@@ -57,10 +58,14 @@ class ModelLayer : public BlockBackend {
       request.done(request);
     });
   }
-  void list(std::function<void(Error, std::vector<Chunk>)> done) {
-    loop_.world().after(100, &loop_, [this, done] {
-      if (chance(list_error_one_in)) return done(Error::LinkLost, {});
-      done(Error::Ok, listing());
+  void list(SnapshotReader::Take take, std::function<void(Error)> done) {
+    loop_.world().after(100, &loop_, [this, take, done] {
+      const std::vector<Chunk> chunks = listing();
+      const std::size_t half = chunks.size() / 2;  // two pages, the later chunks first
+      take(std::span(chunks).subspan(half));
+      if (chance(list_error_one_in)) return done(Error::LinkLost);
+      take(std::span(chunks).first(half));
+      done(Error::Ok);
     });
   }
   [[nodiscard]] std::uint16_t mask(std::uint64_t chunk) const {
