@@ -52,6 +52,9 @@ def host(
         str | None, typer.Option(help="Between scrubs of a store, as 7d; 0: only on demand.")
     ] = None,
     scrub_rate: Annotated[str | None, typer.Option(help="Of scrubs, bytes a second.")] = None,
+    flatten_rate: Annotated[
+        str | None, typer.Option(help="Of flattening a volume, bytes a second.")
+    ] = None,
     log_level: Annotated[str | None, typer.Option(help="debug, info, warning, error.")] = None,
 ) -> None:
     """Run the host daemon: stores, replicas, engines and NBD exports of this machine."""
@@ -79,6 +82,7 @@ def host(
             "cpu": cpu,
             "scrub_interval": scrub_interval,
             "scrub_rate": scrub_rate,
+            "flatten_rate": flatten_rate,
             "log_level": log_level,
         },
     )

@@ -33,6 +33,7 @@ from blockd.native import core as native
 
 SCRAPE_TIMEOUT_S = 5.0
 LATENCIES = ("read", "write", "flush")
+BASE_CHUNKS = "base_chunks"  # the one figure among a volume's counters that falls
 
 
 class HostCollector(Collector):
@@ -79,9 +80,17 @@ class HostCollector(Collector):
 
 def volume_metrics(readings: Readings) -> Iterable[Metric]:
     """I/O of each attached volume: counts, bytes, latencies, state."""
+    base = GaugeMetricFamily(
+        f"blockd_volume_{BASE_CHUNKS}",
+        "Chunks of 64 KiB that show a volume's base",
+        labels=["volume"],
+    )
     counters: dict[str, CounterMetricFamily] = {}
     for held in readings.held:
         for name, value in readings.volume_counters(held.volume_id).items():
+            if name == BASE_CHUNKS:
+                base.add_metric([held.name], value)
+                continue
             family = counters.setdefault(
                 name,
                 CounterMetricFamily(
@@ -89,6 +98,7 @@ def volume_metrics(readings: Readings) -> Iterable[Metric]:
                 ),
             )
             family.add_metric([held.name], value)
+    yield base
     yield from counters.values()
     for kind in LATENCIES:
         yield latency_histogram(kind, readings)

@@ -36,7 +36,7 @@ log = logging.getLogger("blockd.meta")
 
 TICK_SECONDS = 0.5
 VOLUMES_EVERY = 4  # ticks
-SNAPSHOTS_EVERY = 4
+SNAPSHOTS_SECONDS = 2.0
 TRIM_EVERY = 60
 
 
@@ -53,7 +53,22 @@ class Duties:
         self._events = events
 
     async def run(self) -> None:
-        """All duties, each in its turn; one that fails is tried again in the next."""
+        """All duties, each in its turn; one that fails is tried again in the next. Those that wait
+        for holders of volumes hold up only each other."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._run_records())
+            tasks.create_task(self._run_snapshots())
+
+    async def _run_snapshots(self) -> None:
+        while True:
+            try:
+                await self._groups.finish()
+                await self.finish_snapshots()
+            except BlockdError as error:
+                log.warning("duties: %s", error)
+            await asyncio.sleep(SNAPSHOTS_SECONDS)
+
+    async def _run_records(self) -> None:
         tick = 0
         while True:
             try:
@@ -61,9 +76,6 @@ class Duties:
                 await self._stores.announce()
                 if tick % VOLUMES_EVERY == 0:
                     await self.finish_volumes()
-                if tick % SNAPSHOTS_EVERY == 0:
-                    await self._groups.finish()
-                    await self.finish_snapshots()
                 if tick % TRIM_EVERY == 0:
                     await self._events.trim()
             except BlockdError as error:

@@ -1,12 +1,16 @@
 """What a reader of a volume, or of a snapshot, must know: where it is stored, and what shows
 through it from beneath (docs/SNAPSHOTS.md, "Base")."""
 
+import logging
+
 from blockd.meta.records import HostView, Records, check_available, named
 from blockd.meta.snapshot_records import SnapshotRecords, base_of
 from blockd.model.errors import InUse, NotFound
 from blockd.rpc.gen.types_pb2 import Base, BaseLayer, Segment, Snapshot, Volume, VolumeView
 from blockd.rpc.status import hinted
 from blockd.rules.snapshots import BASES_MAX
+
+log = logging.getLogger("blockd.meta")
 
 
 class Layers:
@@ -95,5 +99,8 @@ async def exported_by(records: Records, host_id: str) -> list[VolumeView]:
     for snapshot in await taken.all():
         stored = await records.volume_by_id(snapshot.volume_id)
         if snapshot.id in wanted and stored is not None:
-            views.append(await layers.snapshot(stored.value, snapshot))
+            try:
+                views.append(await layers.snapshot(stored.value, snapshot))
+            except NotFound as error:  # must not keep the host from registering
+                log.warning("snapshot %s of %s: %s", snapshot.name, snapshot.volume_name, error)
     return views

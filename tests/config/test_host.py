@@ -63,3 +63,10 @@ def test_empty_turns_a_listener_off() -> None:
 def test_bad_settings_are_refused(change: dict[str, object], expected: str) -> None:
     with pytest.raises(InvalidArgument, match=expected):
         load(**change)
+
+
+def test_flattening_has_a_rate() -> None:
+    assert load().flatten_rate == 100 << 20
+    assert load(flatten_rate="10MiB").flatten_rate == 10 << 20
+    with pytest.raises(InvalidArgument, match="flatten_rate"):
+        load(flatten_rate="1KiB")

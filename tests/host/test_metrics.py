@@ -23,6 +23,7 @@ def test_buckets_become_cumulative_seconds() -> None:
 async def test_a_scrape_shows_volumes_stores_and_daemon(rig) -> None:
     held = await rig.attachments.attach(make_volume(rig.host_id))
     await rig.core.write(held.volume_id, 0, b"x")
+    rig.core.volumes[held.volume_id].counters["base_chunks"] = 7
     loop = asyncio.get_running_loop()
     collector = HostCollector(
         loop, rig.core, rig.attachments, rig.agent, SpaceWatch(Thresholds()), rig.scrubs
@@ -42,6 +43,7 @@ async def test_a_scrape_shows_volumes_stores_and_daemon(rig) -> None:
     for line in (
         "blockd_host_registered 0.0",
         'blockd_volume_writes_total{volume="v"} 1.0',
+        'blockd_volume_base_chunks{volume="v"} 7.0',
         'blockd_volume_read_latency_seconds_bucket{le="4e-06",volume="v"} 3.0',
         'blockd_volume_replicas{state="in_sync",volume="v"} 1.0',
         'blockd_volume_state{state="serving",volume="v"} 1.0',

@@ -187,6 +187,27 @@ async def test_an_attach_is_on_record_only_with_the_era_on_record(rig, volume, m
     assert [one.state for one in await rig.snapshots()] == [AVAILABLE]
 
 
+async def test_a_snapshot_between_a_renewal_and_its_opening(rig, volume):
+    """The daemon has its new epoch, and no engine yet: the leader asks it again when it has."""
+    attachment = await rig.attach(host="paris-1")
+    answer = await rig.call(
+        "RenewAttachment",
+        meta_pb2.RenewAttachmentRequest(
+            volume_id=volume.id, host_id=attachment.host_id, epoch=attachment.epoch
+        ),
+    )
+    with pytest.raises(LinkLost, match="not final yet"):
+        await rig.snapshot("a")
+    host = rig.hosts["paris-1"]
+    host.attached[volume.id], host.eras[volume.id] = answer.volume, answer.volume.era
+
+    async def is_final() -> bool:
+        return [one.state for one in await rig.snapshots()] == [AVAILABLE]
+
+    await wait_until(is_final)
+    assert host.eras[volume.id] == 2
+
+
 async def test_an_engine_that_cannot_be_told_is_not_attached(rig, volume):
     async def take() -> None:
         rig.hosts["paris-1"].failures["BeginEra"] = LinkLost("no route")
