@@ -1,12 +1,17 @@
 // The coordinator of one segment: versions, quorum, reads, leases, membership.
 //
 // The rules and why they hold: docs/REPLICATION.md; numbers in comments (I1, Q2, ...) are its.
-// segment.cc     mutations: admission, fan-out, quorum        segment_read.cc    reads,
-// read-modify-write segment_open.cc  gathering, reconciling                     segment_flush.cc
-// flushes, the stable mark segment_member.cc  members, leases, the in-sync set segment_resync.cc
-// joins, copies, repairs segment_past.cc the past that a copy brings along. All on the loop's
-// thread. What is decided late (membership, waiting requests) is decided in run(), which poke() has
-// the engine call at the end of the loop's iteration.
+//
+// segment.cc         mutations: admission, fan-out, quorum
+// segment_read.cc    reads, read-modify-write
+// segment_flush.cc   flushes, the stable mark
+// segment_member.cc  members, leases, the in-sync set
+// segment_open.cc    gathering, reconciling
+// segment_resync.cc  joins, copies, repairs
+// segment_past.cc    the past of a chunk that a copy brings along
+//
+// All on the loop's thread. What is decided late (membership, waiting requests) is decided in
+// run(), which poke() has the engine call at the end of the loop's iteration.
 #pragma once
 
 #include <array>

@@ -210,7 +210,7 @@ void encode_reply(ReplicaOp& op) noexcept {
       }
       head_bytes = blocks * 4;
       data_bytes = blocks * kBlockBytes;
-      std::memcpy(op.frame.tail.data(), op.crcs, head_bytes);
+      if (head_bytes > 0) std::memcpy(op.frame.tail.data(), op.crcs, head_bytes);
       break;
     }
     default:
