@@ -58,10 +58,10 @@ struct Rig {
       return chunk < masks.size() && masks[chunk] != 0;
     };
     layered = Layered::create(loop, buffers, upper, base, rules);
-    std::optional<Error> opened;
+    opened.reset();
     layered->open([this](auto take, auto done) { upper.list(take, done); },
                   [this](auto take, auto done) { base.list(take, done); },
-                  [&](Error error) { opened = error; });
+                  [this](Error error) { opened = error; });
     if (!wait_for_open) return Error::Ok;
     REQUIRE(world.run_until([&] { return opened.has_value(); }, 60'000'000));
     return *opened;
@@ -200,6 +200,7 @@ struct Rig {
   BaseRules rules;
   bool wait_for_open = true;
   std::unique_ptr<Layered> layered;
+  std::optional<Error> opened;
   std::vector<std::set<std::uint64_t>> may;  // of each sector of the volume
   std::deque<Asked> batch;
   std::uint64_t last_id = 100;
