@@ -96,7 +96,7 @@ TEST_CASE("every request survives the way there") {
     op.valid_mask = static_cast<std::uint16_t>(random.next());
     op.segment = {{}, static_cast<std::uint32_t>(random.next())};
     op.data = data.data();
-    op.data_bytes = 24 * 100;
+    op.data_bytes = 32 * 100;
     op.crcs = crcs.data();
     encode_request(op);
     ReplicaOp there;
