@@ -104,11 +104,11 @@ void HostPlane::open_base(Attached& attached) {
   if (attached.volume) {
     engine::SnapshotConfig own;
     own.volume = attached.id;
-    own.size_bytes = attached.volume->size_bytes();
-    own.segments = attached.segments;
+    own.segments = attached.segments;  // perhaps fewer than it has by now: it may be growing
+    own.size_bytes = std::min(attached.volume->size_bytes(), own.segments.size() * kSegmentBytes);
     own.segments.resize((own.size_bytes - 1) / kSegmentBytes + 1);
     for (const engine::SegmentStatus& status : attached.volume->status()) {
-      if (status.index >= own.segments.size()) continue;  // it is growing
+      if (status.index >= own.segments.size()) continue;
       for (engine::MemberConfig& member : own.segments[status.index].members) {
         member.in_sync = std::ranges::count(status.in_sync, member.host) > 0;
       }

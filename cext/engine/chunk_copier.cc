@@ -40,8 +40,8 @@ void ChunkCopier::start(ChunkCopyUp& copy) noexcept {
   copy.request.owner = &copy;
   copy.request.fua = false;
   if (stopped_) return end(copy, Error::ShuttingDown);
-  if (!copy.has_data) return write(copy);
-  if (starved_.empty() && read_base(copy)) return;
+  if (!copy.has_data && copy.length_bytes % kBlockBytes == 0) return write(copy);
+  if (starved_.empty() && fill(copy)) return;
   starved_.push_back(copy);
   if (!waiter_.queued && !buffers_task_.queued) buffers_.chunk.wait(waiter_);
 }
@@ -53,14 +53,24 @@ void ChunkCopier::stop() noexcept {
 
 void ChunkCopier::take_buffers() noexcept {
   if (starved_.empty()) return buffers_.chunk.pass_on();
-  while (!starved_.empty() && read_base(*starved_.front())) starved_.pop_front();
+  while (!starved_.empty() && fill(*starved_.front())) starved_.pop_front();
   if (!starved_.empty() && !waiter_.queued) buffers_.chunk.wait(waiter_);
 }
 
 // False: no buffer now.
-bool ChunkCopier::read_base(ChunkCopyUp& copy) noexcept {
+bool ChunkCopier::fill(ChunkCopyUp& copy) noexcept {
   copy.buffer = buffers_.chunk.get();
   if (!copy.buffer) return false;
+  if (copy.has_data) {
+    read_base(copy);
+  } else {
+    std::memset(copy.buffer.data(), 0, copy.length_bytes);
+    write(copy);
+  }
+  return true;
+}
+
+void ChunkCopier::read_base(ChunkCopyUp& copy) noexcept {
   const std::uint64_t base_end = (base_.size_bytes() + kBlockBytes - 1) / kBlockBytes * kBlockBytes;
   BLOCKD_ASSERT(copy.offset_bytes < base_end);
   BlockRequest& request = copy.request;
@@ -76,7 +86,6 @@ bool ChunkCopier::read_base(ChunkCopyUp& copy) noexcept {
     over.copier->base_read(over);
   };
   base_.submit(request);
-  return true;
 }
 
 void ChunkCopier::base_read(ChunkCopyUp& copy) noexcept {
@@ -85,13 +94,15 @@ void ChunkCopier::base_read(ChunkCopyUp& copy) noexcept {
   write(copy);
 }
 
+// One mutation for the volume: zeros that end within a block would be two, and a crash between them
+// leave a chunk that is neither the base's nor the volume's.
 void ChunkCopier::write(ChunkCopyUp& copy) noexcept {
   BlockRequest& request = copy.request;
-  request.op = copy.has_data ? Op::write : Op::write_zeroes;
+  request.op = copy.buffer ? Op::write : Op::write_zeroes;
   request.covers = copy.has_data;
   request.offset_bytes = copy.offset_bytes;
   request.length_bytes = copy.length_bytes;
-  request.data = copy.has_data ? copy.buffer.data() : nullptr;
+  request.data = copy.buffer ? copy.buffer.data() : nullptr;
   request.hold = copy.buffer;
   request.done = [](BlockRequest& done) noexcept {
     auto& over = *static_cast<ChunkCopyUp*>(done.owner);

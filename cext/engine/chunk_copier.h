@@ -46,7 +46,8 @@ class ChunkCopier {
   void stop() noexcept;  // copies that wait for a buffer, and later ones, end with ShuttingDown
 
  private:
-  [[nodiscard]] bool read_base(ChunkCopyUp& copy) noexcept;
+  [[nodiscard]] bool fill(ChunkCopyUp& copy) noexcept;
+  void read_base(ChunkCopyUp& copy) noexcept;
   void base_read(ChunkCopyUp& copy) noexcept;
   void write(ChunkCopyUp& copy) noexcept;
   void end(ChunkCopyUp& copy, Error error) noexcept;

@@ -71,6 +71,8 @@ class LayeredImpl final : public Layered {
   [[nodiscard]] std::uint64_t run_end(const BlockRequest& request,
                                       std::uint64_t from) const noexcept;
   void begin_run(LayeredMutation& mutation) noexcept;
+  [[nodiscard]] bool overwrites(const LayeredMutation& mutation,
+                                std::uint64_t chunk) const noexcept;
   [[nodiscard]] bool lock_run(const LayeredMutation& mutation) noexcept;
   void copy_up(LayeredMutation& mutation, std::uint64_t chunk) noexcept;
   void copied_up(LayeredMutation& mutation, const ChunkCopyUp& copy, Error error) noexcept;
@@ -435,13 +437,20 @@ void LayeredImpl::begin_run(LayeredMutation& mutation) noexcept {
   if (!lock_run(mutation)) return waiting_.push_back(mutation);
   const std::uint64_t first = mutation.run_bytes / kChunkBytes;
   const std::uint64_t last = (mutation.run_end_bytes - 1) / kChunkBytes;
-  const bool head = !layers_.own(first) && (mutation.run_bytes > first * kChunkBytes ||
-                                            mutation.run_end_bytes < chunk_end(first));
-  const bool tail = last != first && !layers_.own(last) && mutation.run_end_bytes < chunk_end(last);
+  const bool head = !layers_.own(first) && !overwrites(mutation, first);
+  const bool tail = last != first && !layers_.own(last) && !overwrites(mutation, last);
   mutation.copies_left = 1;
   if (head) copy_up(mutation, first);
   if (tail) copy_up(mutation, last);
   if (--mutation.copies_left == 0) send_run(mutation);
+}
+
+// Whether the run replaces the chunk by one mutation of the upper layer. It may not where the end
+// of the volume cuts a block: that block is completed and written apart from the others.
+bool LayeredImpl::overwrites(const LayeredMutation& mutation, std::uint64_t chunk) const noexcept {
+  const std::uint64_t end = chunk_end(chunk);
+  return mutation.run_bytes <= chunk * kChunkBytes && mutation.run_end_bytes >= end &&
+         end % kBlockBytes == 0;
 }
 
 // Makes the run's chunks that show the base busy. False: some are, for somebody else.

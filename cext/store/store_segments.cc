@@ -324,6 +324,8 @@ bool StoreImpl::reap_tombstones(SegmentHandle handle) noexcept {
       oldest = std::min(oldest, version);
       continue;
     }
+    // Never without the mark that allows it: an opening judges the chunk's absence by that.
+    if (segment.stable_unsaved && !append_segment(handle)) return false;
     if (!journal_.reserve(1, sizeof(EntryHeader), 0)) return false;
     append_free(handle, chunk, slot);
     reaped_lsn_ = journal_.open_lsn();

@@ -155,6 +155,14 @@ class ModelVolume final : public ModelLayer {
   std::uint64_t flushes = 0, mutations = 0, covered = 0;
 
  private:
+  // A request may be more than one mutation, as an engine cuts it (Volume's cut_mutation).
+  static std::uint64_t piece_end(const BlockRequest& request, std::uint64_t at, std::uint64_t end) {
+    const std::uint64_t first = at / kBlockBytes * kBlockBytes;
+    if (request.op == Op::write) return std::min(end, first + kMutationBytesMax);
+    if (at != first || end - at < kBlockBytes) return std::min(end, first + kBlockBytes);
+    return end / kBlockBytes * kBlockBytes;
+  }
+
   Error serve(BlockRequest& request, bool fail) override {
     if (request.op == Op::flush) return ++flushes, fail ? Error::QuorumLost : Error::Ok;
     if (request.op == Op::read) return read(request, fail);
@@ -164,15 +172,18 @@ class ModelVolume final : public ModelLayer {
     ++mutations;
     covered += request.covers ? 1 : 0;
     for (std::uint64_t at = request.offset_bytes; at < end;) {
-      const std::uint64_t chunk = at / kChunkBytes;
-      const std::uint64_t stop = std::min(end, (chunk + 1) * kChunkBytes);
-      BLOCKD_ASSERT(request.covers || !must_cover(chunk));
-      if (fail && chance(2)) {  // this chunk's part did not happen
-        at = stop;
-        continue;
+      const std::uint64_t stop = piece_end(request, at, end);
+      for (; at < stop;) {  // of one mutation a chunk has all or nothing
+        const std::uint64_t chunk = at / kChunkBytes;
+        const std::uint64_t chunk_stop = std::min(stop, (chunk + 1) * kChunkBytes);
+        BLOCKD_ASSERT(request.covers || !must_cover(chunk));
+        if (fail && chance(2)) {
+          at = chunk_stop;
+          continue;
+        }
+        for (; at < chunk_stop; at += kSectorBytes) apply(request, at);
+        touch(chunk, request.covers);
       }
-      for (; at < stop; at += kSectorBytes) apply(request, at);
-      touch(chunk, request.covers);
     }
     return fail ? Error::WriteUnresolved : Error::Ok;
   }

@@ -58,10 +58,10 @@ struct Rig {
       return chunk < masks.size() && masks[chunk] != 0;
     };
     layered = Layered::create(loop, buffers, upper, base, rules);
-    std::optional<Error> opened;
+    opened.reset();
     layered->open([this](auto take, auto done) { upper.list(take, done); },
                   [this](auto take, auto done) { base.list(take, done); },
-                  [&](Error error) { opened = error; });
+                  [this](Error error) { opened = error; });
     if (!wait_for_open) return Error::Ok;
     REQUIRE(world.run_until([&] { return opened.has_value(); }, 60'000'000));
     return *opened;
@@ -122,7 +122,8 @@ struct Rig {
         writers[asked.request.offset_bytes / kSectorBytes + i].push_back(&asked);
       }
     }
-    const std::vector<std::set<std::uint64_t>> before = may;
+    std::map<std::uint64_t, std::set<std::uint64_t>> before;  // of what was written
+    for (const auto& [sector, by] : writers) before[sector] = may[sector];
     for (const auto& [sector, by] : writers) settle_sector(sector, by);
     for (const Asked& asked : batch) {
       if (asked.request.op == Op::read && asked.request.error == Error::Ok) {
@@ -143,16 +144,18 @@ struct Rig {
     if (!sure) now.insert(may[sector].begin(), may[sector].end());
     may[sector] = now;
   }
-  void check_read(const BlockRequest& request, const std::vector<std::set<std::uint64_t>>& before,
+  void check_read(const BlockRequest& request,
+                  const std::map<std::uint64_t, std::set<std::uint64_t>>& before,
                   const std::map<std::uint64_t, std::vector<const Asked*>>& writers) {
     for (std::uint64_t at = 0; at < request.length_bytes; at += kSectorBytes) {
       const std::uint64_t sector = (request.offset_bytes + at) / kSectorBytes;
       if (sector >= may.size()) break;  // of the last block, beyond the end
-      std::set<std::uint64_t> allowed = before[sector];
-      if (const auto found = writers.find(sector); found != writers.end()) {
-        for (const Asked* asked : found->second) allowed.insert(asked->ids[0]);
-      }
+      if (holds(request.data + at, sector, may[sector])) continue;
       CAPTURE(sector);
+      const auto found = writers.find(sector);
+      REQUIRE(found != writers.end());
+      std::set<std::uint64_t> allowed = before.at(sector);
+      for (const Asked* asked : found->second) allowed.insert(asked->ids[0]);
       REQUIRE(holds(request.data + at, sector, allowed));
     }
   }
@@ -200,6 +203,7 @@ struct Rig {
   BaseRules rules;
   bool wait_for_open = true;
   std::unique_ptr<Layered> layered;
+  std::optional<Error> opened;
   std::vector<std::set<std::uint64_t>> may;  // of each sector of the volume
   std::deque<Asked> batch;
   std::uint64_t last_id = 100;
@@ -295,6 +299,33 @@ TEST_CASE(
   CHECK(rig.run(Op::write, kChunk + 8192, 512) == Error::Ok);
   rig.check_all();
   rig.check_upper();
+}
+
+TEST_CASE("a last chunk that the end cuts within a block is never half the old and half a third") {
+  // Trimmed as a whole it is two mutations for the engine; the process may die between them.
+  for (const bool flatten : {false, true}) {
+    for (std::uint64_t seed = 1; seed <= 20; ++seed) {
+      Rig rig(seed, kChunk + 3 * 4096 + 512, kChunk + 3 * 4096 + 512);
+      rig.rules = {.self = true, .era = 1, .since = 3, .read_only = false};
+      if (!flatten) rig.put_base(128, 7);
+      rig.upper.records = {{1, {2, false}}};
+      for (std::uint64_t sector = 128; sector < 128 + 25; ++sector) {
+        fill_sector(rig.upper.bytes.data() + sector * kSectorBytes, 9, sector);
+      }
+      rig.upper.era = 3;
+      REQUIRE(rig.open() == Error::Ok);
+      rig.upper.error_one_in = 1;
+      if (flatten) {
+        CHECK(rig.flatten() == Error::WriteUnresolved);
+      } else {
+        CHECK(rig.run(Op::trim, kChunk, 3 * 4096 + 512) == Error::WriteUnresolved);
+      }
+      rig.upper.error_one_in = 0;
+      rig.close();
+      REQUIRE(rig.open() == Error::Ok);
+      rig.check_all();
+    }
+  }
 }
 
 TEST_CASE("requests that come before it is open wait for that, and fail with it") {
@@ -487,6 +518,7 @@ class RandomRun {
         const std::uint64_t whole = std::max<std::uint64_t>(count / (kChunk / unit), 1);
         count = std::min({whole * (kChunk / unit), units - first, kMutationBytesMax / unit});
       }
+      if (random_.chance(4)) first = units - count;  // to the end
       rig_.submit(op, first * unit, count * unit, random_.chance(4));
     }
   }
@@ -528,7 +560,7 @@ std::uint64_t from_environment(const char* name, std::uint64_t otherwise) {
 
 TEST_CASE("random requests, failures and restarts") {
   const std::uint64_t one = from_environment("BLOCKD_SEED", 0);
-  const std::uint64_t count = from_environment("BLOCKD_SEEDS", 150);
+  const std::uint64_t count = from_environment("BLOCKD_SEEDS", 300);
   for (std::uint64_t seed = one ? one : 1; seed <= (one ? one : count); ++seed) {
     CAPTURE(seed);
     RandomRun(seed).run();
