@@ -105,11 +105,10 @@ TEST_CASE("one, two and five replicas serve; also with none at the engine's host
   }
 }
 
-enum class Taking : std::uint8_t { none, some, many };
+enum class Taking : std::uint8_t { some, many };
 
 // Snapshots come and go, and are looked at, while other things happen.
 std::string meddle(SimCluster& cluster, Snapshots& snapshots, std::uint32_t holder, Taking taking) {
-  if (taking == Taking::none) return {};
   Random& random = cluster.world().random();
   const std::uint64_t dice = random.below(6);
   const bool holds = cluster.alive(holder) && cluster.volume(holder) != nullptr;
@@ -268,7 +267,7 @@ TEST_CASE("on the store itself: a calm cluster serves and its replicas agree") {
 }
 
 TEST_CASE("on the store itself: three replicas keep their promises in a storm") {
-  for_seeds(24, [](std::uint64_t seed) { return storm(seed, on_disks(), false, Taking::none); });
+  for_seeds(24, [](std::uint64_t seed) { return storm(seed, on_disks(), false); });
 }
 
 TEST_CASE("flushed writes survive a storm in which hosts lose power") {
@@ -276,11 +275,11 @@ TEST_CASE("flushed writes survive a storm in which hosts lose power") {
 }
 
 TEST_CASE("on the store itself: flushed writes survive a storm in which hosts lose power") {
-  for_seeds(16, [](std::uint64_t seed) { return storm(seed, on_disks(), true, Taking::none); });
+  for_seeds(16, [](std::uint64_t seed) { return storm(seed, on_disks(), true); });
 }
 
 TEST_CASE("on the store itself: flushed writes survive the power loss of every host") {
-  for_seeds(12, [](std::uint64_t seed) { return power_losses(seed, on_disks(), Taking::none); });
+  for_seeds(12, [](std::uint64_t seed) { return power_losses(seed, on_disks()); });
 }
 
 }  // namespace
