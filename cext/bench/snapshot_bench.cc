@@ -1,12 +1,13 @@
-// What snapshots cost: the same I/O on a store whose volume has a thousand and on one that has none.
+// What snapshots cost: the same I/O on a store whose volume has a thousand and on one that has
+// none.
 //
 //   snapshot_bench FOLDER [ROUNDS] [SECONDS] [SNAPSHOTS]
 //
 // Makes two files of 4 GiB in FOLDER and removes them. Both stores hold one filled segment of 512
 // MiB; in one of them SNAPSHOTS (1000) are taken, with some writes in each era. Then, ROUNDS (5)
-// times, each kind of I/O runs for SECONDS (2) on the one and on the other; what counts is the ratio
-// within a round, and its median. "first write" is the first to a chunk after a snapshot, which
-// copies it; its reference is the same write where there is no snapshot.
+// times, each kind of I/O runs for SECONDS (2) on the one and on the other; what counts is the
+// ratio within a round, and its median. "first write" is the first to a chunk after a snapshot,
+// which copies it; its reference is the same write where there is no snapshot.
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
@@ -143,7 +144,8 @@ class Side {
     slot.op.segment = segment_;
     slot.op.block_count = blocks_;
     const std::uint32_t places = kBlocks / blocks_;
-    const auto at = static_cast<std::uint32_t>(in_order_ ? cursor_++ % places : random_.below(places));
+    const auto at =
+        static_cast<std::uint32_t>(in_order_ ? cursor_++ % places : random_.below(places));
     slot.op.first_block = at * blocks_;
     slot.op.version = {1, ++seq_};
     slot.op.era = era_;

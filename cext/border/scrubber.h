@@ -1,10 +1,11 @@
 // Reads every stored block of a store at a set rate, so that rot is found before it is needed.
 //
 // One content of a chunk at a time, the past ones that snapshots show included, in the order of
-// segments and chunks, from a cursor that the owner keeps across restarts. Others come first: when the store has served anything else since the last chunk,
-// the next one is read at a quarter of the rate. A chunk that cannot be read is read again block by
-// block; each block that fails is a finding. What was overwritten, trimmed or dropped meanwhile is
-// none: the store answers with what is there now. All on the loop's thread.
+// segments and chunks, from a cursor that the owner keeps across restarts. Others come first: when
+// the store has served anything else since the last chunk, the next one is read at a quarter of the
+// rate. A chunk that cannot be read is read again block by block; each block that fails is a
+// finding. What was overwritten, trimmed or dropped meanwhile is none: the store answers with what
+// is there now. All on the loop's thread.
 #pragma once
 
 #include <array>
@@ -81,13 +82,13 @@ class Scrubber {
   Buffers& buffers_;
   store::Store& store_;
   ScrubReport report_;
-  store::SegmentHandle segment_ = 0;  // of the cursor
+  store::SegmentHandle segment_ = 0;            // of the cursor
   std::array<store::ChunkState, 16> contents_;  // the next ones; the first of them is being read
   std::size_t content_ = 0, content_count_ = 0;
   Version above_;  // of the cursor's chunk: contents up to this version have been read
   store::SegmentHandle view_ = store::Store::kNoView;  // open while a past content is being read
-  std::uint32_t block_count_ = 0;     // of the chunk at the cursor, as far as the segment goes
-  std::uint32_t probing_ = 0;         // the block that is read alone
+  std::uint32_t block_count_ = 0;  // of the chunk at the cursor, as far as the segment goes
+  std::uint32_t probing_ = 0;      // the block that is read alone
   bool probes_ = false;
   bool reading_ = false;
   std::uint64_t pass_ = 0;  // what was read for an earlier one counts no more

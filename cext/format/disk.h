@@ -122,7 +122,7 @@ struct SlotRecord {
   std::uint16_t reserved0 = 0;
   Version version;
   std::uint32_t crcs[kBlocksPerChunk] = {};  // of the blocks, 0 where the mask has no bit
-  Era born = 0;             // of the last mutation
+  Era born = 0;                              // of the last mutation
   Era died = 0;             // not 0: a past content, replaced in that era; only snapshots show it
   std::uint32_t flags = 0;  // SlotFlag
   std::byte reserved[20] = {};
@@ -218,9 +218,10 @@ struct EntryHeader {
   Version version;
   std::uint32_t old_slot = kNoSlot;
   std::uint16_t mask = 0;
-  std::uint16_t damaged = 0;  // copy: blocks whose copy does not match its CRC, as the source did not
-  Era born = 0;               // of the slot's content from now on
-  Era died = 0;               // replace, past: likewise
+  std::uint16_t damaged =
+      0;         // copy: blocks whose copy does not match its CRC, as the source did not
+  Era born = 0;  // of the slot's content from now on
+  Era died = 0;  // replace, past: likewise
 };
 static_assert(sizeof(EntryHeader) == 48 && offsetof(EntryHeader, version) == 16 &&
               offsetof(EntryHeader, mask) == 36 && offsetof(EntryHeader, born) == 40);

@@ -42,8 +42,8 @@ class ChunkCopies {
       : device_(device), journal_(journal), metadata_(metadata), staged_(staged) {}
 
   [[nodiscard]] ChunkCopy* find(SegmentHandle segment, std::uint32_t chunk) noexcept;
-  // False: too many, or no slot is free. REQUIRES: there is none of the chunk yet, and the record of
-  // `from` is resident.
+  // False: too many, or no slot is free. REQUIRES: there is none of the chunk yet, and the record
+  // of `from` is resident.
   [[nodiscard]] bool start(SegmentHandle segment, std::uint32_t chunk, std::uint32_t from);
   void used(ChunkCopy& copy) noexcept;  // its slot is the chunk's now
   // Lets go of the chunk's copy, the segment's, or all that are ready (another mutation changed the

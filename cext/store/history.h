@@ -42,7 +42,8 @@ class History {
 
   std::uint32_t slot_count_;
   std::vector<std::unique_ptr<Chunks>> segments_;
-  std::unique_ptr<std::uint32_t[], Free> next_;  // by slot: slot + 1; its pages come as they are used
+  std::unique_ptr<std::uint32_t[], Free>
+      next_;  // by slot: slot + 1; its pages come as they are used
   std::uint32_t total_ = 0;
 };
 

@@ -165,8 +165,7 @@ std::size_t Recovery::whole_length(std::uint64_t flushed_lsn) {
     for (auto entry = entries.rbegin(); entry != entries.rend(); ++entry) {
       const bool mapped =
           entry->first.kind == EntryKind::map || entry->first.kind == EntryKind::copy;
-      if (mapped && !map_whole(entry->first, entry->second))
-        whole = false;
+      if (mapped && !map_whole(entry->first, entry->second)) whole = false;
       supersede(entry->first);
     }
     if (!whole) length = i;
@@ -297,8 +296,7 @@ void Recovery::replay_entry(const EntryHeader& entry, const std::byte* extra, co
     if (entry.kind == EntryKind::copy) i = block;  // it has a CRC for the holes, too
     if (entry.kind == EntryKind::zero || !(blocks >> block & 1)) continue;
     std::memcpy(&record.crcs[block], extra + 4 * i++, 4);
-    if (!mapped)
-      staged_.stage(entry.slot, block, payload_block++, batch.lsn, 0);
+    if (!mapped) staged_.stage(entry.slot, block, payload_block++, batch.lsn, 0);
   }
   if (entry.old_slot == format::kNoSlot) return;
   if (entry.flags & format::keeps_old) {

@@ -22,8 +22,7 @@ class SnapshotSets {
     if (from >= to) return false;
     const auto found = sets_.find(volume);
     if (found == sets_.end() || to > found->second.known_below) return true;
-    const auto at =
-        std::lower_bound(found->second.eras.begin(), found->second.eras.end(), from);
+    const auto at = std::lower_bound(found->second.eras.begin(), found->second.eras.end(), from);
     return at != found->second.eras.end() && *at < to;
   }
 

@@ -76,7 +76,8 @@ struct StoreStats {  // counters since open
   std::uint64_t recovered_batches = 0;
 };
 
-using SegmentHandle = std::uint32_t;  // a place in the segment table, valid until dropped; or a view
+using SegmentHandle =
+    std::uint32_t;  // a place in the segment table, valid until dropped; or a view
 
 struct SegmentInfo {
   SegmentId id;
@@ -134,8 +135,8 @@ struct StoreOp {
       0;            // read, write: at most kMutationBytesMax / kBlockBytes; may span chunks
   Version version;  // mutations only; applied to every chunk touched
   std::uint16_t valid_mask = 0;  // replace
-  Era era = 0;   // mutations: the volume's; replace: in which `data` was born
-  Era died = 0;  // replace: see there
+  Era era = 0;                   // mutations: the volume's; replace: in which `data` was born
+  Era died = 0;                  // replace: see there
   // write, zero, replace: a chunk left without any data keeps its (empty) record beyond the stable
   // mark, also one that had none: it hides what the volume's base has there.
   bool covers = false;
@@ -213,8 +214,7 @@ class Store {
   // a version above `above`. Ascending by chunk, then version. Returns how many were written to
   // `out`.
   [[nodiscard]] virtual std::size_t list_states(SegmentHandle segment, std::uint32_t from_chunk,
-                                                Version above,
-                                                std::span<ChunkState> out) const = 0;
+                                                Version above, std::span<ChunkState> out) const = 0;
 
   // Chunks of the segment with index >= from_chunk and version > above, ascending, as of the
   // mutations taken up so far: all that are done, perhaps some that are not (in memory; includes

@@ -50,7 +50,8 @@ class SlotCensus {
     const format::SlotRecord& record = metadata_.slot(slot);
     const bool matches = record.state == format::SlotState::used && record.segment == handle &&
                          record.chunk == chunk && (record.died != 0) == past;
-    if (!matches) problems_.push_back(name + ": slot " + std::to_string(slot) + " denies its chunk");
+    if (!matches)
+      problems_.push_back(name + ": slot " + std::to_string(slot) + " denies its chunk");
     if (owned_[slot]++)
       problems_.push_back(name + ": slot " + std::to_string(slot) + " has two owners");
   }

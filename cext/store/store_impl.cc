@@ -137,8 +137,8 @@ void StoreImpl::submit(StoreOp& op) noexcept {
 // Starts whatever can be started, once an iteration: whoever frees something defers end_task_.
 void StoreImpl::pump() noexcept {
   if (device_.failed() != Error::Ok) return fail_everything();
-  bool room = append_maps() && append_meta_ops() && append_reaps() && append_drops() &&
-              append_forgets();
+  bool room =
+      append_maps() && append_meta_ops() && append_reaps() && append_drops() && append_forgets();
   while (room && waiting_head_) {
     StoreOp& op = *waiting_head_;
     StoreOp* rest = op.next;

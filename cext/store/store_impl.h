@@ -80,11 +80,11 @@ class StoreImpl final : public Store, private JournalListener {
     PieceMask zeros = 0;
     std::uint32_t zero_entries = 0;  // zeros where something is stored
     std::uint32_t pieces = 0, blocks = 0;
-    std::uint32_t fresh = 0;  // pieces that take a fresh slot
+    std::uint32_t fresh = 0;   // pieces that take a fresh slot
     std::uint32_t copies = 0;  // pieces in chunks that were copied for them
     bool copying = false;      // a copy is still under way
     bool no_room = false;      // a copy could not be begun
-    std::uint32_t whole = 0;  // pieces that are whole chunks, all of them within:
+    std::uint32_t whole = 0;   // pieces that are whole chunks, all of them within:
     std::uint32_t first_whole = 0, end_whole = 0, whole_at = 0;
   };
   struct MetaOp {  // a change of the segment table; durable before done

@@ -96,28 +96,28 @@ StoreImpl::Start StoreImpl::need_slots(const StoreOp& op, std::uint32_t count) n
 StoreImpl::WritePlan StoreImpl::plan_write(const StoreOp& op) noexcept {
   WritePlan plan;
   plan.zeros = zero_pieces(op);
-  for_each_piece(op, [&](std::uint32_t chunk, std::uint32_t first, std::uint32_t count,
-                         std::uint32_t at) {
-    const bool zeros = has_piece(plan.zeros, op, chunk);
-    if (zeros && !op.covers && slot_of(op.segment, chunk) == nullptr) return;
-    const Room room = room_for(op, chunk, mask_of(first, count));
-    plan.copying = plan.copying || room == Room::copying;
-    plan.no_room = plan.no_room || room == Room::none;
-    if (room == Room::fresh) ++plan.fresh;
-    if (room == Room::copied) ++plan.copies;
-    if (zeros) {
-      ++plan.zero_entries;
-      return;
-    }
-    ++plan.pieces;
-    plan.blocks += count;
-    if (count != kBlocksPerChunk) return;
-    if (plan.whole++ == 0) {
-      plan.first_whole = chunk;
-      plan.whole_at = at;
-    }
-    plan.end_whole = chunk + 1;
-  });
+  for_each_piece(
+      op, [&](std::uint32_t chunk, std::uint32_t first, std::uint32_t count, std::uint32_t at) {
+        const bool zeros = has_piece(plan.zeros, op, chunk);
+        if (zeros && !op.covers && slot_of(op.segment, chunk) == nullptr) return;
+        const Room room = room_for(op, chunk, mask_of(first, count));
+        plan.copying = plan.copying || room == Room::copying;
+        plan.no_room = plan.no_room || room == Room::none;
+        if (room == Room::fresh) ++plan.fresh;
+        if (room == Room::copied) ++plan.copies;
+        if (zeros) {
+          ++plan.zero_entries;
+          return;
+        }
+        ++plan.pieces;
+        plan.blocks += count;
+        if (count != kBlocksPerChunk) return;
+        if (plan.whole++ == 0) {
+          plan.first_whole = chunk;
+          plan.whole_at = at;
+        }
+        plan.end_whole = chunk + 1;
+      });
   return plan;
 }
 
@@ -152,15 +152,16 @@ StoreImpl::Start StoreImpl::start_write(StoreOp& op) noexcept {
 StoreImpl::Start StoreImpl::journal_blocks(StoreOp& op, PieceMask zeros,
                                            bool direct_started) noexcept {
   ++mutations_in_flight_;
-  for_each_piece(op, [&](std::uint32_t chunk, std::uint32_t first, std::uint32_t count,
-                         std::uint32_t at) {
-    if (has_piece(zeros, op, chunk)) {
-      if (op.covers || slot_of(op.segment, chunk)) append_zero(op, chunk, mask_of(first, count));
-      return;
-    }
-    if (direct_started && count == kBlocksPerChunk) return;
-    append_write(op, chunk, first, count, at);
-  });
+  for_each_piece(
+      op, [&](std::uint32_t chunk, std::uint32_t first, std::uint32_t count, std::uint32_t at) {
+        if (has_piece(zeros, op, chunk)) {
+          if (op.covers || slot_of(op.segment, chunk))
+            append_zero(op, chunk, mask_of(first, count));
+          return;
+        }
+        if (direct_started && count == kBlocksPerChunk) return;
+        append_write(op, chunk, first, count, at);
+      });
   if (direct_started) {
     count_map_bytes(std::uint64_t{op.block_count} * kBlockBytes);
   } else {
@@ -506,8 +507,7 @@ void StoreImpl::set_mask(SegmentHandle handle, format::SlotRecord& record, std::
   if (record.version <= segment.record.stable) want_reap(handle);
 }
 
-void StoreImpl::free_slot(SegmentHandle segment, std::uint32_t chunk,
-                          std::uint32_t slot) noexcept {
+void StoreImpl::free_slot(SegmentHandle segment, std::uint32_t chunk, std::uint32_t slot) noexcept {
   staged_.drop_all(slot);
   views_.chunk_changed(segment, chunk);
   metadata_.change_slot(slot, journal_.open_lsn()) = format::SlotRecord{};

@@ -55,16 +55,19 @@ ChunkCopy* StoreImpl::copy_for(const StoreOp& op, std::uint32_t chunk) noexcept 
 void StoreImpl::copy_ahead(const StoreOp& op) noexcept {
   if (op.op == StoreOp::Op::replace || op.op == StoreOp::Op::forget) return;
   std::uint32_t pieces = 0;
-  for_each_piece(op, [&](std::uint32_t chunk, std::uint32_t first, std::uint32_t count,
-                         std::uint32_t) {
-    if (++pieces > kMutationBytesMax / kChunkBytes + 1 || count == kBlocksPerChunk) return;
-    const std::uint32_t* slot = slot_of(op.segment, chunk);
-    if (!slot || copies_.find(op.segment, chunk) || !metadata_.slot_ready(*slot)) return;
-    const format::SlotRecord& record = metadata_.slot(*slot);
-    const auto mask = static_cast<std::uint16_t>(((1u << count) - 1) << first);
-    if ((record.valid_mask & ~mask) == 0 || !kept(op.segment, record, op.era)) return;
-    static_cast<void>(copies_.start(op.segment, chunk, *slot));
-  });
+  for_each_piece(op,
+                 [&](std::uint32_t chunk, std::uint32_t first, std::uint32_t count, std::uint32_t) {
+                   if (++pieces > kMutationBytesMax / kChunkBytes + 1 || count == kBlocksPerChunk)
+                     return;
+                   const std::uint32_t* slot = slot_of(op.segment, chunk);
+                   if (!slot || copies_.find(op.segment, chunk) || !metadata_.slot_ready(*slot))
+                     return;
+                   const format::SlotRecord& record = metadata_.slot(*slot);
+                   const auto mask = static_cast<std::uint16_t>(((1u << count) - 1) << first);
+                   if ((record.valid_mask & ~mask) == 0 || !kept(op.segment, record, op.era))
+                     return;
+                   static_cast<void>(copies_.start(op.segment, chunk, *slot));
+                 });
 }
 
 // The chunk goes over to its copy; the entry of the mutation itself follows in the same batch.
@@ -153,7 +156,8 @@ void StoreImpl::append_forget(SegmentHandle segment, std::uint32_t chunk,
   free_slot(segment, chunk, slot);
 }
 
-// --- what snapshots there are ----------------------------------------------------------------------
+// --- what snapshots there are
+// ----------------------------------------------------------------------
 
 void StoreImpl::set_snapshots(SnapshotSet set) {
   const Uuid volume = set.volume;
@@ -254,7 +258,8 @@ bool StoreImpl::uncover(ForgetTurn& turn, bool& wait) noexcept {
   return true;
 }
 
-// --- views and listings ----------------------------------------------------------------------------
+// --- views and listings
+// ----------------------------------------------------------------------------
 
 SegmentHandle StoreImpl::open_view(SegmentHandle segment, Era era) {
   if (segment >= metadata_.segment_limit() || !metadata_.segment(segment).used()) return kNoView;

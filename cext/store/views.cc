@@ -66,8 +66,8 @@ bool Views::resolve(View& view, std::uint32_t chunk, bool read) noexcept {
   if (chunk < current.size() && current[chunk] != kNoSlot && shows(current[chunk]))
     return found(current[chunk]);
   const History& history = metadata_.history();
-  for (std::uint32_t slot = history.first(view.segment, chunk);
-       slot != kNoSlot && missing < kAhead; slot = history.next(slot)) {
+  for (std::uint32_t slot = history.first(view.segment, chunk); slot != kNoSlot && missing < kAhead;
+       slot = history.next(slot)) {
     if (shows(slot)) return found(slot);
   }
   return missing == 0 && found(kNoSlot);

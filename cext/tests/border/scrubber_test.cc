@@ -138,7 +138,8 @@ TEST_CASE("what only a snapshot shows is read, too, and named by its era") {
   rig.settle();
   rig.rot(0, 5);
   rig.rot(0, 66);
-  for (rig.era = 2; rig.era < 30; ++rig.era) {  // more contents of one chunk than are listed at a time
+  for (rig.era = 2; rig.era < 30;
+       ++rig.era) {  // more contents of one chunk than are listed at a time
     REQUIRE(rig.run(store::StoreOp::Op::write, 0, 0, 16) == Error::Ok);
   }
   REQUIRE(rig.run(store::StoreOp::Op::zero, 0, 64, 16) == Error::Ok);  // now a hole with a past

@@ -190,10 +190,9 @@ void CrashRun::start_something() {
     return;
   }
   const Weights& w = weights_;
-  std::uint64_t draw =
-      random_.below(w.small_write + w.large_write + w.chunk_write + w.zero + w.zero_chunk +
-                    w.replace + w.drop_chunk + w.read + w.flush + w.stable + w.promise + w.segment +
-                    w.snapshot);
+  std::uint64_t draw = random_.below(w.small_write + w.large_write + w.chunk_write + w.zero +
+                                     w.zero_chunk + w.replace + w.drop_chunk + w.read + w.flush +
+                                     w.stable + w.promise + w.segment + w.snapshot);
   const auto drawn = [&draw](std::uint32_t weight) {
     const bool hit = draw < weight;
     draw -= hit ? 0 : weight;
@@ -653,8 +652,8 @@ void CrashRun::verify_segment_after_crash(SegmentModel& segment, bool power_lost
   for (const std::uint32_t chunk : chunks_to_visit(segment)) {
     if (!ok()) return;
     seen[chunk] = observe(segment, chunk);
-    const std::string problem =
-        segment.chunks[chunk].recover(seen[chunk], segment.stable_ever, crash);
+    const std::string problem = segment.chunks[chunk].recover(
+        seen[chunk], observe_snapshots(segment, chunk), segment.stable_ever, crash);
     if (!problem.empty())
       fail((power_lost ? "after power loss, " : "after a kill, ") + where(segment, chunk) + " " +
            problem);
@@ -708,12 +707,23 @@ void CrashRun::verify_snapshots(SegmentModel& segment) {
       const ModelState shown = segment.chunks[chunk].shown(era, segment.stable_ever);
       const ModelState seen = observe(segment, view, chunk);
       ++stats_.shown_chunks;
-      if (seen.tags != shown.tags || (!shown.empty() && seen.version != shown.version))
+      if (!ChunkModel::same_content(seen, shown))
         fail("snapshot " + std::to_string(era) + " shows another " + where(segment, chunk) +
              ": version " + to_text(seen.version) + ", not " + to_text(shown.version));
     }
     rig_.store->close_view(view);
   }
+}
+
+ChunkModel::Shown CrashRun::observe_snapshots(const SegmentModel& segment, std::uint32_t chunk) {
+  ChunkModel::Shown shown;
+  for (const Era era : snapshots_) {
+    const SegmentHandle view = rig_.store->open_view(segment.handle, era);
+    if (view == Store::kNoView) return fail("no view is to be had"), shown;
+    shown[era] = observe(segment, view, chunk);
+    rig_.store->close_view(view);
+  }
+  return shown;
 }
 
 // Exactly what the snapshots need is kept.

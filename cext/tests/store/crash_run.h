@@ -142,6 +142,8 @@ class CrashRun {
   }
   [[nodiscard]] ModelState observe(const SegmentModel& segment, SegmentHandle handle,
                                    std::uint32_t chunk);
+  [[nodiscard]] ChunkModel::Shown observe_snapshots(const SegmentModel& segment,
+                                                    std::uint32_t chunk);
   void verify_snapshots(SegmentModel& segment);
   void verify_past_slots();
   void check_structures();

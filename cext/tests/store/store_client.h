@@ -178,7 +178,8 @@ class Client {
     return tags;
   }
   void set_snapshots(Era known_below, std::vector<Era> eras, Era uncovered_below = 0) {
-    rig_.store->set_snapshots({segment_id(0).volume, known_below, std::move(eras), uncovered_below});
+    rig_.store->set_snapshots(
+        {segment_id(0).volume, known_below, std::move(eras), uncovered_below});
   }
   [[nodiscard]] std::uint32_t past_count() const {
     return rig_.store->segment_info(segment).past_count;

@@ -44,7 +44,16 @@ TEST_CASE("whatever a crash leaves is a state the store was given, and nothing f
                       << " kills, " << stats.closes << " closes, " << stats.dead_recoveries
                       << " deaths in recovery; " << stats.operations << " operations, "
                       << stats.no_space << " without space, " << stats.checkpoints
-                      << " checkpoints, " << stats.replayed_batches << " batches replayed");
+                      << " checkpoints, " << stats.replayed_batches << " batches replayed; "
+                      << stats.snapshots << " snapshots, " << stats.shown_chunks
+                      << " chunks compared, " << stats.past_slots << " past slots");
+}
+
+// Slot pages of one chunk's past, or of one long zero, that drove each other out of a tiny cache.
+TEST_CASE("seeds that once never finished") {
+  CrashStats stats;
+  check_seed(1223, stats);
+  check_seed(1478, stats);
 }
 
 // Tombstones that wait for room in the journal when a store is closed.

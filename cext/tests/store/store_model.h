@@ -181,6 +181,9 @@ class ChunkModel {
     const ModelState now = newest(stable);
     return now.era <= snapshot ? now : ModelState{};
   }
+  static bool same_content(const ModelState& seen, const ModelState& state) noexcept {
+    return seen.tags == state.tags && (state.empty() || seen.version == state.version);
+  }
   // How many slots the snapshots need beside the current one.
   [[nodiscard]] std::size_t past_slots(const std::set<Era>& snapshots, Version stable) const {
     const std::vector<Past> all = all_past(stable);
@@ -217,14 +220,17 @@ class ChunkModel {
     std::uint64_t flushed_stamp = 0;
     std::uint64_t now_stamp = 0;  // given to what the crash left though it had not been done
   };
-  // Finds the prefix that the crash left; from here on it is the history. One line when there is
-  // none.
-  [[nodiscard]] std::string recover(const ModelState& seen, Version stable, CrashFloor crash) {
+  using Shown = std::map<Era, ModelState>;  // by snapshot
+  // Finds the prefix that the crash left; from here on it is the history. What snapshots show tells
+  // apart prefixes that leave the chunk absent. One line when there is none.
+  [[nodiscard]] std::string recover(const ModelState& seen, const Shown& shown_now, Version stable,
+                                    CrashFloor crash) {
     readers_ = 0;
     const std::size_t floor =
         done_count(crash.power_lost ? crash.flushed_stamp : ~std::uint64_t{0});
     for (std::size_t length = history_.size() + 1; length-- > floor;) {
       if (!is_state(seen, state_after(length, stable), stable)) continue;
+      if (!shows(shown_now, length, stable)) continue;
       keep(length, seen.version, stable, crash);
       return {};
     }
@@ -242,6 +248,14 @@ class ChunkModel {
     if (seen.tags != state.tags) return false;
     return seen.version == state.version ||
            (seen.version == Version{} && state.may_be_forgotten(stable));
+  }
+
+  [[nodiscard]] bool shows(const Shown& shown_now, std::size_t length, Version stable) const {
+    ChunkModel left = *this;
+    left.history_.resize(length);
+    return std::all_of(shown_now.begin(), shown_now.end(), [&](const auto& one) {
+      return same_content(one.second, left.shown(one.first, stable));
+    });
   }
 
   [[nodiscard]] ModelState state_after(std::size_t length, Version stable) const noexcept {

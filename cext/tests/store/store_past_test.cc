@@ -183,7 +183,8 @@ TEST_CASE("a write to a view is refused") {
   rig.store->close_view(view);
 }
 
-TEST_CASE("a damaged block is copied as damaged: it is told of in the copy, too, and costs no other") {
+TEST_CASE(
+    "a damaged block is copied as damaged: it is told of in the copy, too, and costs no other") {
   for (const bool unreadable : {false, true}) {
     Rig rig(9);
     rig.format();
@@ -289,7 +290,7 @@ TEST_CASE("a covering chunk stays when it is empty, until it covers nothing") {
   client.set_snapshots(1, {});
   client.era = 1;
   client.covers = true;
-  CHECK(client.zero(0, 16) == Error::Ok);                            // over nothing
+  CHECK(client.zero(0, 16) == Error::Ok);  // over nothing
   CHECK(client.finish(*client.start_write_of_zeros(16, 16)) == Error::Ok);
   CHECK(client.write(32, 16, 100) == Error::Ok);
   CHECK(client.zero(32, 16) == Error::Ok);
@@ -335,7 +336,8 @@ TEST_CASE("a snapshot keeps a covering chunk") {
   CHECK(client.past_count() == 0);
 }
 
-TEST_CASE("a full store refuses what needs a slot for a snapshot, whole, and goes on after a deletion") {
+TEST_CASE(
+    "a full store refuses what needs a slot for a snapshot, whole, and goes on after a deletion") {
   Rig rig(14, 4 * kMiB);
   rig.format();
   rig.open();
