@@ -230,6 +230,7 @@ def _scrub_view(answers: Answers, host: Host, scrub: host_pb2.StoreScrub) -> dic
                 "chunk": one.chunk,
                 "block": one.block,
                 "offset_bytes": _offset(one),
+                "snapshots_of_era": one.born,
                 "error": one.error,
                 "found_unix_us": one.found_unix_us,
                 "repaired_unix_us": one.repaired_unix_us,
@@ -261,7 +262,7 @@ def _print(answers: Answers) -> None:
             str(one.segment),
             str(one.chunk),
             str(_offset(one)),
-            one.error,
+            f"{one.error} (in snapshots)" if one.born else one.error,
             local_time(one.found_unix_us),
             f"[green]repaired {local_time(one.repaired_unix_us)}[/]"
             if one.repaired_unix_us

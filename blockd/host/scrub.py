@@ -161,6 +161,7 @@ class Scrubs:
                     found_unix_us=one.found_unix_us,
                     repaired_unix_us=one.repaired_unix_us,
                     note=one.note,
+                    born=one.born,
                 )
                 for one in state.findings.values()
             ],
@@ -247,14 +248,16 @@ class Scrubs:
                 self._save(state)
 
     def _found(self, state: ScrubState, one: native.ScrubFinding) -> None:
-        finding = Finding(one.volume_id, one.segment, one.block, one.error, now_us())
+        finding = Finding(
+            one.volume_id, one.segment, one.block, one.error, now_us(), born=one.born
+        )
         if not state.add(finding):
             return
         path = self._paths[state.store_id]
         self._reports.tell(
             "damage.found",
             f"{one.error}: segment {one.segment}, chunk {finding.chunk}, block {one.block}, in "
-            f"store {path}",
+            f"store {path}" + (f", as snapshots of era {one.born} show it" if one.born else ""),
             volume_id=one.volume_id,
             level=logging.WARNING,
             store_id=str(state.store_id),
@@ -262,6 +265,7 @@ class Scrubs:
             segment=str(one.segment),
             chunk=str(finding.chunk),
             block=str(one.block),
+            born=str(one.born),
             error=one.error,
         )
 
@@ -318,6 +322,7 @@ class Scrubs:
             segment=finding.segment,
             chunk=finding.chunk,
             host_id=str(self._host_id),
+            born=finding.born,
         )
         try:
             await self._metadata.repair_chunk(request)

@@ -18,12 +18,14 @@ log = logging.getLogger(__name__)
 
 SCRUB_DIR = "scrub"
 
-Place = tuple[UUID, int, int]  # volume, segment, and the block or chunk there
+# Volume, segment, the block or chunk there, and of a past content the era that it was born in.
+Place = tuple[UUID, int, int, int]
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One bad block. repaired_unix_us 0: not repaired; note: why not."""
+    """One bad block. repaired_unix_us 0: not repaired; note: why not. born: not 0 of a content that
+    only snapshots show."""
 
     volume_id: UUID
     segment: int
@@ -32,16 +34,17 @@ class Finding:
     found_unix_us: int
     repaired_unix_us: int = 0
     note: str = ""
+    born: int = 0
 
     @property
     def place(self) -> Place:
         """The block; what tells it from others."""
-        return (self.volume_id, self.segment, self.block)
+        return (self.volume_id, self.segment, self.block, self.born)
 
     @property
     def chunk_place(self) -> Place:
         """The chunk; what is repaired as a whole."""
-        return (self.volume_id, self.segment, self.chunk)
+        return (self.volume_id, self.segment, self.chunk, self.born)
 
     @property
     def chunk(self) -> int:

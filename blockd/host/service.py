@@ -257,6 +257,7 @@ class HostService(host_pb2_grpc.HostServiceServicer):
             request.segment,
             request.chunk,
             parse_id(request.host_id, "host"),
+            born=request.born,
         )
         return meta_pb2.RepairChunkResponse()
 

@@ -85,6 +85,7 @@ cdef extern from "border/core.h" namespace "blockd::border" nogil:
     cdef cppclass ScrubFinding:
         SegmentId segment
         uint32_t block
+        uint32_t born
         Error error
 
     cdef cppclass ScrubReport:
@@ -178,7 +179,7 @@ cdef extern from "border/core.h" namespace "blockd::border" nogil:
                          const ScrubCursor& cursor, uint64_t chunks_done) noexcept
         void stop_scrub(Token token, const Uuid& store) noexcept
         void scrub_reports(Token token) noexcept
-        void repair_chunk(Token token, const SegmentId& segment, uint32_t chunk,
+        void repair_chunk(Token token, const SegmentId& segment, uint32_t chunk, uint32_t born,
                           const Uuid& host) noexcept
 
         void listen_peers(Token token, const string& endpoint) noexcept

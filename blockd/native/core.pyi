@@ -151,11 +151,15 @@ class Core:
     async def scrub_reports(self) -> list[ScrubReport]:
         """Of the stores that were scrubbed since the core's start."""
 
-    async def repair_chunk(self, volume_id: UUID, segment: int, chunk: int, host_id: UUID) -> None:
-        """Rewrite a chunk at one member of a volume attached here from another member.
+    async def repair_chunk(
+        self, volume_id: UUID, segment: int, chunk: int, host_id: UUID, *, born: int = 0
+    ) -> None:
+        """Rewrite a chunk at one member of a volume attached here from another member; with `born`
+        the content of that era, which only snapshots show.
 
         Raises NotAttached; NotFound: no such member; NotInSync: the member is being resynced or is
-        lost; ChecksumMismatch: no other member in sync can read the chunk.
+        lost, or the other has not that past content; ChecksumMismatch: no other member in sync can
+        read the chunk.
         """
 
     # Peers.

@@ -420,17 +420,18 @@ cdef class Core:
             self._core.scrub_reports(token)
         return waiting.future
 
-    async def repair_chunk(self, volume_id, segment, chunk, host_id):
-        await self._repair_chunk(volume_id, segment, chunk, host_id)
+    async def repair_chunk(self, volume_id, segment, chunk, host_id, *, born=0):
+        await self._repair_chunk(volume_id, segment, chunk, host_id, born)
 
-    cdef object _repair_chunk(self, volume_id, segment, chunk, host_id):
+    cdef object _repair_chunk(self, volume_id, segment, chunk, host_id, born):
         cdef SegmentId id = _segment_id(volume_id, segment)
         cdef uint32_t index = _u32(chunk, "chunk")
+        cdef uint32_t era = _u32(born, "born")
         cdef Uuid host = _uuid(host_id)
         cdef _Waiting waiting = self._begin()
         cdef uint64_t token = self._last_token
         with nogil:
-            self._core.repair_chunk(token, id, index, host)
+            self._core.repair_chunk(token, id, index, era, host)
         return waiting.future
 
     # Peers.

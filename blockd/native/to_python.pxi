@@ -147,6 +147,7 @@ cdef object _finding(const native.ScrubFinding& finding):
         volume_id=_id(finding.segment.volume),
         segment=finding.segment.index,
         block=finding.block,
+        born=finding.born,
         error=make_error(error_number(finding.error)).name,
     )
 

@@ -200,6 +200,7 @@ class ScrubFinding:
     segment: int
     block: int  # of the segment
     error: str  # ChecksumMismatch, DiskError
+    born: int = 0  # the era that a past content is of, which only snapshots show; 0: a current one
 
 
 @dataclass(frozen=True)

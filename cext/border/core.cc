@@ -194,9 +194,10 @@ void Core::scrub_reports(Token token) noexcept {
   reactor_->give(token, [=](HostPlane& plane) { plane.scrub_reports(token); });
 }
 
-void Core::repair_chunk(Token token, const SegmentId& segment, std::uint32_t chunk,
+void Core::repair_chunk(Token token, const SegmentId& segment, std::uint32_t chunk, Era born,
                         const Uuid& host) noexcept {
-  reactor_->give(token, [=](HostPlane& plane) { plane.repair_chunk(token, segment, chunk, host); });
+  reactor_->give(token,
+                 [=](HostPlane& plane) { plane.repair_chunk(token, segment, chunk, born, host); });
 }
 
 void Core::listen_peers(Token token, const std::string& endpoint) noexcept {

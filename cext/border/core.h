@@ -158,7 +158,7 @@ class Core {
   void stop_scrub(Token token, const Uuid& store) noexcept;
   void scrub_reports(Token token) noexcept;
   // Of a volume attached here: the chunk at one member, from another.
-  void repair_chunk(Token token, const SegmentId& segment, std::uint32_t chunk,
+  void repair_chunk(Token token, const SegmentId& segment, std::uint32_t chunk, Era born,
                     const Uuid& host) noexcept;
 
   void listen_peers(Token token, const std::string& endpoint) noexcept;

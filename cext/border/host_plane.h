@@ -82,7 +82,7 @@ class HostPlane final : public engine::VolumeEvents, public IoJobSink {
                    const ScrubCursor& cursor, std::uint64_t chunks_done) noexcept;
   void stop_scrub(Token token, const Uuid& store) noexcept;
   void scrub_reports(Token token) noexcept;
-  void repair_chunk(Token token, const SegmentId& id, std::uint32_t chunk,
+  void repair_chunk(Token token, const SegmentId& id, std::uint32_t chunk, Era born,
                     const Uuid& host) noexcept;
 
   void listen_peers(Token token, const std::string& endpoint) noexcept;

@@ -38,13 +38,13 @@ void HostPlane::scrub_reports(Token token) noexcept {
   });
 }
 
-void HostPlane::repair_chunk(Token token, const SegmentId& id, std::uint32_t chunk,
+void HostPlane::repair_chunk(Token token, const SegmentId& id, std::uint32_t chunk, Era born,
                              const Uuid& host) noexcept {
   guard(token, [&] {
     Attached& attached = engine_of(id.volume);
     if (attached.closing) throw Fault(Error::ShuttingDown, "the volume is being detached");
     attached.engine_tokens.insert(token);
-    attached.volume->repair_chunk(id.index, chunk, host, [this, id, token](Error error) {
+    attached.volume->repair_chunk(id.index, chunk, born, host, [this, id, token](Error error) {
       end_engine_command(id.volume, token, error);
     });
   });

@@ -124,6 +124,7 @@ struct ChunkCopy {
   Segment* segment = nullptr;
   peer::ListLink<ChunkCopy> link;
   Why why = Why::resync;
+  Era born = 0;  // repair: of the past content that is to be copied; 0: the current one
   Stage stage = Stage::waiting;
   std::uint32_t chunk = 0;
   std::uint32_t source = 0;

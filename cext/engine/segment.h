@@ -49,7 +49,8 @@ class Segment {
   // Everything waiting or unanswered gets `error`.
   void fail_requests(Error error) noexcept;
   void announce_stable() noexcept;
-  void repair_chunk(std::uint32_t chunk, const Uuid& host_id, std::function<void(Error)> done);
+  void repair_chunk(std::uint32_t chunk, Era born, const Uuid& host_id,
+                    std::function<void(Error)> done);
 
   [[nodiscard]] VolumeState state() const noexcept;
   [[nodiscard]] SegmentStatus status() const;
@@ -68,9 +69,15 @@ class Segment {
 
  private:
   enum class Phase : std::uint8_t { gather, list, reconcile, flush, formed };
+  struct RepairKey {
+    std::uint32_t chunk = 0;
+    Era born = 0;  // of a past content; 0: the current one
+    std::uint32_t member = 0;
+    bool operator==(const RepairKey&) const = default;
+  };
   struct RepairWait {
-    std::uint32_t key = 0;  // as in repairing_
-    MemberMask tried = 0;   // sources that could not read the chunk
+    RepairKey key;
+    MemberMask tried = 0;  // sources that could not read the chunk
     std::function<void(Error)> done;
   };
   // What a base member said of a chunk.
@@ -210,10 +217,9 @@ class Segment {
   void resynced(ChunkCopy& copy) noexcept;
   void repaired(ChunkCopy& copy) noexcept;
   void repair(const Read& read, MemberMask damaged) noexcept;
-  [[nodiscard]] bool start_repair(std::uint32_t chunk, std::uint32_t index,
-                                  MemberMask sources) noexcept;
-  [[nodiscard]] bool repair_from_another(const ChunkCopy& copy, std::uint32_t index) noexcept;
-  void end_repair_waits(std::uint32_t key, Error error) noexcept;
+  [[nodiscard]] bool start_repair(const RepairKey& key, MemberMask sources) noexcept;
+  [[nodiscard]] bool repair_from_another(const ChunkCopy& copy, const RepairKey& key) noexcept;
+  void end_repair_waits(const RepairKey& key, Error error) noexcept;
 
   // segment_past.cc
   [[nodiscard]] bool with_past(const ChunkCopy& copy) const noexcept;
@@ -258,8 +264,8 @@ class Segment {
   std::vector<PlanItem> plan_;                      // still to be reconciled
   std::map<std::uint32_t, MemberMask> unreadable_;  // sources that failed for a chunk of the plan
   MemberMask base_pending_ = 0;                     // base members still listing, or flushing
-  std::vector<std::uint32_t> repairing_;            // chunk * 8 + member
-  std::vector<RepairWait> repair_waits_;            // who wants to know how they end
+  std::vector<RepairKey> repairing_;
+  std::vector<RepairWait> repair_waits_;  // who wants to know how they end
   std::uint64_t background_at_us_ = 0;
   bool background_under_way_ = false;
   std::uint64_t resync_done_bytes_ = 0;

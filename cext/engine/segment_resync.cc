@@ -326,6 +326,7 @@ ChunkCopy* Segment::start_copy(ChunkCopy::Why why, std::uint32_t chunk, std::uin
   if (copy == nullptr) return nullptr;
   copy->segment = this;
   copy->why = why;
+  copy->born = 0;
   copy->stage = ChunkCopy::Stage::waiting;
   copy->chunk = chunk;
   copy->source = source;
@@ -415,7 +416,7 @@ void Segment::read_current(ChunkCopy& copy) noexcept {
   op.handle = members_[copy.source].handle;
   op.first_block = copy.chunk * kBlocksPerChunk;
   op.block_count = kBlocksPerChunk;
-  op.era = 0;
+  op.era = copy.born;
   op.stable = Version{};
   op.data = copy.buffer.data();
   op.crcs = copy.crcs.data();
@@ -433,6 +434,9 @@ void Segment::copy_read_done(ReplicaOp& op) noexcept {
   copy.error = op.error;
   if (op.error == Error::Ok && op.session != self.members_[op.tag].session)
     copy.error = Error::LinkLost;
+  // The source lets go of its past on its own: it may show something else by now, or nothing.
+  const bool other = copy.born != 0 && (op.era != copy.born || op.died == 0);
+  if (copy.error == Error::Ok && other) copy.error = Error::NotInSync;
   if (copy.error == Error::Ok) return self.send_replaces(copy);
   if (!medium_error(op.error) && op.error != Error::Ok && op.error != Error::Busy) {
     self.member_error(op.tag, op.session, op.error);
@@ -468,7 +472,7 @@ void Segment::send_replaces(ChunkCopy& copy) noexcept {
     op.valid_mask = copy.read.valid_mask;
     op.version = copy.read.version;
     op.era = copy.read.era;
-    op.died = 0;
+    op.died = copy.born != 0 ? copy.read.died : 0;
     op.covers = copy.read.covers;
     op.stable = Version{};
     op.data = copy.buffer.data();
@@ -543,21 +547,23 @@ void Segment::repair(const Read& read, MemberMask damaged) noexcept {
   const std::uint32_t last = (read.first_block + read.block_count - 1) / kBlocksPerChunk;
   for (std::uint32_t chunk = read.first_block / kBlocksPerChunk; chunk <= last; ++chunk) {
     for (std::uint32_t i = 0; i < kMembersMax; ++i) {
-      if (damaged & ready_ & member_bit(i)) (void)start_repair(chunk, i, sources);
+      if (damaged & ready_ & member_bit(i)) (void)start_repair({chunk, 0, i}, sources);
     }
   }
 }
 
-// True: a repair of this chunk at this member is under way now.
-bool Segment::start_repair(std::uint32_t chunk, std::uint32_t index, MemberMask sources) noexcept {
-  const std::uint32_t key = chunk * 8 + index;
-  if (std::find(repairing_.begin(), repairing_.end(), key) != repairing_.end()) return true;
-  if (!start_copy(ChunkCopy::Why::repair, chunk, nearest(sources), member_bit(index))) return false;
+// True: this repair is under way now.
+bool Segment::start_repair(const RepairKey& key, MemberMask sources) noexcept {
+  if (std::ranges::find(repairing_, key) != repairing_.end()) return true;
+  ChunkCopy* copy =
+      start_copy(ChunkCopy::Why::repair, key.chunk, nearest(sources), member_bit(key.member));
+  if (copy == nullptr) return false;
+  copy->born = key.born;
   repairing_.push_back(key);
   return true;
 }
 
-void Segment::repair_chunk(std::uint32_t chunk, const Uuid& host_id,
+void Segment::repair_chunk(std::uint32_t chunk, Era born, const Uuid& host_id,
                            std::function<void(Error)> done) {
   const auto member = std::ranges::find_if(
       members_, [&](const Member& one) { return one.present && one.host_id == host_id; });
@@ -566,34 +572,34 @@ void Segment::repair_chunk(std::uint32_t chunk, const Uuid& host_id,
   if (phase_ != Phase::formed || !(ready_ & member_bit(index))) return done(Error::NotInSync);
   const auto sources = static_cast<MemberMask>(ready_ & ~member_bit(index));
   if (sources == 0) return done(Error::ChecksumMismatch);
-  if (!start_repair(chunk, index, sources)) return done(Error::Busy);
-  repair_waits_.push_back({chunk * 8 + index, 0, std::move(done)});
+  const RepairKey key{chunk, born, index};
+  if (!start_repair(key, sources)) return done(Error::Busy);
+  repair_waits_.push_back({key, 0, std::move(done)});
 }
 
 void Segment::repaired(ChunkCopy& copy) noexcept {
-  const auto index = static_cast<std::uint32_t>(std::countr_zero(copy.targets));
-  const std::uint32_t key = copy.chunk * 8 + index;
+  const RepairKey key{copy.chunk, copy.born,
+                      static_cast<std::uint32_t>(std::countr_zero(copy.targets))};
   std::erase(repairing_, key);
   const bool sent = copy.stage == ChunkCopy::Stage::replacing;
   const bool done = copy.error == Error::Ok && sent;
-  if (!done && !sent && medium_error(copy.error) && repair_from_another(copy, index)) return;
-  engine_.notice(index_, members_[index].host_id, done ? "block-repaired" : "repair-failed",
+  if (!done && !sent && medium_error(copy.error) && repair_from_another(copy, key)) return;
+  engine_.notice(index_, members_[key.member].host_id, done ? "block-repaired" : "repair-failed",
                  copy.chunk);
   end_repair_waits(key, done || copy.error != Error::Ok ? copy.error : Error::NotInSync);
 }
 
 // The source has a bad block in that chunk itself: when somebody waits for the repair, the next one
 // is asked. False: nobody waits, or all have been asked.
-bool Segment::repair_from_another(const ChunkCopy& copy, std::uint32_t index) noexcept {
-  const std::uint32_t key = copy.chunk * 8 + index;
+bool Segment::repair_from_another(const ChunkCopy& copy, const RepairKey& key) noexcept {
   const auto wait = std::ranges::find(repair_waits_, key, &RepairWait::key);
   if (wait == repair_waits_.end()) return false;
   wait->tried |= member_bit(copy.source);
-  const auto sources = static_cast<MemberMask>(ready_ & ~member_bit(index) & ~wait->tried);
-  return sources != 0 && (ready_ & member_bit(index)) && start_repair(copy.chunk, index, sources);
+  const auto sources = static_cast<MemberMask>(ready_ & ~member_bit(key.member) & ~wait->tried);
+  return sources != 0 && (ready_ & member_bit(key.member)) && start_repair(key, sources);
 }
 
-void Segment::end_repair_waits(std::uint32_t key, Error error) noexcept {
+void Segment::end_repair_waits(const RepairKey& key, Error error) noexcept {
   for (std::size_t i = 0; i < repair_waits_.size();) {
     if (repair_waits_[i].key != key) {
       ++i;

@@ -28,7 +28,7 @@ class VolumeImpl final : public Volume, private Engine {
   void in_sync_change_failed(std::uint32_t segment, Error error) noexcept override;
   void grow(std::uint64_t size_bytes, std::vector<SegmentConfig> new_segments,
             std::function<void(Error)> done) override;
-  void repair_chunk(std::uint32_t segment, std::uint32_t chunk, const Uuid& host_id,
+  void repair_chunk(std::uint32_t segment, std::uint32_t chunk, Era born, const Uuid& host_id,
                     std::function<void(Error)> done) override;
   void begin_era(Era next_era, std::function<void(Error)> done) override;
   void hold_mutations(std::uint64_t for_us) noexcept override;
@@ -604,12 +604,12 @@ void VolumeImpl::grow(std::uint64_t size_bytes, std::vector<SegmentConfig> new_s
   schedule();
 }
 
-void VolumeImpl::repair_chunk(std::uint32_t segment, std::uint32_t chunk, const Uuid& host_id,
-                              std::function<void(Error)> done) {
+void VolumeImpl::repair_chunk(std::uint32_t segment, std::uint32_t chunk, Era born,
+                              const Uuid& host_id, std::function<void(Error)> done) {
   auto told = [this, done = std::move(done)](Error error) { emit([done, error] { done(error); }); };
   if (segment >= segments_.size()) return told(Error::NotFound);
   if (state_ == VolumeState::fenced) return told(Error::EpochFenced);
-  segments_[segment]->repair_chunk(chunk, host_id, std::move(told));
+  segments_[segment]->repair_chunk(chunk, born, host_id, std::move(told));
 }
 
 // --- eras

@@ -104,10 +104,11 @@ class Volume : public BlockBackend {
   // Grow (new segments come with their config); the size changes when every new segment serves.
   virtual void grow(std::uint64_t size_bytes, std::vector<SegmentConfig> new_segments,
                     std::function<void(Error)> done) = 0;
-  // Rewrites the chunk at one member from another that holds it whole; clients wait meanwhile if
+  // Rewrites the chunk (its current content, or with `born` the past one that was born then) at one
+  // member from another that holds it whole; clients wait meanwhile if
   // they touch it. Not called any more once the volume is closed. NotInSync: the member is not
   // ready; ChecksumMismatch: no other member that is ready could read the chunk; NotFound.
-  virtual void repair_chunk(std::uint32_t segment, std::uint32_t chunk, const Uuid& host,
+  virtual void repair_chunk(std::uint32_t segment, std::uint32_t chunk, Era born, const Uuid& host,
                             std::function<void(Error)> done) = 0;
   // From now on mutations are of `era`; a lower one changes nothing. Done when every mutation of an
   // earlier era has left the engine: the snapshot of era - 1 is final. Fails as close() and fencing

@@ -189,8 +189,10 @@ class Core:
     async def scrub_reports(self) -> list[ScrubReport]:
         return list(self.scrubs.values())
 
-    async def repair_chunk(self, volume_id: UUID, segment: int, chunk: int, host_id: UUID) -> None:
-        self._called("repair_chunk", volume_id, segment, chunk, host_id)
+    async def repair_chunk(
+        self, volume_id: UUID, segment: int, chunk: int, host_id: UUID, *, born: int = 0
+    ) -> None:
+        self._called("repair_chunk", volume_id, segment, chunk, host_id, *([born] if born else []))
         self._volume(volume_id)
 
     # Peers.

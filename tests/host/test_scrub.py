@@ -89,6 +89,20 @@ async def test_findings_are_reported_once_and_repaired(
     assert kinds == ["scrub.started", *["damage.found"] * 3]
 
 
+async def test_what_only_snapshots_show_is_repaired_for_itself(rig, store, metadata) -> None:
+    volume = make_volume(rig.host_id)
+    await rig.scrubs.start("", 0)
+    found = tuple(
+        ScrubFinding(UUID(volume.id), 0, 16, "ChecksumMismatch", born) for born in (0, 3, 4)
+    )
+    progress(rig, store, findings=found)
+    await rig.scrubs.tick()
+    assert [(one.chunk, one.born) for one in metadata.repairs] == [(1, 0), (1, 3), (1, 4)]
+    (state,) = await rig.scrubs.look("")
+    assert state.damaged == []
+    assert len(state.findings) == 3
+
+
 async def test_a_finding_of_a_deleted_volume_is_forgotten(rig, store, metadata) -> None:
     await rig.scrubs.start("", 0)
     progress(rig, store, findings=(ScrubFinding(uuid4(), 0, 5, "DiskError"),))

@@ -181,12 +181,57 @@ TEST_CASE("a scrub finds a rotten block at a replica; it is repaired without any
   CHECK(report.chunks_done == 5);
 
   Error repaired = Error::Timeout;
-  f.cluster.volume(0)->repair_chunk(0, 2, f.cluster.volume(0)->config().segments[0].members[2].host,
+  f.cluster.volume(0)->repair_chunk(0, 2, 0,
+                                    f.cluster.volume(0)->config().segments[0].members[2].host,
                                     [&](Error error) { repaired = error; });
   CHECK(f.cluster.world().run_until([&] { return repaired == Error::Ok; }, kPatienceUs));
   CHECK(f.cluster.notices("block-repaired") == 1);
   CHECK(f.cluster.volume(0)->stats().reads == 0);
   CHECK(scrub().findings.empty());
+  CHECK(f.cluster.compare_replicas().empty());
+}
+
+TEST_CASE("what only a snapshot shows is repaired as it was, and the current content left alone") {
+  Fixture f;
+  REQUIRE(f.io.write(0, 65536, 6) == Error::Ok);
+  Error begun = Error::Timeout;
+  f.cluster.volume(0)->begin_era(2, [&](Error error) { begun = error; });
+  REQUIRE(f.cluster.world().run_until([&] { return begun == Error::Ok; }, kPatienceUs));
+  REQUIRE(f.io.write(0, 4096, 7) == Error::Ok);
+  f.cluster.world().run_for(100'000);
+  FakeMedium& medium = fake(f.cluster, 2).medium();
+  medium.fold(medium.done_count);
+  for (auto* image : {&medium.base, &medium.live})
+    image->begin()->second.past.at(0).at(0).content.data[9000] ^= std::byte{1};
+  Process& replica = f.cluster.process(2);
+  border::Scrubber scrubber(*replica.loop, *replica.buffers, *replica.store);
+  const auto findings = [&] {
+    scrubber.start(1u << 20, {}, 0);
+    REQUIRE(f.cluster.world().run_until([&] { return scrubber.report().finished; }, kPatienceUs));
+    return scrubber.report().findings;
+  };
+  const auto before = findings();
+  REQUIRE(before.size() == 1);
+  CHECK(before[0].block == 2);
+  CHECK(before[0].born == 1);
+  const auto repair = [&](Era born) {
+    Error told = Error::Timeout;
+    bool over = false;
+    engine::Volume& volume = *f.cluster.volume(0);
+    volume.repair_chunk(0, 0, born, volume.config().segments[0].members[2].host, [&](Error error) {
+      told = error;
+      over = true;
+    });
+    REQUIRE(f.cluster.world().run_until([&] { return over; }, kPatienceUs));
+    return told;
+  };
+  CHECK(repair(0) == Error::Ok);  // that of the current content does not touch it
+  CHECK(findings().size() == 1);
+  CHECK(repair(1) == Error::Ok);
+  CHECK(findings().empty());
+  CHECK(repair(5) == Error::NotInSync);  // nobody has a past content of that era
+  CHECK(f.io.read(0, 4096) == Error::Ok);
+  CHECK(f.io.all(7, 0, 4096));
   CHECK(f.cluster.compare_replicas().empty());
 }
 
@@ -204,7 +249,7 @@ TEST_CASE("a repair asks the next member when the first one cannot read the chun
     Error told = Error::Timeout;
     bool over = false;
     engine::Volume& volume = *f.cluster.volume(0);
-    volume.repair_chunk(0, 0, volume.config().segments[0].members[host].host, [&](Error error) {
+    volume.repair_chunk(0, 0, 0, volume.config().segments[0].members[host].host, [&](Error error) {
       told = error;
       over = true;
     });
