@@ -248,9 +248,7 @@ class Scrubs:
                 self._save(state)
 
     def _found(self, state: ScrubState, one: native.ScrubFinding) -> None:
-        finding = Finding(
-            one.volume_id, one.segment, one.block, one.error, now_us(), born=one.born
-        )
+        finding = Finding(one.volume_id, one.segment, one.block, one.error, now_us(), born=one.born)
         if not state.add(finding):
             return
         path = self._paths[state.store_id]
