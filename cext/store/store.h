@@ -10,11 +10,11 @@
 //        chunk at version v holds exactly the mutations of that chunk up to v that this store was
 //        given.
 //  * S4  No read returns a block that fails its CRC-32C: ChecksumMismatch instead.
-//  * S6  What a snapshot shows of a chunk stays as it is until the snapshot is known to be gone
-//        (docs/SNAPSHOTS.md).
 //  * S5  A chunk that was trimmed or zeroed keeps its version (a tombstone) until the segment's
 //  stable
 //        mark has passed it.
+//  * S6  What a snapshot shows of a chunk stays as it is until the snapshot is known to be gone
+//        (docs/SNAPSHOTS.md).
 #pragma once
 
 #include <cstddef>
