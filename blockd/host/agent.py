@@ -15,6 +15,7 @@ from uuid import UUID
 
 from blockd.host.attachments import Attachments
 from blockd.host.metadata import MetadataClient
+from blockd.host.read_members import ReadMembers
 from blockd.host.replicas import Replicas
 from blockd.host.snapshots import SnapshotExports, SnapshotSets
 from blockd.host.space import SpaceWatch
@@ -86,6 +87,7 @@ class Agent:
         space: SpaceWatch,
         snapshot_sets: SnapshotSets,
         snapshot_exports: SnapshotExports,
+        read_members: ReadMembers,
     ) -> None:
         self._me = me
         self._core = core
@@ -96,6 +98,7 @@ class Agent:
         self._space = space
         self._snapshot_sets = snapshot_sets
         self._snapshot_exports = snapshot_exports
+        self._read_members = read_members
         self._renewals: dict[UUID, asyncio.Task[None]] = {}
         self.registered = asyncio.Event()
 
@@ -167,6 +170,7 @@ class Agent:
                 incarnation=self._me.incarnation,
                 stores=stores,
                 snapshots_revision=self._snapshot_sets.revision,
+                reads=self._read_members.wanted(),
             )
         )
         if answer.unknown_host:
@@ -174,6 +178,7 @@ class Agent:
             self.registered.clear()
             return
         await self._topology.learn(answer.peers)
+        await self._read_members.learn(answer.reads)
         await self._carry_out(answer.replicas, answer.deleted_volume_ids)
         await self._learn_snapshots(answer)
 

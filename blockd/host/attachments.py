@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from uuid import UUID
 
 from blockd.host.exports import NbdEndpoints
-from blockd.host.topology import Topology
+from blockd.host.topology import Topology, volumes_beneath
 from blockd.model.errors import BlockdError, EpochFenced, NotAttached, NotFound
 from blockd.model.ids import parse_id
 from blockd.native import core as native
@@ -26,7 +26,8 @@ log = logging.getLogger(__name__)
 @dataclass(frozen=True)
 class Held:
     """One attached volume. segment_count: how many its engine has; era: the newest that it was told
-    to begin; flatten: what shows its base is to be copied up."""
+    to begin; flatten: what shows its base is to be copied up; reads: the volumes that its bases are
+    snapshots of."""
 
     volume_id: UUID
     name: str
@@ -37,6 +38,7 @@ class Held:
     era: int = 1
     has_base: bool = False
     flatten: bool = False
+    reads: frozenset[UUID] = frozenset()
 
 
 class Attachments:
@@ -134,6 +136,7 @@ class Attachments:
             era=spec.era,
             has_base=spec.base is not None,
             flatten=flatten and spec.base is not None,
+            reads=volumes_beneath(spec.base),
         )
         self.held[spec.volume_id] = held
         log.info("volume %s attached under epoch %d", spec.name, spec.epoch)

@@ -28,6 +28,7 @@ from blockd.host.flattening import Flattening
 from blockd.host.identity import DataDir
 from blockd.host.metadata import MetadataClient
 from blockd.host.metrics import HostCollector, MetricsServer
+from blockd.host.read_members import ReadMembers
 from blockd.host.replicas import Replicas
 from blockd.host.reports import Reports
 from blockd.host.scrub import ScrubPlan, Scrubs
@@ -168,6 +169,7 @@ async def serve(
         space,
         snapshot_sets,
         snapshot_exports,
+        ReadMembers(core, topology, attachments, snapshot_exports),
     )
     flattening = Flattening(core, metadata, attachments, settings.flatten_rate)
     reports = Reports(metadata, host_id)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from uuid import UUID
 
 from blockd.host.exports import NbdEndpoints
-from blockd.host.topology import Topology
+from blockd.host.topology import Topology, volumes_beneath
 from blockd.model.errors import AlreadyExists, BlockdError, NotAttached, NotFound
 from blockd.model.ids import parse_id
 from blockd.native import core as native
@@ -60,12 +60,13 @@ class SnapshotSets:
         self._sets.pop(volume_id, None)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Exported:
-    """A snapshot that is served here."""
+    """A snapshot that is served here, this time. reads: the volumes it is read from."""
 
     snapshot_id: UUID
     export: str
+    reads: frozenset[UUID]
 
 
 class SnapshotExports:
@@ -87,7 +88,9 @@ class SnapshotExports:
         async with self._locks[spec.snapshot_id]:
             if spec.snapshot_id not in self.exported:
                 await self._start(spec, name)
-                self.exported[spec.snapshot_id] = Exported(spec.snapshot_id, name)
+                self.exported[spec.snapshot_id] = Exported(
+                    spec.snapshot_id, name, volumes_beneath(spec.base) | {spec.volume_id}
+                )
                 log.info("snapshot %s is exported, read-only", name)
         return self._endpoints.uris(name)
 

@@ -122,6 +122,15 @@ class Topology:
         )
 
 
+def volumes_beneath(base: BaseSpec | None) -> frozenset[UUID]:
+    """Which the base, and its base and so on, are snapshots of."""
+    found = set()
+    while base is not None:
+        found.add(base.volume_id)
+        base = base.base
+    return frozenset(found)
+
+
 def store_message(info: native.StoreInfo, state: str) -> types_pb2.Store:
     """A store as it is reported to the metadata service; state: see space.py."""
     return types_pb2.Store(

@@ -8,7 +8,7 @@ import contextlib
 import logging
 from collections.abc import Iterable
 
-from blockd.meta.etcd import Put, Unchanged
+from blockd.meta.etcd import Entry, Put, Unchanged
 from blockd.meta.layers import exported_by
 from blockd.meta.records import (
     ALIVE,
@@ -17,6 +17,7 @@ from blockd.meta.records import (
     HOSTS,
     ORDERS,
     REPORTS,
+    SEGMENTS,
     SITES,
     SNAPSHOT_SETS,
     HostView,
@@ -33,6 +34,8 @@ from blockd.model.units import BLOCKS_PER_SEGMENT
 from blockd.rpc.gen.meta_pb2 import (
     HeartbeatRequest,
     HeartbeatResponse,
+    ReadSegments,
+    ReadVolume,
     RegisterHostResponse,
     ReplicaOrder,
 )
@@ -195,27 +198,39 @@ class Hosts:
             lease = lease if kept else await etcd.grant(LIVENESS_SECONDS)
             current = Host(id=host_id, incarnation=request.incarnation, stores=request.stores)
             await self._report(current, lease)
-        return await self._instructions(host_id, request.snapshots_revision)
+        return await self._instructions(host_id, request)
 
-    async def _instructions(self, host_id: str, snapshots_revision: int) -> HeartbeatResponse:
-        sets, revision = await self._snapshot_sets(snapshots_revision)
+    async def _instructions(self, host_id: str, request: HeartbeatRequest) -> HeartbeatResponse:
+        sets, revision = await self._snapshot_sets(request.snapshots_revision)
         return HeartbeatResponse(
             peers=peers(await self._records.hosts(), host_id),
             deleted_volume_ids=await self._dropped(host_id),
             snapshot_sets=sets,
             snapshots_revision=revision,
+            reads=[await self._segments_since(read) for read in request.reads],
         )
+
+    async def _segments_since(self, read: ReadVolume) -> ReadSegments:
+        """For those that read the volume's snapshots: no engine of theirs tells them who is in sync
+        (any more). Raises InvalidArgument."""
+        volume_id = str(parse_id(read.volume_id, "reads.volume_id"))
+        entries, revision = await self._changed(f"{SEGMENTS}{volume_id}/", read.revision)
+        segments = [decode(entry, Segment).value for entry in entries]
+        return ReadSegments(volume_id=volume_id, segments=segments, revision=revision)
 
     async def _snapshot_sets(self, after_revision: int) -> tuple[list[SnapshotSet], int]:
         """Those that changed since, and the revision as of which that is so: one read, which finds
         nothing nearly always. They go to every host: which of them has replicas of the volume
         changes, and a set is small."""
-        entries, revision = await self._records.etcd.scan_at(
-            SNAPSHOT_SETS, after_revision=after_revision
-        )
-        if revision < after_revision:  # etcd was restored from a backup
-            entries, revision = await self._records.etcd.scan_at(SNAPSHOT_SETS)
+        entries, revision = await self._changed(SNAPSHOT_SETS, after_revision)
         return [decode(entry, SnapshotSet).value for entry in entries], revision
+
+    async def _changed(self, prefix: str, after_revision: int) -> tuple[list[Entry], int]:
+        etcd = self._records.etcd
+        entries, revision = await etcd.scan_at(prefix, after_revision=after_revision)
+        if revision < after_revision:  # etcd was restored from a backup
+            entries, revision = await etcd.scan_at(prefix)
+        return entries, revision
 
     async def _dropped(self, host_id: str) -> list[str]:
         """Volumes whose replicas the host has not confirmed to have dropped."""

@@ -58,6 +58,7 @@ class SnapshotReaderImpl final : public SnapshotReader {
   io::Loop& loop_;
   std::uint64_t size_bytes_;
   ViewAsker asker_;
+  std::vector<std::uint64_t> generations_;  // of each segment's members
   Pool<ViewRead> reads_{kReadsMax};
   Pool<ViewPiece> pieces_{2 * kReadsMax};  // a read crosses one segment's end at most
   peer::List<ViewRead> over_;
@@ -75,6 +76,7 @@ SnapshotReaderImpl::SnapshotReaderImpl(io::Loop& loop, peer::PeerHub& hub,
   for (const SegmentConfig& segment : config.segments) {
     BLOCKD_ASSERT(segment.index == asker_.segment_count());
     asker_.set_members(segment.index, segment.members);
+    generations_.push_back(segment.generation);
   }
   BLOCKD_ASSERT(asker_.segment_count() == (size_bytes_ + kSegmentBytes - 1) / kSegmentBytes);
   answer_task_.owner = this;
@@ -190,7 +192,11 @@ void SnapshotReaderImpl::list(Take take, std::function<void(Error)> done) {
 }
 
 void SnapshotReaderImpl::members_changed(const SegmentConfig& segment) {
-  if (segment.index < asker_.segment_count()) asker_.set_members(segment.index, segment.members);
+  if (segment.index >= generations_.size()) return;
+  std::uint64_t& known = generations_[segment.index];
+  if (segment.generation < known) return;
+  known = segment.generation;
+  asker_.set_members(segment.index, segment.members);
 }
 
 void SnapshotReaderImpl::close(std::function<void()> done) {

@@ -50,7 +50,8 @@ class SnapshotReader : public BlockBackend {
   using Take = std::function<void(std::span<const Chunk>)>;
   virtual void list(Take take, std::function<void(Error)> done) = 0;
   // The segment's replicas have moved, or others are in sync now. One the config has not is left
-  // alone.
+  // alone, and so is news of a lower generation than is known: who was in sync before this reader
+  // was made may have left before the snapshot ended.
   virtual void members_changed(const SegmentConfig& segment) = 0;
   // Requests under way are answered first; it may be destroyed after done.
   virtual void close(std::function<void()> done) = 0;

@@ -20,6 +20,7 @@ from blockd.host.events import EventPump
 from blockd.host.exports import NbdEndpoints
 from blockd.host.flattening import Flattening
 from blockd.host.metadata import MetadataClient
+from blockd.host.read_members import ReadMembers
 from blockd.host.replicas import Replicas
 from blockd.host.reports import Reports
 from blockd.host.scrub import ScrubPlan, Scrubs
@@ -114,6 +115,7 @@ async def rig(
         space,
         snapshot_sets,
         snapshot_exports,
+        ReadMembers(core, topology, attachments, snapshot_exports),  # type: ignore[arg-type]
     )
     flattening = Flattening(core, client, attachments, 1 << 20)  # type: ignore[arg-type]
     reports = Reports(client, core.host_id)

@@ -256,6 +256,9 @@ class Core:
 
     # Snapshots.
 
+    async def members_changed(self, volume_id: UUID, segment: Segment) -> None:
+        self._called("members_changed", volume_id, segment)
+
     async def set_snapshots(
         self, volume_id: UUID, known_below: int, eras: Sequence[int], uncovered_below: int
     ) -> None:

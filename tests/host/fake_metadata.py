@@ -24,6 +24,8 @@ class FakeMetadata(meta_pb2_grpc.MetadataServicer):
         self.repair_fails: BlockdError | None = None
         self.snapshot_sets: list[types_pb2.SnapshotSet] = []
         self.snapshots_revision = 0
+        self.reads: list[tuple[str, int]] = []  # what the last heartbeat wanted to know
+        self.read_segments: dict[str, meta_pb2.ReadSegments] = {}
         self.snapshots: list[types_pb2.VolumeView] = []
         self.eras_missed = 0  # how many a volume is in later, once a renewal was answered
         self.flattened: list[tuple[str, int]] = []
@@ -63,6 +65,7 @@ class FakeMetadata(meta_pb2_grpc.MetadataServicer):
 
     async def Heartbeat(self, request: Any, context: Any) -> meta_pb2.HeartbeatResponse:
         self.heartbeats += 1
+        self.reads = [(one.volume_id, one.revision) for one in request.reads]
         return meta_pb2.HeartbeatResponse(
             peers=[other for other in self.hosts.values() if other.id != request.host_id],
             deleted_volume_ids=self.deleted,
@@ -72,7 +75,16 @@ class FakeMetadata(meta_pb2_grpc.MetadataServicer):
             if request.snapshots_revision < self.snapshots_revision
             else [],
             snapshots_revision=self.snapshots_revision,
+            reads=[self._segments_since(one) for one in request.reads],
         )
+
+    def _segments_since(self, read: meta_pb2.ReadVolume) -> meta_pb2.ReadSegments:
+        known = self.read_segments.get(
+            read.volume_id, meta_pb2.ReadSegments(volume_id=read.volume_id, revision=1)
+        )
+        if read.revision < known.revision:
+            return known
+        return meta_pb2.ReadSegments(volume_id=read.volume_id, revision=known.revision)
 
     async def GetVolume(self, request: Any, context: Any) -> types_pb2.Volume:
         return self._volume(request.name_or_id)

@@ -16,6 +16,7 @@ from blockd.model.errors import (
     NotAttached,
     NotFound,
 )
+from blockd.model.ids import new_id
 from blockd.rpc.gen import meta_pb2, types_pb2
 from blockd.rpc.status import hints_of
 from tests.meta.rig import wait_until
@@ -276,6 +277,38 @@ async def test_a_heartbeat_brings_what_changed_since(rig, volume):
     restored = await beat(1 << 40)  # of an etcd that is no more
     assert len(restored.snapshot_sets) == 1
     assert restored.snapshots_revision < 1 << 40
+
+
+async def test_a_heartbeat_brings_who_is_in_sync_of_what_is_read(rig, volume):
+    host = rig.hosts["paris-1"]
+
+    async def beat(revision: int):
+        request = host.heartbeat()
+        request.reads.add(volume_id=volume.id, revision=revision)
+        request.reads.add(volume_id=str(new_id()))  # of a volume that is gone
+        answer = await rig.call("Heartbeat", request)
+        assert not answer.reads[1].segments
+        return answer.reads[0]
+
+    first = await beat(0)
+    assert [one.generation for one in first.segments] == [1] * len(volume.segments)
+    assert not (await beat(first.revision)).segments
+    attached = await rig.attach(host="paris-1")
+    members = [member.host_id for member in volume.segments[0].members]
+    await rig.call(
+        "ChangeInSync",
+        meta_pb2.ChangeInSyncRequest(
+            volume_id=volume.id,
+            epoch=attached.epoch,
+            segment=0,
+            generation=1,
+            in_sync_host_ids=members[:2],
+        ),
+    )
+    (changed,) = (await beat(first.revision)).segments
+    assert (changed.index, changed.generation) == (0, 2)
+    assert [member.in_sync for member in changed.members] == [True, True, False]
+    assert len((await beat(1 << 40)).segments) == len(first.segments)
 
 
 async def test_a_set_never_drops_a_snapshot_that_exists(rig, volume):

@@ -199,6 +199,22 @@ TEST_CASE("members that change are taken up by reads that wait") {
   rig.reader->members_changed(moved);
 }
 
+TEST_CASE("who was in sync before the reader was made is not asked") {
+  Rig rig(1, 1 << 20);
+  rig.config.segments[0].generation = 5;
+  rig.open();
+  SegmentConfig news;
+  news.members = {{test_id(15), test_id(25), 0, true}};
+  news.generation = 4;
+  rig.reader->members_changed(news);
+  CHECK(rig.run(Op::read, 0, 4096) == Error::Ok);
+  CHECK(rig.host(15).asked == 0);
+  news.generation = 6;
+  rig.reader->members_changed(news);
+  CHECK(rig.run(Op::read, 0, 4096) == Error::Ok);
+  CHECK(rig.host(15).asked == 1);
+}
+
 TEST_CASE("a segment without a member in sync is an error") {
   Rig rig(1, 1 << 20);
   for (MemberConfig& member : rig.config.segments[0].members) member.in_sync = false;
