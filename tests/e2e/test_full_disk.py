@@ -90,3 +90,43 @@ def test_a_full_store_refuses_writes_until_something_is_trimmed() -> None:
         cluster.delete("big")
         wait_until(lambda: "store.has_space" in event_kinds(cluster), 15, "the store's event")
         assert {cluster.stored_bytes(host) for host in ("paris-1", "lyon-1", "marseille-1")} == {0}
+
+
+OVERWRITE = """
+import errno, sys, nbd
+h = nbd.NBD(); h.connect_uri(sys.argv[1])
+step = 4096
+for number in range(int(sys.argv[2])):
+    try:
+        h.pwrite(b"n" * step, number * 65536 + 4096)
+    except nbd.Error as error:
+        assert error.errnum == errno.ENOSPC, error
+        break
+print(number)
+"""
+
+
+def test_a_store_that_snapshots_fill_takes_writes_again_when_they_are_deleted() -> None:
+    """Small writes over a snapshot need a chunk each; what is refused changes nothing."""
+    with dev_cluster(store_size="512MiB") as cluster:
+        cluster.create("big", 300 * MIB)
+        uri = cluster.attach("big", "paris-1").nbd_uris[0]
+        chunks = 300 * MIB // 65536
+        run([PYTHON, "-c", FILL, uri])
+        cluster.ctl("volume", "snapshot", "create", "big", "a")
+        reader = cluster.ctl("volume", "snapshot", "attach", "big", "a", "--host", "lyon-1")
+        reader_uri = reader.stdout.split()[-1]
+        taken = int(run([PYTHON, "-c", OVERWRITE, uri, str(chunks)]).stdout)
+        assert 1000 < taken < chunks - 100
+        assert not can_write(uri, 299 * MIB)
+        run([PYTHON, "-c", CHECK, reader_uri, "0", "299"])  # as it was
+        whole = (taken * 65536 >> 20) + 1
+        run([PYTHON, "-c", CHECK, uri, str(whole), "299"])
+        wait_until(lambda: "volume.no_space" in event_kinds(cluster), 10, "the event")
+        cluster.ctl("volume", "snapshot", "detach", "big", "a", "--host", "lyon-1")
+        cluster.ctl("volume", "snapshot", "delete", "big", "a")
+        wait_until(lambda: can_write(uri, 299 * MIB), 15, "writes after the deletion")
+        assert int(run([PYTHON, "-c", OVERWRITE, uri, str(chunks)]).stdout) == chunks - 1
+        wait_until(lambda: "volume.has_space" in event_kinds(cluster), 10, "the end's event")
+        cluster.wait_in_sync("big")
+        assert cluster.ctl("volume", "verify", "big", "--read").returncode == 0

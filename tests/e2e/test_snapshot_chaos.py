@@ -186,6 +186,94 @@ def test_a_rolled_back_volume_whose_holder_is_killed(
     wait_until(lambda: past_bytes(cluster) == 0, 60, "the snapshots' space is free")
 
 
+def test_who_came_into_sync_later_is_read_when_nobody_else_is_left(
+    cluster: DevCluster, name: str, tmp_path: Path
+) -> None:
+    """Of an exported snapshot, and of the base of a volume."""
+    cluster.create(name, BLOCKS * 4096, replicas=2)
+    hosts = {m.host_name for segment in cluster.volume(name).segments for m in segment.members}
+    (outside,) = set(HOSTS) - hosts
+    holder, other = sorted(hosts)
+    uri = cluster.attach(name, holder).nbd_uris[0]
+    cluster.kill(other)
+    assert record(uri, tmp_path / "log", BLOCKS, seconds=1).finish() == 0
+    cluster.ctl("volume", "snapshot", "create", name, "a")
+    shown = read_back(uri, BLOCKS)
+    copy = f"{name}c"
+    reader = export(cluster, name, "a", outside)
+    cluster.start(other)
+    cluster.ctl("volume", "clone", name, copy, "--snapshot", "a", "--replicas", "3")
+    over = cluster.attach(copy, outside).nbd_uris[0]
+    cluster.wait_in_sync(name, replicas=2)
+    cluster.wait_in_sync(copy)
+    time.sleep(2.5)  # two heartbeats
+    cluster.kill(holder)
+    assert read_back(reader, BLOCKS) == shown
+    assert read_back(over, BLOCKS) == shown
+    cluster.start(holder)
+    cluster.wait_in_sync(copy)
+    remove(cluster, copy)
+    remove(cluster, name)
+
+
+@pytest.mark.parametrize("victim", HOSTS)
+def test_groups_whose_hosts_are_killed(
+    cluster: DevCluster, name: str, tmp_path: Path, victim: str
+) -> None:
+    """Each snapshot is of all volumes, or of none; exports and deletions end as they should."""
+    volumes = [name, f"{name}b"]
+    uris = []
+    for volume, host in zip(volumes, ("paris-1", "lyon-1"), strict=True):
+        cluster.create(volume, BLOCKS * 4096)
+        uris.append(cluster.attach(volume, host).nbd_uris[0])
+    cluster.ctl("group", "create", f"{name}g", *volumes)
+    recordings = [
+        record(uri, tmp_path / f"log{i}", BLOCKS, seconds=8) for i, uri in enumerate(uris)
+    ]
+    taken: list[str] = []
+    with ThreadPoolExecutor(1) as pool:
+        outage = pool.submit(_outage, cluster, victim, 2.0, 1.0)
+        number = 0
+        while any(one.process.poll() is None for one in recordings):
+            number += 1
+            one = f"s{number}"
+            request = meta_pb2.SnapshotGroupRequest(group=f"{name}g", name=one)
+            try:
+                cluster.meta(
+                    lambda m, r=request: m.call(lambda s: s.SnapshotGroup, r, timeout=30)
+                )
+                taken.append(one)
+                if number % 3 == 0:
+                    delete(cluster, name, one)
+                    taken.remove(one)
+            except BlockdError:
+                time.sleep(0.1)
+        outage.result()
+    for recording in recordings:
+        recording.finish()
+    assert len(taken) > 5
+    for uri in uris:
+        wait_until(lambda uri=uri: _serves(uri), 40, "both are served")
+    wait_until(lambda: _all_final(cluster, volumes), 30, "nothing is half done")
+    assert set(taken) <= _listed(cluster, volumes[0]) & _listed(cluster, volumes[1])
+    for volume in volumes:
+        cluster.wait_in_sync(volume)
+        for one in (taken[0], taken[-1]):
+            shown = [read_back(export(cluster, volume, one, host), BLOCKS) for host in HOSTS]
+            assert shown[0] == shown[1] == shown[2]
+    cluster.ctl("group", "delete", f"{name}g")
+    for volume in volumes:
+        for one in _listed(cluster, volume):
+            for host in HOSTS:
+                request = meta_pb2.DetachSnapshotRequest(volume=volume, name=one, host=host)
+                cluster.meta(
+                    lambda m, r=request: m.call(lambda s: s.DetachSnapshot, r, timeout=30)
+                )
+            delete(cluster, volume, one)
+        remove(cluster, volume)
+    wait_until(lambda: past_bytes(cluster) == 0, 60, "the snapshots' space is free")
+
+
 def test_snapshots_while_leaders_die(cluster: DevCluster, name: str, tmp_path: Path) -> None:
     """A command may fail then; what it began ends by itself, whole or not at all."""
     volumes = [name, f"{name}b"]
