@@ -68,6 +68,7 @@ log = logging.getLogger("blockd.meta")
 
 OPENING_SECONDS = 3.0  # how long to wait for a holder that is about to open the volume
 PAUSE_SECONDS = 0.3
+FINAL_PER_COMMIT = 50  # a holder that was away for long leaves many
 
 
 class Snapshots:
@@ -187,7 +188,8 @@ class Snapshots:
         Guarded by the attachment on record: had another host taken the volume meanwhile, what it
         settles while opening could still be changing what the snapshot shows. False: it has.
         """
-        for _ in range(CONFLICTS_MAX):
+        lost = 0
+        while lost < CONFLICTS_MAX:
             taken = await self._taken.taken(held.volume_id)
             creating = [one for one in taken.creating() if one.value.era < era]
             now = await self._records.attachment(held.volume_id)
@@ -195,18 +197,25 @@ class Snapshots:
                 return False
             if not creating:
                 return True
-            final = [made_final(one.value) for one in creating]
-            names = ", ".join(one.name for one in final)
-            if await self._records.commit(
-                [now.unchanged, *(one.unchanged for one in creating)],
-                [put(old.key, new) for old, new in zip(creating, final, strict=True)],
-                "snapshot.created",
-                f"volume/{final[0].volume_name}",
-                f"snapshot {names} of {final[0].volume_name} is available",
-                snapshot_details(final[0]),
-            ):
-                return True
+            creating.sort(key=lambda one: one.value.era)
+            if not await self._make_final(now, creating[:FINAL_PER_COMMIT]):
+                lost += 1
         return False
+
+    async def _make_final(
+        self, held: Stored[Attachment], creating: list[Stored[Snapshot]]
+    ) -> bool:
+        """False: a guard failed."""
+        final = [made_final(one.value) for one in creating]
+        names = ", ".join(one.name for one in final)
+        return await self._records.commit(
+            [held.unchanged, *(one.unchanged for one in creating)],
+            [put(old.key, new) for old, new in zip(creating, final, strict=True)],
+            "snapshot.created",
+            f"volume/{final[0].volume_name}",
+            f"snapshot {names} of {final[0].volume_name} is available",
+            snapshot_details(final[0]),
+        )
 
     # Deletion.
 

@@ -121,6 +121,22 @@ async def test_a_silent_holder_leaves_it_creating_and_the_leader_finishes_it(rig
     await wait_until(is_final)
 
 
+async def test_any_number_that_a_silent_holder_left_becomes_final(rig, volume, monkeypatch):
+    """More than etcd takes in one commit."""
+    monkeypatch.setattr(snapshots_module, "OPENING_SECONDS", 0.0)
+    await rig.attach(host="paris-1")
+    rig.hosts["paris-1"].failures["BeginEra"] = LinkLost("no route")
+    for number in range(130):
+        with pytest.raises(LinkLost):
+            await rig.snapshot(f"s{number}")
+    rig.hosts["paris-1"].failures.clear()
+
+    async def are_final() -> bool:
+        return {one.state for one in await rig.snapshots()} == {AVAILABLE}
+
+    await wait_until(are_final)
+
+
 async def test_asking_again_waits_for_what_is_not_final(rig, volume):
     await rig.attach(host="paris-1")
     rig.hosts["paris-1"].failures["BeginEra"] = LinkLost("no route")
