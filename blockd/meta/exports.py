@@ -94,7 +94,7 @@ class SnapshotExports:
         )
         one = snapshot.value
         return await self._records.commit(
-            [snapshot.unchanged, Unchanged(key, 0)],
+            [snapshot.same_life, Unchanged(key, 0)],
             [put(key, record), touch(snapshot)],
             "snapshot.attached",
             f"volume/{one.volume_name}",

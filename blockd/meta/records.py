@@ -42,7 +42,7 @@ from typing import Generic, TypeVar
 
 from google.protobuf.message import Message
 
-from blockd.meta.etcd import Entry, Etcd, Guard, Op, Put, Unchanged
+from blockd.meta.etcd import Entry, Etcd, Guard, Op, Put, SameLife, Unchanged
 from blockd.model.errors import BlockdError, Busy, NotFound, WriteUnresolved
 from blockd.model.ids import is_id
 from blockd.model.units import segment_count
@@ -97,6 +97,12 @@ class Stored(Generic[Record]):
     value: Record
     key: str
     revision: int
+    born_revision: int = 0
+
+    @property
+    def same_life(self) -> SameLife:
+        """Guard: the record has not been deleted since it was read; it may have been written."""
+        return SameLife(self.key, self.born_revision)
 
     @property
     def unchanged(self) -> Unchanged:
@@ -146,7 +152,9 @@ def last_part(key: str) -> str:
 
 def decode(entry: Entry, kind: type[Record]) -> Stored[Record]:
     """The message in a key. Raises DecodeError only if somebody else wrote it."""
-    return Stored(kind.FromString(entry.value), entry.key, entry.mod_revision)
+    return Stored(
+        kind.FromString(entry.value), entry.key, entry.mod_revision, entry.create_revision
+    )
 
 
 def put(key: str, message: Message) -> Put:

@@ -14,7 +14,6 @@ from blockd.meta.records import (
     VOLUMES,
     HostView,
     Stored,
-    conflict,
     last_part,
     order_key,
     put,
@@ -69,7 +68,8 @@ class Replicas:
         promised = placed_bytes(volumes, segments)
         return [_candidate(view, promised) for view in hosts.values()]
 
-    async def write_segments(self, stored: Stored[Volume], segments: Sequence[Segment]) -> None:
+    async def write_segments(self, stored: Stored[Volume], segments: Sequence[Segment]) -> bool:
+        """False: the volume's record was changed since, and not all are written."""
         for start in range(0, len(segments), SEGMENTS_PER_COMMIT):
             batch = segments[start : start + SEGMENTS_PER_COMMIT]
             keys = [segment_key(stored.value.id, segment.index) for segment in batch]
@@ -78,7 +78,8 @@ class Replicas:
                 [put(key, segment) for key, segment in zip(keys, batch, strict=True)],
             )
             if done is None:
-                raise conflict(f"volume {stored.value.name}")
+                return False
+        return True
 
     async def ensure(self, volume_id: str, segments: Iterable[Stored[Segment]]) -> None:
         """Have every host make its replicas. Raises what a host raised, naming it."""

@@ -4,6 +4,8 @@ snapshots/VOLUME is written in every commit that changes what it is derived from
 commit is guarded by it: so two of them cannot cross, and what hosts are told is never older than
 what a commit before it said. Whoever comes to depend on a snapshot writes its record anew, as it
 was (touch): a deletion that has looked for dependents before that fails its guard, and looks again.
+A record that is final changes no more: so dependents that come at once need not wait for each
+other; each is guarded only by the record's life (same_life).
 """
 
 from collections.abc import Iterable, Sequence
@@ -162,7 +164,7 @@ class SnapshotRecords:
 
 
 def touch(snapshot: Stored[Snapshot]) -> Put:
-    """The operation that makes deletions under way look again for dependents."""
+    """The operation that makes deletions under way look again for dependents. Of a final one."""
     return put(snapshot.key, snapshot.value)
 
 

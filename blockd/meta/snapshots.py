@@ -202,9 +202,7 @@ class Snapshots:
                 lost += 1
         return False
 
-    async def _make_final(
-        self, held: Stored[Attachment], creating: list[Stored[Snapshot]]
-    ) -> bool:
+    async def _make_final(self, held: Stored[Attachment], creating: list[Stored[Snapshot]]) -> bool:
         """False: a guard failed."""
         final = [made_final(one.value) for one in creating]
         names = ", ".join(one.name for one in final)

@@ -113,7 +113,7 @@ class Volumes:
 
     async def create(self, request: CreateVolumeRequest, parent: Parent | None = None) -> Volume:
         """Raises InvalidArgument, AlreadyExists, PolicyUnsatisfiable, and what a host raised; of a
-        clone also Busy: its snapshot was changed meanwhile."""
+        clone also NotFound: its snapshot was deleted meanwhile."""
         volume = _new_volume(request)
         if parent is not None:
             volume.base.CopyFrom(parent.base)
@@ -123,7 +123,8 @@ class Volumes:
         async with self._instance.hold(volume.id):
             stored = await self._claim(volume, parent)
             try:
-                await self._replicas.write_segments(stored, fresh_segments(0, places))
+                if not await self._replicas.write_segments(stored, fresh_segments(0, places)):
+                    raise conflict(f"volume {volume.name}")
                 await self._replicas.ensure(volume.id, await self._records.segments(volume))
                 return await self._publish(stored)
             except BlockdError as error:
@@ -143,7 +144,7 @@ class Volumes:
             self._instance.working_on(volume.id),
         ]
         if parent is not None:
-            guards.append(parent.snapshot.unchanged)
+            guards.append(parent.snapshot.same_life)
             ops.append(touch(parent.snapshot))
         done = await self._records.commit(
             guards,
@@ -158,7 +159,7 @@ class Volumes:
         if entry is not None:
             return decode(entry, Volume)
         if parent is not None and await self._etcd.get(VOLUME_NAMES + volume.name) is None:
-            raise conflict(f"snapshot {parent.snapshot.value.name}")
+            raise NotFound(f"snapshot {parent.snapshot.value.name} was deleted meanwhile")
         raise _name_taken(volume.name)
 
     async def _publish(self, stored: Stored[Volume]) -> Volume:
@@ -189,32 +190,37 @@ class Volumes:
 
     async def resize(self, name_or_id: str, size_bytes: int) -> Volume:
         """Grow. Raises InvalidArgument, NotFound, Busy, PolicyUnsatisfiable, what a host raised."""
-        stored = await self._records.volume(name_or_id)
+        for _ in range(CONFLICTS_MAX):
+            stored = await self._records.volume(name_or_id)
+            check_available(stored.value)
+            check_growth(stored.value.size_bytes, size_bytes)
+            if size_bytes == stored.value.size_bytes or await self._grow(stored, size_bytes):
+                whole = await self.get(stored.value.id)
+                await self._tell_holder(whole)
+                return whole
+        raise conflict(f"volume {name_or_id}")
+
+    async def _grow(self, stored: Stored[Volume], size_bytes: int) -> bool:
+        """False: the volume was changed meanwhile, by a snapshot perhaps."""
+        if not await self._add_segments(stored, size_bytes):
+            return False
         volume = Volume()
         volume.CopyFrom(stored.value)
-        check_available(volume)
-        check_growth(volume.size_bytes, size_bytes)
-        if size_bytes > volume.size_bytes:
-            await self._add_segments(stored, size_bytes)
-            volume.size_bytes = size_bytes
-            done = await self._records.commit(
-                [stored.unchanged],
-                [put(stored.key, volume)],
-                "volume.resized",
-                f"volume/{volume.name}",
-                f"volume {volume.name} grew from {format_size(stored.value.size_bytes)} to "
-                f"{format_size(size_bytes)}",
-                {"volume_id": volume.id},
-            )
-            if not done:
-                raise conflict(f"volume {volume.name}")
-        whole = await self.get(volume.id)
-        await self._tell_holder(whole)
-        return whole
+        volume.size_bytes = size_bytes
+        return await self._records.commit(
+            [stored.unchanged],
+            [put(stored.key, volume)],
+            "volume.resized",
+            f"volume/{volume.name}",
+            f"volume {volume.name} grew from {format_size(stored.value.size_bytes)} to "
+            f"{format_size(size_bytes)}",
+            {"volume_id": volume.id},
+        )
 
-    async def _add_segments(self, stored: Stored[Volume], size_bytes: int) -> None:
+    async def _add_segments(self, stored: Stored[Volume], size_bytes: int) -> bool:
         """Records and replicas for what is new. Those that a failed growth left are used again, so
-        that no host keeps a replica which no record names."""
+        that no host keeps a replica which no record names. False: the volume was changed
+        meanwhile."""
         volume_id = stored.value.id
         first, count = segment_count(stored.value.size_bytes), segment_count(size_bytes)
         entries = await self._etcd.scan(f"{SEGMENTS}{volume_id}/")
@@ -226,9 +232,11 @@ class Volumes:
             wanted.CopyFrom(stored.value)
             wanted.size_bytes = size_bytes
             places = await self._replicas.place(wanted, known, count, members)
-            await self._replicas.write_segments(stored, fresh_segments(known, places))
+            if not await self._replicas.write_segments(stored, fresh_segments(known, places)):
+                return False
         larger = Volume(id=volume_id, size_bytes=size_bytes)
         await self._replicas.ensure(volume_id, (await self._records.segments(larger))[first:])
+        return True
 
     async def _tell_holder(self, volume: Volume) -> None:
         if not volume.HasField("attachment"):

@@ -239,9 +239,7 @@ def test_groups_whose_hosts_are_killed(
             one = f"s{number}"
             request = meta_pb2.SnapshotGroupRequest(group=f"{name}g", name=one)
             try:
-                cluster.meta(
-                    lambda m, r=request: m.call(lambda s: s.SnapshotGroup, r, timeout=30)
-                )
+                cluster.meta(lambda m, r=request: m.call(lambda s: s.SnapshotGroup, r, timeout=30))
                 taken.append(one)
                 if number % 3 == 0:
                     delete(cluster, name, one)
@@ -266,9 +264,7 @@ def test_groups_whose_hosts_are_killed(
         for one in _listed(cluster, volume):
             for host in HOSTS:
                 request = meta_pb2.DetachSnapshotRequest(volume=volume, name=one, host=host)
-                cluster.meta(
-                    lambda m, r=request: m.call(lambda s: s.DetachSnapshot, r, timeout=30)
-                )
+                cluster.meta(lambda m, r=request: m.call(lambda s: s.DetachSnapshot, r, timeout=30))
             delete(cluster, volume, one)
         remove(cluster, volume)
     wait_until(lambda: past_bytes(cluster) == 0, 60, "the snapshots' space is free")

@@ -334,3 +334,43 @@ async def test_a_host_that_is_silent_needs_force(rig):
         await detach_snapshot(rig)
     await detach_snapshot(rig, force=True)
     await rig.delete_snapshot("a")
+
+
+async def test_many_clones_of_one_snapshot_at_once(rig):
+    await rig.snapshot("a")
+    made = await asyncio.gather(*(clone(rig, f"c{number}") for number in range(12)))
+    assert len({one.id for one in made}) == 12
+
+
+async def test_many_hosts_attach_one_snapshot_at_once(rig):
+    await rig.snapshot("a")
+    await asyncio.gather(
+        *(
+            rig.call(
+                "AttachSnapshot", meta_pb2.AttachSnapshotRequest(volume="vol", name="a", host=host)
+            )
+            for host in rig.hosts
+        ),
+        *(clone(rig, f"c{number}") for number in range(4)),
+    )
+    (one,) = await rig.snapshots()
+    assert len(one.attachments) == len(rig.hosts)
+
+
+async def test_growing_while_snapshots_are_taken(rig, volume):
+    await rig.attach("vol", "paris-1")
+
+    async def take() -> None:
+        for number in range(12):
+            await rig.snapshot(f"s{number}")
+
+    async def grow() -> None:
+        for gib in range(3, 7):
+            request = meta_pb2.ResizeVolumeRequest(name_or_id="vol", size_bytes=gib * GIB)
+            await rig.call("ResizeVolume", request)
+
+    await asyncio.gather(take(), grow())
+    now = await rig.volume()
+    assert (now.size_bytes, now.era) == (6 * GIB, 13)
+    sizes = [one.size_bytes for one in await rig.snapshots()]
+    assert sizes == sorted(sizes)
