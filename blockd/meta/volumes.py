@@ -39,6 +39,7 @@ from blockd.model.errors import (
     BlockdError,
     Busy,
     InUse,
+    NotFound,
     VolumeAttached,
 )
 from blockd.model.ids import new_id

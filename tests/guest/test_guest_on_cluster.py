@@ -2,10 +2,11 @@
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
-from tests.cluster import DevCluster, dev_cluster, wait_until
+from tests.cluster import DevCluster, dev_cluster, run, wait_until
 from tests.guest.guest import FILES_WRITTEN, VERIFY_AGAIN, boot_guest
 
 VOLUME = "guest"
@@ -47,3 +48,39 @@ def test_guest_keeps_its_files_while_hosts_are_lost(cluster: DevCluster) -> None
     second = boot_guest(attachment.nbd_uris[0], VERIFY_AGAIN)
     assert second.status == 0, second.output
     assert second.files_verified == FILES_WRITTEN
+
+
+def test_a_clone_of_a_guests_disk_is_a_sound_file_system(
+    cluster: DevCluster, tmp_path: Path
+) -> None:
+    """Taken while the guest writes: what a power loss would leave, and nothing worse."""
+    volume = cluster.create(VOLUME, VOLUME_BYTES)
+    uri = cluster.attach(VOLUME, "paris-1").nbd_uris[0]
+
+    def written() -> int:
+        return cluster.attachment("paris-1", volume.id).counters["write_bytes"]
+
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        guest = pool.submit(boot_guest, uri)
+        for number in range(1, 4):
+            wait_until(
+                lambda number=number: written() > number * (4 << 20), BOOT_S, "writes", poll=0.05
+            )
+            assert not guest.done(), "the guest was done before the snapshot"
+            cluster.ctl("volume", "snapshot", "create", VOLUME, f"s{number}")
+        result = guest.result()
+    assert result.status == 0, result.output
+    for number in range(1, 4):
+        copy = f"clone{number}"
+        cluster.ctl("volume", "clone", VOLUME, copy, "--snapshot", f"s{number}")
+        shown = cluster.attach(copy, "lyon-1").nbd_uris[0]
+        image = str(tmp_path / copy)
+        run(["nbdcopy", shown, image])
+        for options, allowed in (("-p", (0, 1)), ("-fn", (0,))):  # the journal; then all of it
+            done = run(["/sbin/e2fsck", options, image], check=False)
+            assert done.returncode in allowed, done.stdout + done.stderr
+    cluster.ctl("volume", "snapshot", "create", VOLUME, "end")
+    cluster.ctl("volume", "clone", VOLUME, "whole", "--snapshot", "end", "--size", "768MiB")
+    shown = cluster.attach("whole", "marseille-1").nbd_uris[0]
+    again = boot_guest(shown, VERIFY_AGAIN)
+    assert (again.status, again.files_verified) == (0, FILES_WRITTEN), again.output

@@ -374,3 +374,16 @@ async def test_growing_while_snapshots_are_taken(rig, volume):
     assert (now.size_bytes, now.era) == (6 * GIB, 13)
     sizes = [one.size_bytes for one in await rig.snapshots()]
     assert sizes == sorted(sizes)
+
+
+async def test_a_snapshot_and_a_clone_of_it_never_part(rig):
+    """Deleted and cloned at once: either goes first."""
+    for number in range(8):
+        await rig.snapshot(f"s{number}")
+        deleted, made = await asyncio.gather(
+            rig.delete_snapshot(f"s{number}"),
+            clone(rig, f"c{number}", f"s{number}"),
+            return_exceptions=True,
+        )
+        assert isinstance(deleted, InUse) or isinstance(made, NotFound)
+        assert not (isinstance(deleted, InUse) and isinstance(made, NotFound))
