@@ -160,7 +160,9 @@ class Agent:
             log.info("registered as %s at %s", self._me.name, self._me.site)
         self.registered.set()
         await self._take_up(answer.attached)
-        await self._snapshot_exports.restore(answer.snapshots, known_before=exported)
+        await self._snapshot_exports.restore(
+            answer.snapshots, self._metadata.get_view, known_before=exported
+        )
 
     async def _heartbeat(self) -> None:
         stores = await self._stores()

@@ -57,6 +57,15 @@ class MetadataClient:
             idempotent=True,
         )
 
+    async def get_view(self, volume: str, snapshot: str) -> types_pb2.VolumeView:
+        """What a reader of a snapshot needs to know. Raises NotFound, Busy."""
+        return await self._client.call(
+            lambda meta: meta.GetView,
+            meta_pb2.GetViewRequest(volume=volume, snapshot=snapshot),
+            timeout=CALL_TIMEOUT_S,
+            idempotent=True,
+        )
+
     async def renew_attachment(
         self, volume_id: str, host_id: str, epoch: int
     ) -> meta_pb2.RenewAttachmentResponse:

@@ -9,13 +9,13 @@ arrive, or could not be told to the core, is sent again.
 import asyncio
 import logging
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from dataclasses import dataclass
 from uuid import UUID
 
 from blockd.host.exports import NbdEndpoints
 from blockd.host.topology import Topology, volumes_beneath
-from blockd.model.errors import AlreadyExists, BlockdError, NotAttached, NotFound
+from blockd.model.errors import BlockdError, NotAttached, NotFound
 from blockd.model.ids import parse_id
 from blockd.native import core as native
 from blockd.native.values import SnapshotSpec
@@ -24,6 +24,9 @@ from blockd.rpc.gen import types_pb2
 log = logging.getLogger(__name__)
 
 RETRY_S = 2.0
+
+# A snapshot's view by volume and name. Raises NotFound, MetadataUnreachable.
+Look = Callable[[str, str], Awaitable[types_pb2.VolumeView]]
 
 
 class SnapshotSets:
@@ -78,6 +81,7 @@ class SnapshotExports:
         self._endpoints = endpoints
         self._locks: defaultdict[UUID, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._restoring: dict[UUID, asyncio.Task[None]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
         self.exported: dict[UUID, Exported] = {}
 
     async def attach(self, view: types_pb2.VolumeView) -> list[str]:
@@ -98,51 +102,73 @@ class SnapshotExports:
         try:
             await self._core.attach_snapshot(spec)
             await self._core.nbd_export(spec.snapshot_id, name, read_only=True)
-        except AlreadyExists:
-            raise
         except BaseException:
             # Also when the caller gave up waiting: a reader that nobody knows of must not stay.
-            await asyncio.shield(self._discard(spec.snapshot_id, name))
+            await self._to_end(self._discard(spec.snapshot_id))
             raise
 
-    async def detach(self, snapshot_id: UUID) -> None:
-        """End the export; one that is not there is gone already."""
+    async def detach(self, snapshot_id: UUID, only: Exported | None = None) -> None:
+        """End the export; one that is not there is gone already. It goes on when the caller gives
+        up: reads that wait for members that are away hold it up. only: leave another one alone."""
+        await self._to_end(self._detach(snapshot_id, only))
+
+    async def _detach(self, snapshot_id: UUID, only: Exported | None) -> None:
+        if only is None:
+            await self._stop_restoring(snapshot_id)
+        async with self._locks[snapshot_id]:
+            exported = self.exported.get(snapshot_id)
+            if exported is None or only not in (None, exported):
+                return
+            await self._discard(snapshot_id)
+            del self.exported[snapshot_id]
+            log.info("snapshot %s is exported no more", exported.export)
+
+    async def _stop_restoring(self, snapshot_id: UUID) -> None:
         restoring = self._restoring.pop(snapshot_id, None)
         if restoring is not None:
             restoring.cancel()
             await asyncio.gather(restoring, return_exceptions=True)
-        async with self._locks[snapshot_id]:
-            exported = self.exported.pop(snapshot_id, None)
-            if exported is not None:
-                await self._discard(snapshot_id, exported.export)
-                log.info("snapshot %s is exported no more", exported.export)
 
-    async def _discard(self, snapshot_id: UUID, name: str) -> None:
-        for step in (self._core.nbd_unexport(name), self._core.detach(snapshot_id)):
-            try:
-                await step
-            except (NotFound, NotAttached) as error:
-                log.debug("export %s was gone: %s", name, error)
+    async def _discard(self, snapshot_id: UUID) -> None:
+        """With its export, if it has one."""
+        try:
+            await self._core.detach(snapshot_id)
+        except NotAttached as error:
+            log.debug("the reader was gone: %s", error)
+
+    async def _to_end(self, work: Coroutine[None, None, None]) -> None:
+        """Await `work`, which goes on when the caller is cancelled."""
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        await asyncio.shield(task)
 
     async def restore(
-        self, views: Iterable[types_pb2.VolumeView], *, known_before: Iterable[UUID]
+        self,
+        views: Iterable[types_pb2.VolumeView],
+        look: Look,
+        *,
+        known_before: Iterable[UUID],
     ) -> None:
         """Export what the record says, in the background and until it works; end what it no longer
-        says. known_before: what was exported when the record was asked for; whatever came since
-        is on record, too, but perhaps not in this answer."""
+        says. look: asks for a view as it is by now. known_before: what was exported when the record
+        was asked for; whatever came since is on record, too, but perhaps not in this answer."""
         wanted = {parse_id(view.snapshot_id, "snapshot"): view for view in views}
         for snapshot_id in known_before:
             if snapshot_id not in wanted:
                 await self.detach(snapshot_id)
+        for snapshot_id in list(self._restoring):
+            if snapshot_id not in wanted:
+                await self._stop_restoring(snapshot_id)
         for snapshot_id, view in wanted.items():
             if snapshot_id not in self.exported and snapshot_id not in self._restoring:
-                task = asyncio.create_task(self._restore(view))
+                task = asyncio.create_task(self._restore(view, look))
                 self._restoring[snapshot_id] = task
                 task.add_done_callback(
                     lambda _, snapshot_id=snapshot_id: self._restoring.pop(snapshot_id, None)  # type: ignore[misc]
                 )
 
-    async def _restore(self, view: types_pb2.VolumeView) -> None:
+    async def _restore(self, view: types_pb2.VolumeView, look: Look) -> None:
         while True:
             try:
                 await self.attach(view)
@@ -157,10 +183,21 @@ class SnapshotExports:
             except Exception:
                 log.exception("exporting snapshot %s failed", view.snapshot_name)
             await asyncio.sleep(RETRY_S)
+            view = await self._look_again(view, look)
+
+    async def _look_again(self, view: types_pb2.VolumeView, look: Look) -> types_pb2.VolumeView:
+        """Others may be in sync by now, of its bases, too. Whether it is to be exported still, a
+        registration says."""
+        try:
+            now = await look(view.volume_id, view.snapshot_name)
+        except BlockdError as error:
+            log.info("snapshot %s of %s: %s", view.snapshot_name, view.volume_name, error)
+            return view
+        return now if now.snapshot_id == view.snapshot_id else view
 
     async def close(self) -> None:
         """End what is being restored; the core ends the exports."""
-        tasks = list(self._restoring.values())
+        tasks = [*self._restoring.values(), *self._tasks]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

@@ -30,7 +30,7 @@ from blockd.rpc.status import hinted
 from blockd.rules.attachments import HostChoice, choose_host
 
 OPEN_SECONDS = 20.0
-CLOSE_SECONDS = 5.0
+CLOSE_SECONDS = 8.0  # reads that wait for members are given 5 s by the host
 
 
 def attachment_key(snapshot_id: str, host_id: str) -> str:

@@ -219,10 +219,10 @@ class Core:
 
     async def detach(self, volume_id: UUID) -> None:
         self._called("detach", volume_id)
-        if self.readers.pop(volume_id, None) is not None:
-            return
-        self._volume(volume_id)
-        del self.volumes[volume_id]
+        if self.readers.pop(volume_id, None) is None:
+            self._volume(volume_id)
+            del self.volumes[volume_id]
+        self.exports = {name: one for name, one in self.exports.items() if one != volume_id}
 
     async def in_sync_changed(self, volume_id: UUID, segment: Segment) -> None:
         self._called("in_sync_changed", volume_id, segment)
@@ -311,6 +311,8 @@ class Core:
         self._called("nbd_export", volume_id, name, read_only)
         if volume_id not in self.readers:
             self._volume(volume_id)
+        if self.exports.get(name, volume_id) != volume_id:
+            raise AlreadyExists(f"export {name} is another volume's")
         self.exports[name] = volume_id
 
     async def nbd_unexport(self, name: str) -> None:

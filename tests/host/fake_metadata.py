@@ -89,6 +89,12 @@ class FakeMetadata(meta_pb2_grpc.MetadataServicer):
     async def GetVolume(self, request: Any, context: Any) -> types_pb2.Volume:
         return self._volume(request.name_or_id)
 
+    async def GetView(self, request: Any, context: Any) -> types_pb2.VolumeView:
+        for view in self.snapshots:
+            if (view.volume_id, view.snapshot_name) == (request.volume, request.snapshot):
+                return view
+        raise NotFound("no such snapshot")
+
     async def RenewAttachment(self, request: Any, context: Any) -> meta_pb2.RenewAttachmentResponse:
         volume = self._volume(request.volume_id)
         if volume.attachment.host_id != request.host_id:

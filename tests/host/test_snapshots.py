@@ -3,9 +3,11 @@
 import asyncio
 from uuid import UUID, uuid4
 
+import pytest
+
 from blockd.host import snapshots as snapshots_module
 from blockd.host.stores import open_store
-from blockd.model.errors import DiskError, LinkLost
+from blockd.model.errors import AlreadyExists, DiskError, LinkLost
 from blockd.native.values import ChunkView
 from blockd.rpc.gen import host_pb2, meta_pb2, types_pb2
 from tests.host.fake_core import format_store
@@ -28,6 +30,10 @@ async def make_replica(rig, tmp_path, volume_id: UUID) -> meta_pb2.ReplicaOrder:
     return meta_pb2.ReplicaOrder(
         volume_id=str(volume_id), segment=0, store_id=str(store_id), block_count=16
     )
+
+
+async def look_nowhere(volume: str, name: str) -> types_pb2.VolumeView:
+    raise LinkLost("no metadata service answers")
 
 
 def make_view(rig, name: str = "s", *, volume: str = "v") -> types_pb2.VolumeView:
@@ -133,7 +139,7 @@ async def test_an_export_made_while_registering_stays(rig) -> None:
     """The answer was made before the record: it does not name it."""
     before = list(rig.snapshot_exports.exported)
     await rig.snapshot_exports.attach(make_view(rig))
-    await rig.snapshot_exports.restore([], known_before=before)
+    await rig.snapshot_exports.restore([], look_nowhere, known_before=before)
     assert list(rig.core.exports) == ["v@s"]
 
 
@@ -141,10 +147,71 @@ async def test_detaching_ends_what_is_being_restored(rig, monkeypatch) -> None:
     monkeypatch.setattr(snapshots_module, "RETRY_S", 60)
     view = make_view(rig)
     rig.core.fail["attach_snapshot"] = LinkLost("not yet")
-    await rig.snapshot_exports.restore([view], known_before=[])
+    await rig.snapshot_exports.restore([view], look_nowhere, known_before=[])
     await asyncio.sleep(0.05)
     await rig.snapshot_exports.detach(UUID(view.snapshot_id))
     assert not rig.snapshot_exports._restoring
+
+
+async def test_what_is_restored_looks_for_who_is_in_sync_by_now(rig, monkeypatch) -> None:
+    monkeypatch.setattr(snapshots_module, "RETRY_S", 0.02)
+    view, now = make_view(rig), types_pb2.VolumeView()
+    now.CopyFrom(view)
+    now.segments[0].generation = 9
+
+    async def look(volume: str, name: str) -> types_pb2.VolumeView:
+        assert (volume, name) == (view.volume_id, "s")
+        return now
+
+    rig.core.fail["attach_snapshot"] = LinkLost("nobody of these is left")
+    await rig.snapshot_exports.restore([view], look, known_before=[])
+    await asyncio.sleep(0.1)
+    assert rig.core.readers[UUID(view.snapshot_id)].segments[0].generation == 9
+
+
+async def test_what_is_on_record_no_more_is_not_restored_any_longer(rig, monkeypatch) -> None:
+    monkeypatch.setattr(snapshots_module, "RETRY_S", 0.02)
+    view = make_view(rig)
+    rig.core.fail["attach_snapshot"] = LinkLost("not yet")
+    await rig.snapshot_exports.restore([view], look_nowhere, known_before=[])
+    await asyncio.sleep(0)
+    await rig.snapshot_exports.restore([], look_nowhere, known_before=[])
+    await asyncio.sleep(0.1)
+    assert not rig.core.exports
+
+
+async def test_a_detach_goes_on_when_the_caller_gives_up(rig, monkeypatch) -> None:
+    view = make_view(rig)
+    snapshot_id = UUID(view.snapshot_id)
+    await rig.snapshot_exports.attach(view)
+    drained = asyncio.Event()
+    detach = rig.core.detach
+
+    async def slow(volume_id: UUID) -> None:
+        await drained.wait()
+        await detach(volume_id)
+
+    monkeypatch.setattr(rig.core, "detach", slow)
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(rig.snapshot_exports.detach(snapshot_id), 0.05)
+    again = asyncio.create_task(rig.snapshot_exports.attach(view))
+    await asyncio.sleep(0.05)
+    assert not again.done()
+    drained.set()
+    await again
+    assert list(rig.core.exports) == ["v@s"]
+
+
+async def test_an_export_whose_name_is_taken_leaves_no_reader(rig) -> None:
+    """Of a snapshot that was deleted while this host was told nothing of that."""
+    old, new = make_view(rig), make_view(rig)
+    await rig.snapshot_exports.attach(old)
+    with pytest.raises(AlreadyExists):
+        await rig.snapshot_exports.attach(new)
+    assert list(rig.core.readers) == [UUID(old.snapshot_id)]
+    assert list(rig.core.exports) == ["v@s"]
+    await rig.snapshot_exports.detach(UUID(old.snapshot_id))
+    await rig.snapshot_exports.attach(new)
 
 
 async def test_changed_chunks_are_told_of_a_replica(rig, tmp_path, status_of) -> None:
