@@ -166,6 +166,7 @@ class Agent:
 
     async def _heartbeat(self) -> None:
         stores = await self._stores()
+        exported = dict(self._snapshot_exports.exported)
         answer = await self._metadata.heartbeat(
             meta_pb2.HeartbeatRequest(
                 host_id=str(self._me.host_id),
@@ -173,6 +174,7 @@ class Agent:
                 stores=stores,
                 snapshots_revision=self._snapshot_sets.revision,
                 reads=self._read_members.wanted(),
+                exported_snapshot_ids=map(str, exported),
             )
         )
         if answer.unknown_host:
@@ -181,6 +183,9 @@ class Agent:
             return
         await self._topology.learn(answer.peers)
         await self._read_members.learn(answer.reads)
+        for text in answer.ended_snapshot_ids:  # released by force, while this host did not answer
+            snapshot_id = parse_id(text, "snapshot")
+            self._snapshot_exports.end(snapshot_id, exported[snapshot_id])
         await self._carry_out(answer.replicas, answer.deleted_volume_ids)
         await self._learn_snapshots(answer)
 

@@ -112,6 +112,10 @@ class SnapshotExports:
         up: reads that wait for members that are away hold it up. only: leave another one alone."""
         await self._to_end(self._detach(snapshot_id, only))
 
+    def end(self, snapshot_id: UUID, this: Exported) -> None:
+        """Detach in the background, if it is this export still."""
+        self._start_task(self._detach(snapshot_id, this))
+
     async def _detach(self, snapshot_id: UUID, only: Exported | None) -> None:
         if only is None:
             await self._stop_restoring(snapshot_id)
@@ -138,10 +142,13 @@ class SnapshotExports:
 
     async def _to_end(self, work: Coroutine[None, None, None]) -> None:
         """Await `work`, which goes on when the caller is cancelled."""
+        await asyncio.shield(self._start_task(work))
+
+    def _start_task(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        await asyncio.shield(task)
+        return task
 
     async def restore(
         self,

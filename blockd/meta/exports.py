@@ -12,7 +12,6 @@ from blockd.meta.etcd import Delete, Unchanged
 from blockd.meta.layers import Layers
 from blockd.meta.records import (
     CONFLICTS_MAX,
-    SNAPSHOT_ATTACHMENTS,
     HostView,
     Stored,
     check_available,
@@ -21,7 +20,12 @@ from blockd.meta.records import (
     now_us,
     put,
 )
-from blockd.meta.snapshot_records import SnapshotRecords, snapshot_details, touch
+from blockd.meta.snapshot_records import (
+    SnapshotRecords,
+    attachment_key,
+    snapshot_details,
+    touch,
+)
 from blockd.model.errors import BlockdError, InvalidArgument, NotAttached, NotFound
 from blockd.rpc.gen import host_pb2
 from blockd.rpc.gen.meta_pb2 import AttachSnapshotRequest, DetachSnapshotRequest
@@ -31,11 +35,6 @@ from blockd.rules.attachments import HostChoice, choose_host
 
 OPEN_SECONDS = 20.0
 CLOSE_SECONDS = 8.0  # reads that wait for members are given 5 s by the host
-
-
-def attachment_key(snapshot_id: str, host_id: str) -> str:
-    """See the table in records.py."""
-    return f"{SNAPSHOT_ATTACHMENTS}{snapshot_id}/{host_id}"
 
 
 class SnapshotExports:
@@ -179,8 +178,8 @@ class SnapshotExports:
                         f"{held[0].host_name} did not detach snapshot {request.name} of "
                         f"{volume.name}: {error.message}"
                     ),
-                    "with --force it is released all the same: the host ends its export when it "
-                    "registers again",
+                    "with --force it is released all the same: the host ends its export as soon as "
+                    "it is told, with a heartbeat",
                 ) from error
         key = attachment_key(snapshot.id, held[0].host_id)
         await self._forget(snapshot, key, held[0].host_name, "is detached")

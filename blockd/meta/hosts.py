@@ -28,6 +28,7 @@ from blockd.meta.records import (
     now_us,
     put,
 )
+from blockd.meta.snapshot_records import attachment_key
 from blockd.model.errors import AlreadyExists, Busy, InvalidArgument, NotFound
 from blockd.model.ids import parse_id
 from blockd.model.units import BLOCKS_PER_SEGMENT
@@ -208,6 +209,11 @@ class Hosts:
             snapshot_sets=sets,
             snapshots_revision=revision,
             reads=[await self._segments_since(read) for read in request.reads],
+            ended_snapshot_ids=[
+                snapshot_id
+                for snapshot_id in request.exported_snapshot_ids
+                if await self._records.etcd.get(attachment_key(snapshot_id, host_id)) is None
+            ],
         )
 
     async def _segments_since(self, read: ReadVolume) -> ReadSegments:

@@ -58,6 +58,11 @@ def check_detached(volume: Volume, attachment: Attachment) -> None:
     check_quiet(volume.name, attachment.host_name, clean=is_clean(attachment))
 
 
+def attachment_key(snapshot_id: str, host_id: str) -> str:
+    """See the table in records.py."""
+    return f"{SNAPSHOT_ATTACHMENTS}{snapshot_id}/{host_id}"
+
+
 def snapshot_set(volume: Volume, snapshots: Iterable[Snapshot]) -> Put:
     """The operation that stores what hosts are told of the volume and these snapshots of it."""
     base = base_of(volume)

@@ -24,6 +24,7 @@ class FakeMetadata(meta_pb2_grpc.MetadataServicer):
         self.repair_fails: BlockdError | None = None
         self.snapshot_sets: list[types_pb2.SnapshotSet] = []
         self.snapshots_revision = 0
+        self.ended_snapshots: list[str] = []
         self.reads: list[tuple[str, int]] = []  # what the last heartbeat wanted to know
         self.read_segments: dict[str, meta_pb2.ReadSegments] = {}
         self.snapshots: list[types_pb2.VolumeView] = []
@@ -76,6 +77,9 @@ class FakeMetadata(meta_pb2_grpc.MetadataServicer):
             else [],
             snapshots_revision=self.snapshots_revision,
             reads=[self._segments_since(one) for one in request.reads],
+            ended_snapshot_ids=[
+                one for one in request.exported_snapshot_ids if one in self.ended_snapshots
+            ],
         )
 
     def _segments_since(self, read: meta_pb2.ReadVolume) -> meta_pb2.ReadSegments:

@@ -202,6 +202,28 @@ async def test_a_detach_goes_on_when_the_caller_gives_up(rig, monkeypatch) -> No
     assert list(rig.core.exports) == ["v@s"]
 
 
+async def test_what_was_released_by_force_is_ended_with_a_heartbeat(rig, eventually) -> None:
+    gone, stays = make_view(rig, "gone"), make_view(rig, "stays")
+    async with rig.running():
+        for view in (gone, stays):
+            await rig.snapshot_exports.attach(view)
+        rig.metadata.ended_snapshots.append(gone.snapshot_id)
+        await eventually(lambda: list(rig.core.exports) == ["v@stays"])
+        assert list(rig.snapshot_exports.exported) == [UUID(stays.snapshot_id)]
+
+
+async def test_an_old_order_to_end_leaves_a_new_export_alone(rig) -> None:
+    view = make_view(rig)
+    snapshot_id = UUID(view.snapshot_id)
+    await rig.snapshot_exports.attach(view)
+    old = rig.snapshot_exports.exported[snapshot_id]
+    await rig.snapshot_exports.detach(snapshot_id)
+    await rig.snapshot_exports.attach(view)
+    rig.snapshot_exports.end(snapshot_id, old)
+    await asyncio.sleep(0.05)
+    assert list(rig.core.exports) == ["v@s"]
+
+
 async def test_an_export_whose_name_is_taken_leaves_no_reader(rig) -> None:
     """Of a snapshot that was deleted while this host was told nothing of that."""
     old, new = make_view(rig), make_view(rig)

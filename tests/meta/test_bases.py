@@ -332,8 +332,13 @@ async def test_a_host_that_is_silent_needs_force(rig):
     rig.hosts["paris-1"].failures["DetachSnapshot"] = LinkLost("gone")
     with pytest.raises(LinkLost, match="did not detach"):
         await detach_snapshot(rig)
+    (one,) = await rig.snapshots()
+    request = rig.hosts["paris-1"].heartbeat()
+    request.exported_snapshot_ids.append(one.id)
+    assert not (await rig.call("Heartbeat", request)).ended_snapshot_ids
     await detach_snapshot(rig, force=True)
     await rig.delete_snapshot("a")
+    assert list((await rig.call("Heartbeat", request)).ended_snapshot_ids) == [one.id]
 
 
 async def test_many_clones_of_one_snapshot_at_once(rig):
