@@ -51,13 +51,18 @@ constexpr Row kRows[] = {
     {"flush after a 4 KiB write", StoreOp::Op::flush, 1, 1, false},
 };
 
-double cpu_us() {
+struct CpuTime {
+  double user_us = 0;
+  double kernel_us = 0;
+};
+
+CpuTime cpu_time() {
   rusage usage{};
   getrusage(RUSAGE_SELF, &usage);
   const auto us = [](const timeval& t) {
     return static_cast<double>(t.tv_sec) * 1e6 + static_cast<double>(t.tv_usec);
   };
-  return us(usage.ru_utime) + us(usage.ru_stime);
+  return {us(usage.ru_utime), us(usage.ru_stime)};
 }
 
 // Runs one row after the other, each from a full queue to an empty one.
@@ -82,8 +87,8 @@ class Bench {
   void start(std::function<void()> finished) {
     finished_ = std::move(finished);
     if (!json_)
-      std::printf("%-32s %5s %9s %8s %7s %7s %8s %7s %12s\n", "", "depth", "per s", "MiB/s",
-                  "p50 us", "p99 us", "p99.9 us", "CPU us", "device bytes");
+      std::printf("%-32s %5s %9s %8s %7s %7s %8s %7s %9s %6s %12s\n", "", "depth", "per s", "MiB/s",
+                  "p50 us", "p99 us", "p99.9 us", "user us", "kernel us", "calls", "device bytes");
     start_row();
   }
 
@@ -103,7 +108,8 @@ class Bench {
     latencies_.clear();
     cursor_ = 0;
     before_ = store_.stats();
-    cpu_before_us_ = cpu_us();
+    calls_before_ = loop_.stats().system_calls;
+    cpu_before_ = cpu_time();
     started_us_ = loop_.now_us();
     running_ = row().depth;
     for (std::uint32_t i = 0; i < row().depth; ++i) submit(slots_[i], row().op);
@@ -163,15 +169,19 @@ class Bench {
       return latencies_[latencies_.size() * per_mille / 1000];
     };
     const double mib = count * row().block_count * kBlockBytes / seconds / (1 << 20);
-    const double cpu = (cpu_us() - cpu_before_us_) / count;
+    const CpuTime cpu = cpu_time();
+    const double user = (cpu.user_us - cpu_before_.user_us) / count;
+    const double kernel = (cpu.kernel_us - cpu_before_.kernel_us) / count;
+    const double calls =
+        static_cast<double>(loop_.stats().system_calls - calls_before_) / count;
     const double amplification = given > 0 ? cost / given : 0;
     const char* format =
         json_ ? "{\"name\": \"%s\", \"depth\": %u, \"per_s\": %.0f, \"mib_per_s\": %.1f, "
-                "\"p50_us\": %u, \"p99_us\": %u, \"p999_us\": %u, \"cpu_us\": %.1f, "
-                "\"device_bytes_per_byte\": %.3f}\n"
-              : "%-32s %5u %9.0f %8.1f %7u %7u %8u %7.1f %12.3f\n";
+                "\"p50_us\": %u, \"p99_us\": %u, \"p999_us\": %u, \"user_us\": %.2f, "
+                "\"kernel_us\": %.2f, \"system_calls\": %.3f, \"device_bytes_per_byte\": %.3f}\n"
+              : "%-32s %5u %9.0f %8.1f %7u %7u %8u %7.2f %9.2f %6.3f %12.3f\n";
     std::printf(format, row().name, row().depth, count / seconds, mib, percentile(500),
-                percentile(990), percentile(999), cpu, amplification);
+                percentile(990), percentile(999), user, kernel, calls, amplification);
     std::fflush(stdout);
   }
 
@@ -189,7 +199,8 @@ class Bench {
   std::uint64_t cursor_ = 0;
   std::uint32_t running_ = 0;
   std::uint64_t started_us_ = 0;
-  double cpu_before_us_ = 0;
+  std::uint64_t calls_before_ = 0;
+  CpuTime cpu_before_;
   StoreStats before_;
   std::vector<std::uint32_t> latencies_;
 };
