@@ -45,7 +45,9 @@ class Disk {
   [[nodiscard]] virtual Error flush_now() noexcept = 0;
 
   // Memory that requests will often use (one range a call); an implementation may register it.
+  // Whoever did takes it back, by the same range, before the memory goes, with no request using it.
   virtual void register_memory(std::span<std::byte> memory) noexcept { (void)memory; }
+  virtual void unregister_memory(std::span<std::byte> memory) noexcept { (void)memory; }
 };
 
 }  // namespace blockd::io

@@ -52,6 +52,9 @@ class UringDisk final : public Disk {
   void register_memory(std::span<std::byte> memory) noexcept override {
     loop_.register_memory(memory);
   }
+  void unregister_memory(std::span<std::byte> memory) noexcept override {
+    loop_.unregister_memory(memory);
+  }
 
   [[nodiscard]] const UringDiskStats& stats() const noexcept { return stats_; }
   [[nodiscard]] bool is_direct() const noexcept { return direct_; }

@@ -20,6 +20,7 @@ namespace {
 constexpr std::uint32_t kFileSlots = 1024;
 constexpr std::uint32_t kBufferSlots = 64;
 constexpr std::size_t kFixedBytesMax = 1u << 30;  // the kernel's limit for one registered buffer
+constexpr unsigned kAhead = 8;                    // requests in one call before the iteration ends
 constexpr std::uint64_t kDrainUs = 5'000'000;
 constexpr std::uint64_t kDrainPollUs = 20'000;
 
@@ -307,15 +308,48 @@ void UringLoop::unregister_file(std::uint32_t index) noexcept {
 }
 
 void UringLoop::register_memory(std::span<std::byte> memory) noexcept {
-  while (!memory.empty() && buffers_.size() < buffer_slots_) {
-    const auto part = memory.first(std::min(memory.size(), kFixedBytesMax));
-    memory = memory.subspan(part.size());
-    if (fixed_buffer(part.data(), part.size())) continue;
-    const iovec iov{part.data(), part.size()};
-    const auto slot = static_cast<unsigned>(buffers_.size());
-    if (io_uring_register_buffers_update_tag(&ring_, slot, &iov, nullptr, 1) != 1) return;
-    buffers_.push_back({part.data(), part.data() + part.size()});
+  for (; !memory.empty(); memory = memory.subspan(std::min(memory.size(), kFixedBytesMax)))
+    use_range(memory.first(std::min(memory.size(), kFixedBytesMax)));
+}
+
+void UringLoop::unregister_memory(std::span<std::byte> memory) noexcept {
+  for (; !memory.empty(); memory = memory.subspan(std::min(memory.size(), kFixedBytesMax)))
+    leave_range(memory.first(std::min(memory.size(), kFixedBytesMax)));
+}
+
+UringLoop::FixedRange* UringLoop::fixed_range(std::span<const std::byte> memory) noexcept {
+  for (FixedRange& range : buffers_) {
+    const bool same = range.begin == memory.data() && range.end == memory.data() + memory.size();
+    if (range.users > 0 && same) return &range;
   }
+  return nullptr;
+}
+
+void UringLoop::use_range(std::span<std::byte> memory) noexcept {
+  if (FixedRange* known = fixed_range(memory)) {
+    ++known->users;
+    return;
+  }
+  const auto free = std::find_if(buffers_.begin(), buffers_.end(),
+                                 [](const FixedRange& range) { return range.users == 0; });
+  const auto place = static_cast<std::size_t>(free - buffers_.begin());
+  if (place == buffer_slots_ || !update_buffer(place, {memory.data(), memory.size()})) return;
+  if (free == buffers_.end()) buffers_.emplace_back();
+  buffers_[place] = {memory.data(), memory.data() + memory.size(), 1};
+}
+
+void UringLoop::leave_range(std::span<std::byte> memory) noexcept {
+  FixedRange* range = fixed_range(memory);
+  if (!range || --range->users > 0) return;
+  range->begin = range->end = nullptr;
+  // A ring that its thread has left lets nobody else change it: the place stays taken.
+  const auto place = static_cast<std::size_t>(range - buffers_.data());
+  if (!update_buffer(place, {nullptr, 0})) range->users = 1;
+}
+
+bool UringLoop::update_buffer(std::size_t place, iovec memory) noexcept {
+  return io_uring_register_buffers_update_tag(&ring_, static_cast<unsigned>(place), &memory,
+                                              nullptr, 1) == 1;
 }
 
 std::optional<std::uint16_t> UringLoop::fixed_buffer(const void* base,

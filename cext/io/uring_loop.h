@@ -78,14 +78,17 @@ class UringLoop final : public Loop {
   // For the disks and links on this loop. get_sqe() never fails: a full queue is submitted first.
   [[nodiscard]] io_uring_sqe& get_sqe() noexcept;
   void queue(io_uring_sqe& sqe, UringOp& op) noexcept;  // after the sqe was prepared
-  void cancel_op(UringOp& op) noexcept;                 // its completion still comes
+  void cancel_op(UringOp& op) noexcept;  // its completion still comes
   // Keeps what a request in flight still points to, until the loop itself goes.
   void keep(std::shared_ptr<void> kept) { kept_.push_back(std::move(kept)); }
   // Fixed files: the index for IOSQE_FIXED_FILE, or none when the table is full or unsupported.
   [[nodiscard]] std::optional<std::uint32_t> register_file(int fd) noexcept;
   void unregister_file(std::uint32_t index) noexcept;
   // Fixed buffers: pins the memory, best effort (a limit on locked memory may forbid it).
+  // As often as it was registered it is unregistered, before it is unmapped: the kernel would go on
+  // using the old pages. REQUIRES then: no request uses it.
   void register_memory(std::span<std::byte> memory) noexcept;
+  void unregister_memory(std::span<std::byte> memory) noexcept;
   [[nodiscard]] std::optional<std::uint16_t> fixed_buffer(const void* base,
                                                           std::size_t bytes) const noexcept;
 
@@ -95,11 +98,16 @@ class UringLoop final : public Loop {
   }
 
  private:
-  struct FixedRange {
-    const std::byte* begin;
-    const std::byte* end;
+  struct FixedRange {  // its place is that in the kernel's table
+    const std::byte* begin = nullptr;
+    const std::byte* end = nullptr;
+    std::uint32_t users = 0;  // 0: the place is free
   };
 
+  [[nodiscard]] FixedRange* fixed_range(std::span<const std::byte> memory) noexcept;
+  void use_range(std::span<std::byte> memory) noexcept;
+  void leave_range(std::span<std::byte> memory) noexcept;
+  [[nodiscard]] bool update_buffer(std::size_t place, iovec memory) noexcept;
   void set_up_ring();
   bool try_set_up(std::uint32_t flags, int& error);
   void enter_thread();

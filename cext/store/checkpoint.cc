@@ -60,6 +60,10 @@ Checkpoint::Checkpoint(Device& device, Journal& journal, Flusher& flusher, Metad
   };
 }
 
+Checkpoint::~Checkpoint() {
+  device_.disk().unregister_memory({page_memory_.base(), page_memory_.bytes()});
+}
+
 void Checkpoint::start() noexcept {
   BLOCKD_ASSERT(phase_ == Phase::idle);
   ++visit_;

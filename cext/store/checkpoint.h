@@ -22,6 +22,9 @@ class Checkpoint {
   Checkpoint(Device& device, Journal& journal, Flusher& flusher, Metadata& metadata,
              StagedBlocks& staged, const format::Superblock& superblock,
              std::uint64_t record_generation);
+  ~Checkpoint();
+  Checkpoint(const Checkpoint&) = delete;
+  Checkpoint& operator=(const Checkpoint&) = delete;
 
   void start() noexcept;
   [[nodiscard]] bool running() const noexcept { return phase_ != Phase::idle; }

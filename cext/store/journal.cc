@@ -31,7 +31,9 @@ Journal::Journal(Device& device, const format::Superblock& superblock, JournalLi
   }
 }
 
-Journal::~Journal() = default;
+Journal::~Journal() {
+  device_.disk().unregister_memory(mirror());
+}
 
 void Journal::resume(std::uint64_t incarnation, JournalPosition newest,
                      std::uint64_t tail_position) noexcept {

@@ -3,6 +3,7 @@
 
 #include <doctest/doctest.h>
 #include <fcntl.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 
 #include <fstream>
@@ -137,6 +138,49 @@ TEST_CASE_FIXTURE(Fixture, "requests of several pieces, and fixed buffers") {
     const bool can_fix = running.loop.fixed_buffer(fixed.memory.data(), 4096).has_value();
     CHECK(disk->stats().fixed == (can_fix ? 1 : 0));
   });
+}
+
+// The kernel keeps to the pages that it was shown, whatever is mapped there later.
+TEST_CASE_FIXTURE(Fixture, "memory that took the place of registered memory is read and written") {
+  (void)done([&] { return Pending::write(*disk, 0, 1, 5); });
+  struct Mapped {
+    std::byte* at = nullptr;
+    iovec iov{};
+    DiskRequest request;
+    bool completed = false;
+    void map() {
+      const int fixed = at ? MAP_FIXED_NOREPLACE : 0;
+      void* memory =
+          mmap(at, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | fixed, -1, 0);
+      REQUIRE(memory != MAP_FAILED);
+      at = static_cast<std::byte*>(memory);
+    }
+    std::span<std::byte> span() const { return {at, 4096}; }
+  } mapped;
+  auto read = [&] {
+    mapped.iov = {mapped.at, 4096};
+    mapped.request.iov = &mapped.iov;
+    mapped.request.iov_count = 1;
+    mapped.request.owner = &mapped;
+    mapped.request.done = [](DiskRequest& r) noexcept {
+      static_cast<Mapped*>(r.owner)->completed = true;
+    };
+    mapped.completed = false;
+    running.on_loop([&] { disk->submit(mapped.request); });
+    REQUIRE(running.until([&] { return mapped.completed; }));
+    CHECK(std::memcmp(mapped.at, pattern(0, 5).data(), 4096) == 0);
+  };
+  for (int turn = 0; turn < 100; ++turn) {  // more than the kernel has places for
+    mapped.map();
+    running.on_loop([&] { disk->register_memory(mapped.span()); });
+    read();
+    running.on_loop([&] { disk->unregister_memory(mapped.span()); });
+    munmap(mapped.at, 4096);
+  }
+  mapped.map();
+  read();
+  munmap(mapped.at, 4096);
+  running.on_loop([&] { CHECK(disk->stats().fixed <= 100); });
 }
 
 TEST_CASE_FIXTURE(Fixture, "a discarded range of a file reads as zeros and gives its space back") {

@@ -189,5 +189,12 @@ TEST_CASE("registered memory is found again, in parts too") {
     CHECK(*slot == 0);
     CHECK_FALSE(loop.fixed_buffer(memory.data() + 4096, 1 << 16));
     CHECK_FALSE(loop.fixed_buffer(&loop, 1));
+    loop.unregister_memory(memory.span());
+    CHECK(loop.fixed_buffer(memory.data(), 1 << 16));  // it was registered twice
+    loop.unregister_memory(memory.span());
+    CHECK_FALSE(loop.fixed_buffer(memory.data(), 1));
+    loop.unregister_memory(memory.span());  // harmless
+    loop.register_memory(memory.span());
+    CHECK(loop.fixed_buffer(memory.data(), 1 << 16) == 0);  // at the place that came free
   }
 }

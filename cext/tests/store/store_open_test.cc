@@ -368,6 +368,18 @@ TEST_CASE("a crash at any write of format leaves no store or a whole one") {
   }
 }
 
+TEST_CASE("a store takes back the memory that it had registered, also when it does not open") {
+  Rig rig(1);
+  rig.format();
+  rig.open();
+  CHECK(rig.mortal.registered() > 0);
+  rig.kill();
+  CHECK(rig.mortal.registered() == 0);
+  rig.mortal.die_after(0);
+  CHECK(fault_of([&] { rig.open(); }) != Error::Ok);
+  CHECK(rig.mortal.registered() == 0);
+}
+
 TEST_CASE("a closed store replays nothing and takes nothing more") {
   Rig rig(14);
   rig.format();

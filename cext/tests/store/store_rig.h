@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -74,8 +75,12 @@ class MortalDisk final : public io::Disk {
     return spend() ? disk_.flush_now() : Error::DiskError;
   }
   void register_memory(std::span<std::byte> memory) noexcept override {
-    disk_.register_memory(memory);
+    registered_.insert({memory.data(), memory.size()});
   }
+  void unregister_memory(std::span<std::byte> memory) noexcept override {
+    registered_.erase(registered_.find({memory.data(), memory.size()}));
+  }
+  [[nodiscard]] std::size_t registered() const noexcept { return registered_.size(); }
 
  private:
   [[nodiscard]] bool spend() noexcept {
@@ -88,6 +93,7 @@ class MortalDisk final : public io::Disk {
   std::uint64_t left_ = kImmortal;
   std::uint64_t hold_from_ = 0, hold_end_ = 0;
   std::vector<io::DiskRequest*> held_;
+  std::multiset<std::pair<const std::byte*, std::size_t>> registered_;
 };
 
 // One machine: its disk stays, its processes come and go.
