@@ -173,6 +173,7 @@ void UringDisk::start(Slot& slot) noexcept {
     sqe.flags |= IOSQE_FIXED_FILE;
   }
   loop_.queue(sqe, slot);
+  loop_.submit_ahead();
 }
 
 void UringDisk::prepare(io_uring_sqe& sqe, const Slot& slot) noexcept {

@@ -284,6 +284,10 @@ void UringLoop::queue(io_uring_sqe& sqe, UringOp& op) noexcept {
   ++stats_.submissions;
 }
 
+void UringLoop::submit_ahead() noexcept {
+  if (enabled_ && io_uring_sq_ready(&ring_) >= kAhead) entered(io_uring_submit(&ring_));
+}
+
 void UringLoop::cancel_op(UringOp& op) noexcept {
   if (!op.in_flight) return;
   io_uring_sqe& sqe = get_sqe();

@@ -2,8 +2,10 @@
 // submits what it led to and waits for more.
 //
 // An iteration: completions, due timers, deferred tasks, then one io_uring_enter that submits every
-// queued request and sleeps until the next completion or timer. Nothing on it allocates or locks;
-// the only door for other threads is post(), whose mutex the loop takes only when it was rung.
+// queued request and sleeps until the next completion or timer. Requests to a disk do not wait for
+// that when there are many: the device starts on the first while the loop prepares the others.
+// Nothing on it allocates or locks; the only door for other threads is post(), whose mutex the loop
+// takes only when it was rung.
 //
 // Constructed anywhere (set-up may register memory and queue requests there), run on one thread:
 // from run() on, everything but post() and stop() belongs to that thread. run() returns only when
@@ -78,6 +80,9 @@ class UringLoop final : public Loop {
   // For the disks and links on this loop. get_sqe() never fails: a full queue is submitted first.
   [[nodiscard]] io_uring_sqe& get_sqe() noexcept;
   void queue(io_uring_sqe& sqe, UringOp& op) noexcept;  // after the sqe was prepared
+  // Submits what is queued once it is so much that whoever serves it should not idle until the
+  // iteration ends.
+  void submit_ahead() noexcept;
   void cancel_op(UringOp& op) noexcept;  // its completion still comes
   // Keeps what a request in flight still points to, until the loop itself goes.
   void keep(std::shared_ptr<void> kept) { kept_.push_back(std::move(kept)); }

@@ -183,6 +183,20 @@ TEST_CASE_FIXTURE(Fixture, "memory that took the place of registered memory is r
   running.on_loop([&] { CHECK(disk->stats().fixed <= 100); });
 }
 
+TEST_CASE_FIXTURE(Fixture, "the device gets many requests before the iteration has ended") {
+  std::vector<Pending> reads;
+  running.on_loop([&] {
+    const std::uint64_t calls = running.loop.stats().system_calls;
+    for (std::uint64_t i = 0; i < 4; ++i) reads.push_back(Pending::read(*disk, i * 4096, 1));
+    CHECK(running.loop.stats().system_calls == calls);
+    for (std::uint64_t i = 4; i < 64; ++i) reads.push_back(Pending::read(*disk, i * 4096, 1));
+    CHECK(running.loop.stats().system_calls == calls + 8);
+  });
+  REQUIRE(running.until([&] {
+    return std::all_of(reads.begin(), reads.end(), [](const Pending& r) { return r.completed; });
+  }));
+}
+
 TEST_CASE_FIXTURE(Fixture, "a discarded range of a file reads as zeros and gives its space back") {
   (void)done([&] { return Pending::write(*disk, 0, 256, 3); });
   struct stat before {
