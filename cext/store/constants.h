@@ -37,6 +37,10 @@ inline constexpr std::uint32_t kPagesPerRound = 256;  // metadata pages staged a
 inline constexpr std::uint64_t kIdleCheckpointUs =
     5'000'000;  // a quiet journal goes home after this long
 
+// Of the pool of single blocks so much is registered with the device; the pool hands out the same
+// few buffers again and again.
+inline constexpr std::size_t kRegisteredBytesMax = 16u << 20;
+
 // Past contents that no snapshot shows any more: so many slots are given back in so long.
 inline constexpr std::uint32_t kForgetSlots = 256;
 inline constexpr std::uint64_t kForgetUs = 10'000;

@@ -53,7 +53,9 @@ StoreImpl::StoreImpl(io::Disk& disk, io::Loop& loop, Buffers& buffers,
                superblock.compatible_features & format::power_loss_protected),
       reader_(device_, journal_, metadata_, views_, staged_),
       direct_(device_, metadata_, buffers),
-      copies_(device_, journal_, metadata_, staged_) {
+      copies_(device_, journal_, metadata_, staged_),
+      small_buffers_{buffers.small.base(), std::min(buffers.small.bytes(), kRegisteredBytesMax)} {
+  disk.register_memory(small_buffers_);
   end_task_.owner = this;
   end_task_.run = [](io::Task& task) noexcept {
     static_cast<StoreImpl*>(task.owner)->iteration_end();
@@ -93,6 +95,7 @@ StoreImpl::StoreImpl(io::Disk& disk, io::Loop& loop, Buffers& buffers,
 StoreImpl::~StoreImpl() {
   loop_.cancel(idle_timer_);
   loop_.cancel(forget_timer_);
+  device_.disk().unregister_memory(small_buffers_);
 }
 
 void StoreImpl::recover() {

@@ -200,6 +200,7 @@ class StoreImpl final : public Store, private JournalListener {
   Reader reader_;
   DirectWriter direct_;
   ChunkCopies copies_;
+  std::span<std::byte> small_buffers_;      // registered: pinning pages is felt with single blocks
   std::unique_ptr<Checkpoint> checkpoint_;  // after recovery
   io::Task end_task_;
   io::Timer idle_timer_;
