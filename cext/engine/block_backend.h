@@ -31,7 +31,8 @@ struct BlockRequest {
                    // beyond done() (slow members)
   void (*done)(BlockRequest&) noexcept = nullptr;
   void* owner = nullptr;
-  BlockRequest* next = nullptr;  // the backend's own until done()
+  BlockRequest* next = nullptr;  // the backend's own until done(), as is the next
+  std::uint8_t turn = 0;
 };
 
 class BlockBackend {

@@ -1,5 +1,6 @@
 #include "engine/chunk_layers.h"
 
+#include <algorithm>
 #include <bit>
 
 #include "base/assert.h"
@@ -7,23 +8,24 @@
 namespace blockd::engine {
 
 void ChunkLayers::resize(std::uint64_t chunk_count) {
-  BLOCKD_ASSERT(chunk_count >= chunk_count_);
+  for (std::uint64_t chunk = chunk_count; chunk < chunk_count_; ++chunk)
+    BLOCKD_ASSERT(own(chunk) && !busy(chunk));
   const std::uint64_t words = (chunk_count + 63) / 64;
   own_.resize(words);
-  data_.resize(words);
   busy_.resize(words);
+  data_.resize(std::max<std::size_t>(data_.size(), words));
   for (std::uint64_t chunk = chunk_count_; chunk < chunk_count; ++chunk) set(own_, chunk, true);
   chunk_count_ = chunk_count;
 }
 
 void ChunkLayers::learn_base(std::span<const Chunk> chunks, std::uint64_t base_chunk_count) {
   for (const Chunk& chunk : chunks) {
-    if (chunk.valid_mask == 0 || chunk.chunk >= chunk_count_ || chunk.chunk >= base_chunk_count) {
-      continue;
-    }
+    if (chunk.valid_mask == 0 || chunk.chunk >= base_chunk_count) continue;
+    if (chunk.chunk / 64 >= data_.size()) data_.resize(chunk.chunk / 64 + 1);
+    set(data_, chunk.chunk, true);
+    if (chunk.chunk >= chunk_count_) continue;
     if (own(chunk.chunk)) ++base_count_;
     set(own_, chunk.chunk, false);
-    set(data_, chunk.chunk, true);
   }
 }
 

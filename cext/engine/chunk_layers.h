@@ -28,9 +28,11 @@ class ChunkLayers {
  public:
   using Chunk = SnapshotReader::Chunk;
 
-  // All chunks are the volume's own holes until something is learnt; chunks beyond are left out.
+  // All chunks are the volume's own holes until something is learnt, as are those that come later.
+  // REQUIRES of a smaller count: what goes is the volume's own.
   void resize(std::uint64_t chunk_count);
-  // First all of the base, then the volume.
+  // First all of the base, then the volume. Where the base has data is remembered behind the end,
+  // too: a volume that has shrunk, and grows again, goes on covering it.
   void learn_base(std::span<const Chunk> chunks, std::uint64_t base_chunk_count);
   void learn_volume(std::span<const Chunk> chunks, const BaseRules& rules);
 
@@ -57,7 +59,7 @@ class ChunkLayers {
 
   std::uint64_t chunk_count_ = 0;
   std::uint64_t base_count_ = 0;  // that show the base
-  Bits own_, data_, busy_;
+  Bits own_, data_, busy_;        // data_ may be longer
 };
 
 }  // namespace blockd::engine

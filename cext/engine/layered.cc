@@ -9,6 +9,7 @@
 #include "engine/layered_ops.h"
 #include "engine/limits.h"
 #include "engine/pool.h"
+#include "engine/tail_clear.h"
 
 namespace blockd::engine {
 namespace {
@@ -32,12 +33,14 @@ class LayeredImpl final : public Layered {
               BaseRules rules);
   ~LayeredImpl() override;
 
-  [[nodiscard]] std::uint64_t size_bytes() const noexcept override { return size_bytes_; }
+  [[nodiscard]] std::uint64_t size_bytes() const noexcept override { return limit_bytes_; }
   void submit(BlockRequest& request) noexcept override;
   void open(const Lister& list_upper, const Lister& list_base,
             std::function<void(Error)> done) override;
   void list(Take take, std::function<void(Error)> done) override;
   void resized() noexcept override;
+  void shrink(std::uint64_t size_bytes, const Drain& drain_upper,
+              std::function<void(Error)> done) override;
   void flatten(std::uint64_t bytes_per_second, std::function<void(Error)> done) override;
   [[nodiscard]] std::uint64_t chunks_of_base() const noexcept override {
     return layers_.base_count();
@@ -84,6 +87,10 @@ class LayeredImpl final : public Layered {
     return std::min((chunk + 1) * kChunkBytes, size_bytes_);
   }
 
+  // Shrinking.
+  void advance_shrink() noexcept;
+  void end_shrink(Error error) noexcept;
+
   // Flattening.
   void pump_flatten() noexcept;
   [[nodiscard]] bool flatten_next(ChunkCopyUp& copy) noexcept;
@@ -96,6 +103,7 @@ class LayeredImpl final : public Layered {
   BlockBackend& base_;
   BaseRules rules_;
   std::uint64_t size_bytes_;
+  std::uint64_t limit_bytes_;  // where requests end: before the size while it shrinks
   ChunkLayers layers_;
   State state_ = State::fresh;
   Error open_error_ = Error::Ok;
@@ -120,6 +128,15 @@ class LayeredImpl final : public Layered {
     BlockRequest flush;
     std::array<ChunkCopyUp, kCopiesPerSegment> copies;
   } flatten_;
+  struct Shrink {
+    enum class Step : std::uint8_t { own, upper, clearing };
+    std::function<void(Error)> done;  // empty: none is under way
+    Drain drain_upper;
+    Step step = Step::own;
+  } shrink_;
+  std::array<std::uint32_t, 2> turns_{};  // mutations that are not over, by turn
+  std::uint8_t turn_ = 0;                 // of those that come now
+  TailClear tail_;
   io::Timer flatten_timer_;
   io::Task settle_task_;
   bool closing_ = false;
@@ -133,7 +150,9 @@ LayeredImpl::LayeredImpl(io::Loop& loop, Buffers& buffers, BlockBackend& upper, 
       base_(base),
       rules_(rules),
       size_bytes_(upper.size_bytes()),
-      copier_(loop, buffers, upper, base) {
+      limit_bytes_(size_bytes_),
+      copier_(loop, buffers, upper, base),
+      tail_([this](BlockRequest& request) { submit(request); }) {
   layers_.resize(chunks_of(size_bytes_));
   settle_task_.owner = flatten_timer_.owner = this;
   settle_task_.run = [](io::Task& task) noexcept {
@@ -154,7 +173,7 @@ LayeredImpl::LayeredImpl(io::Loop& loop, Buffers& buffers, BlockBackend& upper, 
 LayeredImpl::~LayeredImpl() {
   BLOCKD_ASSERT(queue_head_ == nullptr && reads_.used() == 0 && mutations_.used() == 0);
   BLOCKD_ASSERT(flatten_.done.empty() && flatten_.copying == 0 && listings_ == 0);
-  BLOCKD_ASSERT(!settle_task_.queued);
+  BLOCKD_ASSERT(!settle_task_.queued && !shrink_.done);
   loop_.cancel(flatten_timer_);
 }
 
@@ -210,7 +229,8 @@ void LayeredImpl::list(Take take, std::function<void(Error)> done) {
 }
 
 void LayeredImpl::resized() noexcept {
-  size_bytes_ = upper_.size_bytes();
+  BLOCKD_ASSERT(!shrink_.done);
+  size_bytes_ = limit_bytes_ = upper_.size_bytes();
   layers_.resize(chunks_of(size_bytes_));
 }
 
@@ -239,6 +259,7 @@ void LayeredImpl::settle() noexcept {
   while (LayeredMutation* mutation = waiting_.pop_front()) again.push_back(*mutation);
   while (LayeredMutation* mutation = again.pop_front()) begin_run(*mutation);
   serve_queue();
+  advance_shrink();
   pump_flatten();
   end_if_closed();
 }
@@ -258,7 +279,7 @@ void LayeredImpl::serve_queue() noexcept {
 
 void LayeredImpl::end_if_closed() noexcept {
   const bool idle = queue_head_ == nullptr && reads_.used() == 0 && mutations_.used() == 0 &&
-                    flatten_.done.empty() && listings_ == 0;
+                    flatten_.done.empty() && !shrink_.done && listings_ == 0;
   if (closing_ && idle && closed_ && !settle_task_.queued) std::exchange(closed_, nullptr)();
 }
 
@@ -279,7 +300,8 @@ Error LayeredImpl::check(const BlockRequest& request) const noexcept {
       (request.offset_bytes % kBlockBytes != 0 || request.length_bytes % kBlockBytes != 0)) {
     return Error::InvalidArgument;
   }
-  const std::uint64_t limit = reads ? whole_blocks(size_bytes_) : size_bytes_;
+  const std::uint64_t end = tail_.owns(request) ? size_bytes_ : limit_bytes_;
+  const std::uint64_t limit = reads ? whole_blocks(end) : end;
   const bool inside =
       request.offset_bytes <= limit && request.length_bytes <= limit - request.offset_bytes;
   return inside ? Error::Ok : Error::ExtentOutOfRange;
@@ -412,6 +434,8 @@ bool LayeredImpl::mutate(BlockRequest& request) noexcept {
   mutation->target = this;
   mutation->request = &request;
   mutation->error = Error::Ok;
+  mutation->turn = turn_;
+  ++turns_[turn_];
   mutation->run_bytes = request.offset_bytes;
   begin_run(*mutation);
   return true;
@@ -540,9 +564,52 @@ void LayeredImpl::finish(LayeredMutation& mutation) noexcept {
   BLOCKD_ASSERT(!mutation.link.linked);
   BlockRequest& request = *mutation.request;
   const Error error = mutation.error;
+  --turns_[mutation.turn];
   mutations_.put(mutation);
   settle_later();
   answer(request, error);
+}
+
+// --- shrinking -----------------------------------------------------------------------------------
+
+void LayeredImpl::shrink(std::uint64_t size_bytes, const Drain& drain_upper,
+                         std::function<void(Error)> done) {
+  BLOCKD_ASSERT(state_ == State::open && !rules_.read_only);
+  if (shrink_.done) return done(Error::Busy);
+  if (closing_) return done(Error::ShuttingDown);
+  if (size_bytes == 0 || size_bytes >= size_bytes_ || size_bytes % 512 != 0)
+    return done(Error::InvalidArgument);
+  BLOCKD_ASSERT(turns_[turn_ ^ 1] == 0);
+  turn_ ^= 1;
+  limit_bytes_ = size_bytes;
+  shrink_ = {std::move(done), drain_upper, Shrink::Step::own};
+  settle_later();
+}
+
+// First its own mutations end, then what was handed on to the upper layer: no other request is
+// under way behind the new end when that is cleared.
+void LayeredImpl::advance_shrink() noexcept {
+  if (!shrink_.done || shrink_.step != Shrink::Step::own) return;
+  if (closing_) return end_shrink(Error::ShuttingDown);
+  if (turns_[turn_ ^ 1] != 0) return;
+  shrink_.step = Shrink::Step::upper;
+  shrink_.drain_upper([this](Error error) {
+    if (error == Error::Ok && closing_) error = Error::ShuttingDown;
+    if (error != Error::Ok) return end_shrink(error);
+    shrink_.step = Shrink::Step::clearing;
+    tail_.start(limit_bytes_, size_bytes_, [this](Error cleared) { end_shrink(cleared); });
+  });
+}
+
+void LayeredImpl::end_shrink(Error error) noexcept {
+  if (error == Error::Ok) {
+    size_bytes_ = limit_bytes_;
+    layers_.resize(chunks_of(size_bytes_));
+  } else {
+    limit_bytes_ = size_bytes_;
+  }
+  settle_later();
+  std::exchange(shrink_.done, nullptr)(error);
 }
 
 // --- flattening ----------------------------------------------------------------------------------

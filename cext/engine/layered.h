@@ -28,6 +28,9 @@ class Layered : public BlockBackend {
   using Take = SnapshotReader::Take;
   using Lister = std::function<void(Take, std::function<void(Error)>)>;
 
+  // Of the upper layer: calls back when all requests that it has now are answered.
+  using Drain = std::function<void(std::function<void(Error)>)>;
+
   // Both layers outlive it. The base is not larger than the upper layer was when it got it.
   static std::unique_ptr<Layered> create(io::Loop& loop, Buffers& buffers, BlockBackend& upper,
                                          BlockBackend& base, BaseRules rules);
@@ -40,6 +43,10 @@ class Layered : public BlockBackend {
   virtual void list(Take take, std::function<void(Error)> done) = 0;
   // The upper layer has grown: chunks that are new are its own.
   virtual void resized() noexcept = 0;
+  // As Volume's, with `clear`; the upper layer keeps its size meanwhile. What is cleared covers the
+  // base. Busy: it shrinks already. REQUIRES: it is open, and not read-only.
+  virtual void shrink(std::uint64_t size_bytes, const Drain& drain_upper,
+                      std::function<void(Error)> done) = 0;
 
   // Copies up what shows the base, at most so many bytes a second (not 0), beside other requests.
   // Done with Ok when nothing shows the base any more and all of it is durable; with the first

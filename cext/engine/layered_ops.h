@@ -35,6 +35,7 @@ struct LayeredMutation {
   Error error = Error::Ok;
   std::array<ChunkCopyUp, 2> copies;  // of the run's first and last chunk
   BlockRequest part;
+  std::uint8_t turn = 0;  // of the two counts, the one it is in (shrink)
   peer::ListLink<LayeredMutation> link;
 };
 

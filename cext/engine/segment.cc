@@ -10,11 +10,8 @@ namespace blockd::engine {
 
 using peer::ReplicaOp;
 
-Segment::Segment(Engine& engine, const SegmentConfig& config, std::uint32_t block_count)
-    : engine_(engine),
-      index_(config.index),
-      block_count_(block_count),
-      generation_(config.generation) {
+Segment::Segment(Engine& engine, const SegmentConfig& config)
+    : engine_(engine), index_(config.index), generation_(config.generation) {
   place_members(config);
   timer_.owner = this;
   timer_.fire = [](io::Timer& timer) noexcept { static_cast<Segment*>(timer.owner)->poke(); };
@@ -87,7 +84,7 @@ bool Segment::settled_before(Era era) const noexcept {
 
 void Segment::sequence(Mutation& mutation) noexcept {
   BLOCKD_ASSERT(mutation.outstanding == 0 && !mutation.quorum_acked);
-  BLOCKD_ASSERT(mutation.first_block + mutation.block_count <= block_count_);
+  BLOCKD_ASSERT(mutation.first_block + mutation.block_count <= kBlocksPerSegment);
   mutation.seq = ++last_seq_;
   mutation.era = engine_.era;
   mutation.stage = Mutation::Stage::in_flight;

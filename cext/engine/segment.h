@@ -27,9 +27,13 @@
 
 namespace blockd::engine {
 
+// Of every segment, also of a volume's last one: where a volume has shrunk, its replicas have to
+// agree about what is behind its end as well.
+inline constexpr std::uint32_t kBlocksPerSegment = kSegmentBytes / kBlockBytes;
+
 class Segment {
  public:
-  Segment(Engine& engine, const SegmentConfig& config, std::uint32_t block_count);
+  Segment(Engine& engine, const SegmentConfig& config);
   ~Segment();
   Segment(const Segment&) = delete;
   Segment& operator=(const Segment&) = delete;
@@ -45,7 +49,6 @@ class Segment {
   void lease_renewed() noexcept;
   void configure(const SegmentConfig& config) noexcept;
   void ask_failed() noexcept;
-  void set_block_count(std::uint32_t block_count);
   // Everything waiting or unanswered gets `error`.
   void fail_requests(Error error) noexcept;
   void announce_stable() noexcept;
@@ -62,7 +65,6 @@ class Segment {
   [[nodiscard]] bool settled_before(Era era) const noexcept;
   [[nodiscard]] bool waiting() const noexcept { return !waiting_.empty(); }
   [[nodiscard]] std::uint32_t index() const noexcept { return index_; }
-  [[nodiscard]] std::uint32_t block_count() const noexcept { return block_count_; }
   [[nodiscard]] std::uint64_t generation() const noexcept { return generation_; }
 
   bool poked = false;  // the engine's
@@ -194,9 +196,6 @@ class Segment {
   void advance_joins() noexcept;
   void advance_copying(std::uint32_t index) noexcept;
   [[nodiscard]] bool copy_next(std::uint32_t index) noexcept;
-  [[nodiscard]] std::uint32_t chunk_count() const noexcept {
-    return (block_count_ + kBlocksPerChunk - 1) / kBlocksPerChunk;
-  }
   static void join_flush_done(peer::ReplicaOp& op) noexcept;
   [[nodiscard]] bool accepts(Member& member, const Mutation& mutation) noexcept;
   void mark_missed(Member& member, const Mutation& mutation) noexcept;
@@ -244,7 +243,6 @@ class Segment {
 
   Engine& engine_;
   std::uint32_t index_;
-  std::uint32_t block_count_;
   std::uint64_t generation_ = 0;
   std::array<Member, kMembersMax> members_;
   MemberMask agreed_ = 0;  // in sync, as last heard

@@ -329,7 +329,7 @@ void Segment::start_open(std::uint32_t index) noexcept {
   op.store = member.store;
   op.version = {engine_.epoch, 0};
   op.first_block = 0;
-  op.block_count = block_count_;
+  op.block_count = kBlocksPerSegment;  // of one that has to be made
   op.may_create = (agreed_ & member_bit(index)) == 0;
   op.stable = Version{};
   control(index, index, open_done);

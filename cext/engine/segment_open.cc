@@ -82,7 +82,7 @@ void Segment::list_done(ReplicaOp& op) noexcept {
   format::ChunkEntry entry;
   for (std::uint32_t i = 0; i < op.block_count; ++i) {
     std::memcpy(static_cast<void*>(&entry), op.data + std::size_t{i} * sizeof entry, sizeof entry);
-    if (entry.chunk >= self.chunk_count()) continue;
+    if (entry.chunk >= kChunksPerSegment) continue;
     Report& report = self.reports_[entry.chunk];
     const Version version{entry.epoch, entry.seq};
     if (version > self.base_stable_) report.versions[index] = version;

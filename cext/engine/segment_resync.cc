@@ -54,33 +54,21 @@ void Segment::begin_join(std::uint32_t index) {
   count_join(member, true);
   member.join = std::make_unique<Join>();
   Join& join = *member.join;
-  const std::uint32_t words = (chunk_count() + 63) / 64;
+  const std::uint32_t words = (kChunksPerSegment + 63) / 64;
   join.pending.assign(words, 0);
-  for (std::uint32_t chunk = 0; chunk < chunk_count(); ++chunk) set(join.pending, chunk);
+  for (std::uint32_t chunk = 0; chunk < kChunksPerSegment; ++chunk) set(join.pending, chunk);
   join.touched.assign(words, 0);
   join.copying.assign(words, 0);
-  join.pending_count = chunk_count();
+  join.pending_count = kChunksPerSegment;
   // What is in flight now was not, or not surely, given to this member.
   for (Mutation* m = in_flight_.front(); m != nullptr; m = peer::List<Mutation>::next(*m))
     mark_missed(member, *m);
-  engine_.notice(index_, member.host_id, "resync-started", chunk_count());
+  engine_.notice(index_, member.host_id, "resync-started", kChunksPerSegment);
   join.bare.assign(words, 0);
-  join.versions.assign(chunk_count(), Version{});
+  join.versions.assign(kChunksPerSegment, Version{});
   join.states = engine_.era > 1;
-  if (join.states) join.past.assign(chunk_count(), 0);
+  if (join.states) join.past.assign(kChunksPerSegment, 0);
   join_list_joiner(index, 0);
-}
-
-// Nobody has written what is new, here or at the joiner: it is not pending.
-void Segment::set_block_count(std::uint32_t block_count) {
-  block_count_ = block_count;
-  const std::uint32_t words = (chunk_count() + 63) / 64;
-  for (Member& member : members_) {
-    if (!member.join) continue;
-    for (Bits* bits :
-         {&member.join->pending, &member.join->touched, &member.join->copying, &member.join->bare})
-      bits->resize(words, 0);
-  }
 }
 
 void Segment::join_list_joiner(std::uint32_t index, std::uint32_t from_chunk,
@@ -109,8 +97,8 @@ void Segment::join_list_source(std::uint32_t index, std::uint32_t from_chunk,
     above = Version{};
     join.source = nearest(ready_);
     join.source_session = members_[join.source].session;
-    join.source_versions.assign(chunk_count(), Version{});
-    if (join.states) join.source_past.assign(chunk_count(), 0);
+    join.source_versions.assign(kChunksPerSegment, Version{});
+    if (join.states) join.source_past.assign(kChunksPerSegment, 0);
   }
   join.phase = Join::Phase::list_source;
   ReplicaOp& op = member.control;
@@ -258,11 +246,11 @@ bool Segment::copy_next(std::uint32_t index) noexcept {
   }
   std::uint32_t chunk = join.cursor;
   std::uint32_t looked = 0;
-  while (looked < chunk_count() && (!test(join.pending, chunk) || test(join.copying, chunk))) {
-    chunk = chunk + 1 < chunk_count() ? chunk + 1 : 0;
+  while (looked < kChunksPerSegment && (!test(join.pending, chunk) || test(join.copying, chunk))) {
+    chunk = chunk + 1 < kChunksPerSegment ? chunk + 1 : 0;
     ++looked;
   }
-  if (looked == chunk_count()) return false;
+  if (looked == kChunksPerSegment) return false;
   MemberMask sources = ready_;
   if (const auto bad = join.unreadable.find(chunk); bad != join.unreadable.end()) {
     sources &= static_cast<MemberMask>(~bad->second);
@@ -277,7 +265,7 @@ bool Segment::copy_next(std::uint32_t index) noexcept {
     wake_at(now + kShortageRetryUs);
     return false;
   }
-  join.cursor = chunk + 1 < chunk_count() ? chunk + 1 : 0;
+  join.cursor = chunk + 1 < kChunksPerSegment ? chunk + 1 : 0;
   set(join.copying, chunk);
   ++join.copies;
   charge_resync();
@@ -567,7 +555,7 @@ void Segment::repair_chunk(std::uint32_t chunk, Era born, const Uuid& host_id,
                            std::function<void(Error)> done) {
   const auto member = std::ranges::find_if(
       members_, [&](const Member& one) { return one.present && one.host_id == host_id; });
-  if (member == members_.end() || chunk >= chunk_count()) return done(Error::NotFound);
+  if (member == members_.end() || chunk >= kChunksPerSegment) return done(Error::NotFound);
   const auto index = static_cast<std::uint32_t>(member - members_.begin());
   if (phase_ != Phase::formed || !(ready_ & member_bit(index))) return done(Error::NotInSync);
   const auto sources = static_cast<MemberMask>(ready_ & ~member_bit(index));

@@ -3,6 +3,7 @@
 #include "engine/volume.h"
 
 #include <algorithm>
+#include <array>
 #include <cstring>
 #include <deque>
 
@@ -10,6 +11,7 @@
 #include "base/crc32c.h"
 #include "engine/engine.h"
 #include "engine/segment.h"
+#include "engine/tail_clear.h"
 
 namespace blockd::engine {
 
@@ -28,6 +30,8 @@ class VolumeImpl final : public Volume, private Engine {
   void in_sync_change_failed(std::uint32_t segment, Error error) noexcept override;
   void grow(std::uint64_t size_bytes, std::vector<SegmentConfig> new_segments,
             std::function<void(Error)> done) override;
+  void drain(std::function<void(Error)> done) override;
+  void shrink(std::uint64_t size_bytes, bool clear, std::function<void(Error)> done) override;
   void repair_chunk(std::uint32_t segment, std::uint32_t chunk, Era born, const Uuid& host_id,
                     std::function<void(Error)> done) override;
   void begin_era(Era next_era, std::function<void(Error)> done) override;
@@ -37,7 +41,7 @@ class VolumeImpl final : public Volume, private Engine {
   [[nodiscard]] const VolumeConfig& config() const noexcept override { return config_; }
   [[nodiscard]] const VolumeStats& stats() const noexcept override { return Engine::stats; }
   [[nodiscard]] std::vector<SegmentStatus> status() const override;
-  [[nodiscard]] std::uint64_t size_bytes() const noexcept override { return config_.size_bytes; }
+  [[nodiscard]] std::uint64_t size_bytes() const noexcept override { return limit_bytes_; }
   void submit(BlockRequest& request) noexcept override;
 
  private:
@@ -72,12 +76,18 @@ class VolumeImpl final : public Volume, private Engine {
   void beat(MemberHost& member_host) noexcept;
   static void beat_done(ReplicaOp& op) noexcept;
   void update_full() noexcept;
-  void add_segment(const SegmentConfig& segment, std::uint64_t volume_bytes);
+  void add_segment(const SegmentConfig& segment);
+  [[nodiscard]] std::size_t segments_in_use() const noexcept;
   void update_state() noexcept;
   void emit(std::function<void()> event);
   void emit_all() noexcept;
   void advance_closing() noexcept;
   void close_flushed() noexcept;
+  [[nodiscard]] bool await_earlier(std::function<void(Error)> done);
+  void settle_drain() noexcept;
+  void limited(Error error, bool clear) noexcept;
+  void end_shrink(Error error) noexcept;
+  [[nodiscard]] Error ended() const noexcept;
   void settle_eras() noexcept;
   void fail_eras(Error error) noexcept;
   void go_on() noexcept;
@@ -121,18 +131,25 @@ class VolumeImpl final : public Volume, private Engine {
   io::Timer hold_timer_;
   std::uint64_t grow_to_bytes_ = 0;
   std::function<void(Error)> grown_;
+  std::uint64_t limit_bytes_;             // where requests end: before the size while it shrinks
+  std::array<std::uint32_t, 2> turns_{};  // requests that are not answered, by turn
+  std::uint8_t turn_ = 0;                 // of those that come now
+  std::function<void(Error)> drained_;    // waits for those of the other turn
+  std::function<void(Error)> shrunk_;
+  TailClear tail_;
 };
 
-std::uint32_t blocks_of_segment(std::uint32_t index, std::uint64_t volume_bytes) noexcept {
-  const std::uint64_t begin = std::uint64_t{index} * kSegmentBytes;
-  BLOCKD_ASSERT(begin < volume_bytes);
-  const std::uint64_t bytes = std::min(kSegmentBytes, volume_bytes - begin);
-  return static_cast<std::uint32_t>((bytes + kBlockBytes - 1) / kBlockBytes);
+std::size_t segments_of(std::uint64_t volume_bytes) noexcept {
+  return static_cast<std::size_t>((volume_bytes + kSegmentBytes - 1) / kSegmentBytes);
 }
 
 VolumeImpl::VolumeImpl(io::Loop& loop_in, Buffers& buffers_in, peer::PeerHub& hub_in,
                        VolumeEvents& events, VolumeConfig config)
-    : Engine(loop_in, buffers_in, hub_in), events_(events), config_(std::move(config)) {
+    : Engine(loop_in, buffers_in, hub_in),
+      events_(events),
+      config_(std::move(config)),
+      limit_bytes_(config_.size_bytes),
+      tail_([this](BlockRequest& request) { submit(request); }) {
   Engine::id = config_.id;
   Engine::epoch = config_.epoch;
   Engine::min_in_sync = std::max(1u, config_.min_in_sync);
@@ -146,7 +163,7 @@ VolumeImpl::VolumeImpl(io::Loop& loop_in, Buffers& buffers_in, peer::PeerHub& hu
   hold_timer_.fire = [](io::Timer& timer) noexcept {
     static_cast<VolumeImpl*>(timer.owner)->go_on();
   };
-  for (const SegmentConfig& segment : config_.segments) add_segment(segment, config_.size_bytes);
+  for (const SegmentConfig& segment : config_.segments) add_segment(segment);
 }
 
 VolumeImpl::~VolumeImpl() {
@@ -155,11 +172,10 @@ VolumeImpl::~VolumeImpl() {
   for (auto& member_host : hosts_) member_host->channel->unwatch(member_host->watcher);
 }
 
-void VolumeImpl::add_segment(const SegmentConfig& segment, std::uint64_t volume_bytes) {
+void VolumeImpl::add_segment(const SegmentConfig& segment) {
   BLOCKD_ASSERT(segment.index == segments_.size());
   Engine& self = *this;
-  segments_.push_back(
-      std::make_unique<Segment>(self, segment, blocks_of_segment(segment.index, volume_bytes)));
+  segments_.push_back(std::make_unique<Segment>(self, segment));
   poked_.reserve(segments_.size());
   running_.reserve(segments_.size());
 }
@@ -175,8 +191,7 @@ void VolumeImpl::start() noexcept {
 // --- requests ------------------------------------------------------------------------------------
 
 Error VolumeImpl::check(const BlockRequest& request) const noexcept {
-  if (Engine::fenced) return Error::EpochFenced;
-  if (closing_ != Closing::no) return Error::ShuttingDown;
+  if (const Error error = ended(); error != Error::Ok) return error;
   if (request.op == BlockRequest::Op::flush) return Error::Ok;
   if (request.op == BlockRequest::Op::write && Engine::full) return Error::NoSpace;
   const bool read = request.op == BlockRequest::Op::read;
@@ -188,9 +203,8 @@ Error VolumeImpl::check(const BlockRequest& request) const noexcept {
       (request.offset_bytes % kBlockBytes != 0 || request.length_bytes % kBlockBytes != 0)) {
     return Error::InvalidArgument;
   }
-  const std::uint64_t limit =
-      read ? (config_.size_bytes + kBlockBytes - 1) / kBlockBytes * kBlockBytes
-           : config_.size_bytes;
+  const std::uint64_t end = tail_.owns(request) ? config_.size_bytes : limit_bytes_;
+  const std::uint64_t limit = read ? (end + kBlockBytes - 1) / kBlockBytes * kBlockBytes : end;
   const bool inside =
       request.offset_bytes <= limit && request.length_bytes <= limit - request.offset_bytes;
   return inside ? Error::Ok : Error::ExtentOutOfRange;
@@ -203,6 +217,8 @@ void VolumeImpl::submit(BlockRequest& request) noexcept {
     return request.done(request);
   }
   request.next = nullptr;
+  request.turn = turn_;
+  ++turns_[turn_];
   if (unadmitted_head_ == nullptr && parents_.used() < kParentsMax) return admit(request);
   (unadmitted_head_ ? unadmitted_tail_->next : unadmitted_head_) = &request;
   unadmitted_tail_ = &request;
@@ -398,6 +414,7 @@ void VolumeImpl::run() noexcept {
   recheck_ = false;
   if (Engine::era_awaited) settle_eras();
   answer_ended();
+  settle_drain();
   room_made_ = false;
   for (std::size_t waiting = starved_.size(); waiting > 0 && !starved_.empty(); --waiting) {
     advance(*starved_.pop_front());
@@ -411,6 +428,7 @@ void VolumeImpl::answer_ended() noexcept {
     Parent& parent = *ended_.pop_front();
     BlockRequest& request = *parent.request;
     parents_.put(parent);
+    --turns_[request.turn];
     request.done(request);
   }
 }
@@ -427,14 +445,14 @@ void VolumeImpl::tick() noexcept {
 
 void VolumeImpl::update_state() noexcept {
   VolumeState worst = VolumeState::serving;
-  for (const auto& segment : segments_) {
-    const VolumeState one = segment->state();
+  for (std::size_t i = 0; i < segments_in_use(); ++i) {
+    const VolumeState one = segments_[i]->state();
     if (one == VolumeState::fenced) worst = one;
     if (one == VolumeState::opening && worst != VolumeState::fenced) worst = one;
     if (one == VolumeState::stalled && worst == VolumeState::serving) worst = one;
   }
   if (worst == VolumeState::serving && grown_ && config_.size_bytes < grow_to_bytes_) {
-    config_.size_bytes = grow_to_bytes_;
+    config_.size_bytes = limit_bytes_ = grow_to_bytes_;
     emit([done = std::exchange(grown_, nullptr)] { done(Error::Ok); });
   }
   if (closing_ != Closing::no)
@@ -451,8 +469,9 @@ void VolumeImpl::update_state() noexcept {
 
 std::vector<SegmentStatus> VolumeImpl::status() const {
   std::vector<SegmentStatus> all;
-  all.reserve(segments_.size());
-  for (const auto& segment : segments_) all.push_back(segment->status());
+  const std::size_t count = segments_in_use();
+  all.reserve(count);
+  for (std::size_t i = 0; i < count; ++i) all.push_back(segments_[i]->status());
   return all;
 }
 
@@ -584,16 +603,15 @@ void VolumeImpl::in_sync_change_failed(std::uint32_t segment, Error) noexcept {
 
 void VolumeImpl::grow(std::uint64_t size_bytes, std::vector<SegmentConfig> new_segments,
                       std::function<void(Error)> done) {
-  const bool busy = grown_ != nullptr || closing_ != Closing::no;
-  const std::uint64_t segment_count = (size_bytes + kSegmentBytes - 1) / kSegmentBytes;
-  const bool complete = segments_.size() + new_segments.size() == segment_count;
+  const bool busy = grown_ || shrunk_ || closing_ != Closing::no;
+  const std::size_t count = std::max(segments_.size(), segments_of(size_bytes));
+  const bool complete = segments_.size() + new_segments.size() == count;
   if (busy || size_bytes < config_.size_bytes || !complete) {
     const Error error = busy ? Error::Busy : Error::InvalidArgument;
     return emit([done = std::move(done), error] { done(error); });
   }
-  segments_.back()->set_block_count(blocks_of_segment(segments_.back()->index(), size_bytes));
   for (SegmentConfig& segment : new_segments) {
-    add_segment(segment, size_bytes);
+    add_segment(segment);
     config_.segments.push_back(std::move(segment));
     if (started_) poke(*segments_.back());
   }
@@ -602,6 +620,72 @@ void VolumeImpl::grow(std::uint64_t size_bytes, std::vector<SegmentConfig> new_s
   grown_ = std::move(done);
   recheck_ = true;
   schedule();
+}
+
+// --- shrinking
+// ---------------------------------------------------------------------------------------
+
+// Why nothing new can begin; Ok: it can.
+Error VolumeImpl::ended() const noexcept {
+  if (Engine::fenced) return Error::EpochFenced;
+  return closing_ == Closing::no ? Error::Ok : Error::ShuttingDown;
+}
+
+// Of a volume that grows: the segments that it waits for, too.
+std::size_t VolumeImpl::segments_in_use() const noexcept {
+  return segments_of(grown_ ? grow_to_bytes_ : config_.size_bytes);
+}
+
+void VolumeImpl::drain(std::function<void(Error)> done) {
+  auto told = [this, done = std::move(done)](Error error) { emit([done, error] { done(error); }); };
+  if (ended() != Error::Ok) return told(ended());
+  if (!await_earlier(told)) told(Error::Busy);
+}
+
+// Until every request that is under way now has been answered, or nothing is served any more.
+bool VolumeImpl::await_earlier(std::function<void(Error)> done) {
+  if (drained_) return false;
+  BLOCKD_ASSERT(turns_[turn_ ^ 1] == 0);
+  turn_ ^= 1;
+  drained_ = std::move(done);
+  schedule();
+  return true;
+}
+
+void VolumeImpl::settle_drain() noexcept {
+  if (!drained_) return;
+  const Error error = ended();
+  if (error == Error::Ok && turns_[turn_ ^ 1] != 0) return;
+  std::exchange(drained_, nullptr)(error);
+}
+
+void VolumeImpl::shrink(std::uint64_t size_bytes, bool clear, std::function<void(Error)> done) {
+  const bool busy = grown_ || shrunk_ || drained_;
+  const bool valid = size_bytes > 0 && size_bytes < config_.size_bytes && size_bytes % 512 == 0;
+  Error error = valid ? Error::Ok : Error::InvalidArgument;
+  if (busy) error = Error::Busy;
+  if (ended() != Error::Ok) error = ended();
+  if (error != Error::Ok) return emit([done = std::move(done), error] { done(error); });
+  shrunk_ = std::move(done);
+  limit_bytes_ = size_bytes;
+  (void)await_earlier([this, clear](Error drained) { limited(drained, clear); });
+}
+
+// Nothing is under way behind the new end, and nothing will be.
+void VolumeImpl::limited(Error error, bool clear) noexcept {
+  if (error != Error::Ok || !clear) return end_shrink(error);
+  tail_.start(limit_bytes_, config_.size_bytes, [this](Error cleared) { end_shrink(cleared); });
+}
+
+void VolumeImpl::end_shrink(Error error) noexcept {
+  if (error == Error::Ok) {
+    config_.size_bytes = limit_bytes_;
+  } else {
+    limit_bytes_ = config_.size_bytes;
+  }
+  recheck_ = true;
+  schedule();
+  emit([done = std::exchange(shrunk_, nullptr), error] { done(error); });
 }
 
 void VolumeImpl::repair_chunk(std::uint32_t segment, std::uint32_t chunk, Era born,
@@ -616,8 +700,7 @@ void VolumeImpl::repair_chunk(std::uint32_t segment, std::uint32_t chunk, Era bo
 // ---------------------------------------------------------------------------------------
 
 void VolumeImpl::begin_era(Era next_era, std::function<void(Error)> done) {
-  if (Engine::fenced || closing_ != Closing::no) {
-    const Error error = Engine::fenced ? Error::EpochFenced : Error::ShuttingDown;
+  if (const Error error = ended(); error != Error::Ok) {
     return emit([done = std::move(done), error] { done(error); });
   }
   Engine::era = config_.era = std::max(Engine::era, next_era);
@@ -675,6 +758,7 @@ void VolumeImpl::advance_closing() noexcept {
   if (closing_ == Closing::draining) {
     while (BlockRequest* request = next_unadmitted()) {
       request->error = Error::ShuttingDown;
+      --turns_[request->turn];
       request->done(*request);
     }
     if (late) {
@@ -686,6 +770,8 @@ void VolumeImpl::advance_closing() noexcept {
     Parent& parent = *parents_.get();
     close_flush_.op = BlockRequest::Op::flush;
     close_flush_.owner = this;
+    close_flush_.turn = turn_;
+    ++turns_[turn_];
     close_flush_.done = [](BlockRequest& request) noexcept {
       auto& self = *static_cast<VolumeImpl*>(request.owner);
       self.close_flush_done_ = true;

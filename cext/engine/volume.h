@@ -101,9 +101,17 @@ class Volume : public BlockBackend {
   virtual void in_sync_changed(const SegmentConfig& segment) noexcept = 0;
   // The metadata service refused or did not answer: the engine asks again later.
   virtual void in_sync_change_failed(std::uint32_t segment, Error error) noexcept = 0;
-  // Grow (new segments come with their config); the size changes when every new segment serves.
+  // Segments that it does not have yet come with their config; the size changes when all serve.
   virtual void grow(std::uint64_t size_bytes, std::vector<SegmentConfig> new_segments,
                     std::function<void(Error)> done) = 0;
+  // Done when every request that was submitted before has been answered. Busy: one waits already.
+  virtual void drain(std::function<void(Error)> done) = 0;
+  // From now on requests end at `size_bytes`, which is less than the size: what reaches behind is
+  // refused, what was submitted before is waited for. With `clear` what lies there is trimmed then,
+  // and that flushed. An error (Busy: it is growing or shrinking already): the size stays, and what
+  // was cleared stays cleared. Segments behind the end stay open: members that are away must not
+  // come back with what was there, or growing again would show it.
+  virtual void shrink(std::uint64_t size_bytes, bool clear, std::function<void(Error)> done) = 0;
   // Rewrites the chunk (its current content, or with `born` the past one that was born then) at one
   // member from another that holds it whole; clients wait meanwhile if
   // they touch it. Not called any more once the volume is closed. NotInSync: the member is not
@@ -123,6 +131,7 @@ class Volume : public BlockBackend {
   [[nodiscard]] virtual VolumeState state() const noexcept = 0;
   [[nodiscard]] virtual const VolumeConfig& config() const noexcept = 0;
   [[nodiscard]] virtual const VolumeStats& stats() const noexcept = 0;
+  // Of the segments up to the end.
   [[nodiscard]] virtual std::vector<SegmentStatus> status() const = 0;
 };
 

@@ -182,6 +182,18 @@ bool SimCluster::detach(std::uint32_t index, std::uint64_t max_us) {
   return in_time;
 }
 
+Error SimCluster::shrink(std::uint32_t index, std::uint64_t size_bytes) {
+  Error told = Error::Ok;
+  bool over = false;
+  volume(index)->shrink(size_bytes, true, [&](Error error) {
+    told = error;
+    over = true;
+  });
+  BLOCKD_ASSERT(world_.run_until([&] { return over; }, 60'000'000));
+  if (told == Error::Ok) options_.volume_bytes = size_bytes;
+  return told;
+}
+
 bool SimCluster::grow(std::uint32_t index, std::uint64_t size_bytes) {
   BLOCKD_ASSERT(size_bytes <= kSegmentBytes && size_bytes > options_.volume_bytes);
   std::uint32_t left = options_.replicas;

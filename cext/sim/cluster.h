@@ -67,6 +67,8 @@ class SimCluster {
 
   // Within the first segment. False: not within a minute.
   bool grow(std::uint32_t host, std::uint64_t size_bytes);
+  // REQUIRES: the engine answers within a minute.
+  Error shrink(std::uint32_t host, std::uint64_t size_bytes);
 
   // The metadata begins the next era and tells the holder's engine a little later. Returns the
   // snapshot's era.

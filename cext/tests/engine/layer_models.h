@@ -8,6 +8,7 @@
 #include <cstring>
 #include <functional>
 #include <map>
+#include <set>
 #include <span>
 #include <vector>
 
@@ -41,8 +42,13 @@ class ModelLayer : public BlockBackend {
   [[nodiscard]] std::uint64_t size_bytes() const noexcept override { return size_bytes_; }
   void grow(std::uint64_t size_bytes) {
     size_bytes_ = size_bytes;
-    bytes.resize((size_bytes + kChunkBytes - 1) / kChunkBytes * kChunkBytes);
+    bytes.resize(
+        std::max(bytes.size(), (size_bytes + kChunkBytes - 1) / kChunkBytes * kChunkBytes));
   }
+  // What it holds behind the end stays there, as a replica's does.
+  void shrink(std::uint64_t size_bytes) { size_bytes_ = size_bytes; }
+  // When all requests that it has now are answered.
+  void drain(std::function<void(Error)> done) { look_drained(last_id_, std::move(done)); }
   [[nodiscard]] std::size_t in_flight() const noexcept { return in_flight_; }
   [[nodiscard]] bool chance(std::uint64_t one_in) { return loop_.world().random().chance(one_in); }
 
@@ -52,11 +58,14 @@ class ModelLayer : public BlockBackend {
       return request.done(request);
     }
     ++in_flight_;
-    loop_.world().after(loop_.world().random().between(1, 300), &loop_, [this, &request] {
-      --in_flight_;
-      request.error = serve(request, chance(error_one_in));
-      request.done(request);
-    });
+    under_way_.insert(++last_id_);
+    loop_.world().after(loop_.world().random().between(1, 300), &loop_,
+                        [this, &request, id = last_id_] {
+                          --in_flight_;
+                          under_way_.erase(id);
+                          request.error = serve(request, chance(error_one_in));
+                          request.done(request);
+                        });
   }
   void list(SnapshotReader::Take take, std::function<void(Error)> done) {
     loop_.world().after(100, &loop_, [this, take, done] {
@@ -109,9 +118,17 @@ class ModelLayer : public BlockBackend {
     return Error::Ok;
   }
 
+  void look_drained(std::uint64_t up_to, std::function<void(Error)> done) {
+    if (under_way_.empty() || *under_way_.begin() > up_to) return done(Error::Ok);
+    loop_.world().after(20, &loop_,
+                        [this, up_to, done = std::move(done)] { look_drained(up_to, done); });
+  }
+
   io::SimLoop& loop_;
   std::uint64_t size_bytes_ = 0;
   std::size_t in_flight_ = 0;
+  std::uint64_t last_id_ = 0;
+  std::set<std::uint64_t> under_way_;
 };
 
 class ModelVolume final : public ModelLayer {

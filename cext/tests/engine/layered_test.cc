@@ -118,6 +118,7 @@ struct Rig {
         world.run_until([&] { return std::ranges::all_of(batch, &Asked::answered); }, 600'000'000));
     std::map<std::uint64_t, std::vector<const Asked*>> writers;
     for (const Asked& asked : batch) {
+      if (asked.request.error == Error::ExtentOutOfRange) continue;  // perhaps behind all that is
       for (std::size_t i = 0; i < asked.ids.size(); ++i) {
         writers[asked.request.offset_bytes / kSectorBytes + i].push_back(&asked);
       }
@@ -194,6 +195,32 @@ struct Rig {
     if (layered) layered->resized();
   }
 
+  // Begins it; finish_shrink() waits for it, after finish_batch().
+  void shrink(std::uint64_t bytes) {
+    shrunk.reset();
+    shrinks_to = bytes;
+    layered->shrink(
+        bytes, [this](auto drained) { upper.drain(std::move(drained)); },
+        [this](Error error) { shrunk = error; });
+  }
+  Error finish_shrink() {
+    REQUIRE(world.run_until([&] { return shrunk.has_value(); }, 600'000'000));
+    for (std::uint64_t sector = shrinks_to / kSectorBytes; sector < may.size(); ++sector) {
+      if (shrunk == Error::Ok) {
+        CAPTURE(sector);
+        REQUIRE(holds(upper.bytes.data() + sector * kSectorBytes, sector, {0}));
+      }
+      may[sector].insert(0);
+    }
+    if (shrunk != Error::Ok) return *shrunk;
+    if (layered) REQUIRE(layered->size_bytes() == shrinks_to);
+    upper.shrink(shrinks_to);
+    may.resize(shrinks_to / kSectorBytes);
+    return Error::Ok;
+  }
+
+  std::optional<Error> shrunk;
+  std::uint64_t shrinks_to = 0;
   Random random;
   io::SimWorld world;
   io::SimLoop loop;
@@ -390,6 +417,66 @@ TEST_CASE("a listing of both layers has what shows, once") {
   CHECK(listed == std::vector<std::uint64_t>{0, 1, 3, 4});
 }
 
+// The base is larger than the volume has become: where it has data is what decides, not the size.
+TEST_CASE("a volume that has shrunk over its base covers it, whatever comes afterwards") {
+  for (const bool restart : {false, true}) {
+    CAPTURE(restart);
+    Rig rig(11, 6 * kChunk, 6 * kChunk);
+    for (std::uint64_t chunk = 0; chunk < 6; ++chunk) rig.put_base(chunk * 128 + 5, 7);
+    REQUIRE(rig.open() == Error::Ok);
+    CHECK(rig.run(Op::write, 4 * kChunk, 4096) == Error::Ok);  // one that is its own by then
+    rig.shrink(2 * kChunk + 512);
+    REQUIRE(rig.finish_shrink() == Error::Ok);
+    CHECK(rig.run(Op::write, 2 * kChunk, 1024) == Error::ExtentOutOfRange);
+    CHECK(rig.layered->chunks_of_base() == 2);
+    rig.check_all();
+    const auto reopen = [&] {
+      rig.upper.drop_tombstones();
+      if (!restart) return;
+      rig.close();
+      REQUIRE(rig.open() == Error::Ok);
+    };
+    reopen();
+    rig.grow(6 * kChunk);
+    rig.check_all();
+    CHECK(rig.run(Op::write, 3 * kChunk, 4096) == Error::Ok);
+    CHECK(rig.run(Op::trim, 3 * kChunk, 2 * kChunk) == Error::Ok);  // goes on covering
+    reopen();
+    rig.check_all();
+    CHECK(rig.layered->chunks_of_base() == 2);
+    CHECK(rig.flatten() == Error::Ok);
+    rig.check_upper();
+  }
+}
+
+TEST_CASE("a layer's shrink waits for what was asked before, and is refused what makes no sense") {
+  Rig rig(12, 6 * kChunk, 6 * kChunk);
+  for (std::uint64_t chunk = 0; chunk < 6; ++chunk) rig.put_base(chunk * 128 + 5, 7);
+  REQUIRE(rig.open() == Error::Ok);
+  Error told = Error::Ok;
+  const auto drain = [&](auto drained) { rig.upper.drain(std::move(drained)); };
+  for (const std::uint64_t bytes : {std::uint64_t{0}, 6 * kChunk, std::uint64_t{1000}}) {
+    rig.layered->shrink(bytes, drain, [&](Error error) { told = error; });
+    CHECK(told == Error::InvalidArgument);
+  }
+  rig.submit(Op::write, 3 * kChunk, 512);
+  rig.submit(Op::trim, kChunk + 512, 4 * kChunk);
+  rig.submit(Op::write, 5 * kChunk, kChunk);
+  rig.shrink(kChunk);
+  rig.layered->shrink(512, drain, [&](Error error) { told = error; });
+  CHECK(told == Error::Busy);
+  rig.submit(Op::write, kChunk, 512);
+  CHECK(rig.batch.back().request.error == Error::ExtentOutOfRange);
+  CHECK(rig.finish_batch() == Error::ExtentOutOfRange);
+  CHECK(rig.finish_shrink() == Error::Ok);
+  rig.grow(6 * kChunk);
+  rig.check_all();
+
+  rig.shrink(kChunk);
+  rig.close();
+  CHECK(rig.shrunk == Error::ShuttingDown);
+}
+
 TEST_CASE("flatten keeps its rate, says what failed, and ends when the volume closes") {
   Rig rig(9, 64 * kChunk, 64 * kChunk);
   for (std::uint64_t chunk = 0; chunk < 64; ++chunk) rig.put_base(chunk * 128, 7);
@@ -496,9 +583,17 @@ class RandomRun {
     faults(true);
     fill_batch();
     if (random_.chance(8)) rig_.grow(rig_.upper.size_bytes() + 512 * random_.between(1, 200));
+    const bool shrinks = shrink();
     (void)rig_.finish_batch();
+    if (shrinks) (void)rig_.finish_shrink();
     faults(false);
     rig_.check_all();
+  }
+  bool shrink() {
+    const std::uint64_t sectors = rig_.upper.size_bytes() / kSectorBytes;
+    if (!random_.chance(6) || sectors <= 64) return false;
+    rig_.shrink(kSectorBytes * random_.between(32, sectors - 1));
+    return true;
   }
   void fill_batch() {
     for (std::uint64_t i = random_.between(1, 8); i > 0; --i) {
@@ -528,7 +623,9 @@ class RandomRun {
     rig_.layered->flatten(random_.between(1 << 20, 1 << 30), [&](Error error) { flat = error; });
     while (!flat) {
       fill_batch();
+      const bool shrinks = shrink();
       (void)rig_.finish_batch();
+      if (shrinks) (void)rig_.finish_shrink();
       rig_.world.run_for(random_.below(20'000));
     }
     if (*flat == Error::Ok) {
@@ -541,10 +638,12 @@ class RandomRun {
     fill_batch();
     std::optional<Error> flat;
     rig_.layered->flatten(1 << 20, [&](Error error) { flat = error; });
+    const bool shrinks = shrink();
     rig_.world.run_for(random_.below(500));
     rig_.close();
     CHECK(flat.has_value());
     (void)rig_.finish_batch();
+    if (shrinks) (void)rig_.finish_shrink();
   }
 
   Random random_;
