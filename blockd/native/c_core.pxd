@@ -193,6 +193,7 @@ cdef extern from "border/core.h" namespace "blockd::border" nogil:
                                    Error error) noexcept
         void grow(Token token, const Uuid& volume, uint64_t size_bytes,
                   const vector[SegmentConfig]& new_segments) noexcept
+        void shrink(Token token, const Uuid& volume, uint64_t size_bytes) noexcept
         void volume_status(Token token, const Uuid& volume) noexcept
         void begin_era(Token token, const Uuid& volume, uint32_t era) noexcept
         void hold_mutations(Token token, const Uuid& volume, uint64_t for_us) noexcept

@@ -189,6 +189,14 @@ class Core:
     async def grow(
         self, volume_id: UUID, size_bytes: int, new_segments: Sequence[Segment]
     ) -> None: ...
+    async def shrink(self, volume_id: UUID, size_bytes: int) -> None:
+        """Requests behind the new end are refused from now on. Returns when those under way have
+        been answered and what lies there is gone, durably and on all members.
+
+        Raises NotAttached, InvalidArgument: larger than it is, Busy; QuorumLost, EpochFenced,
+        ShuttingDown: the size stays, and part of what was there may be gone.
+        """
+
     async def volume_status(self, volume_id: UUID) -> list[SegmentStatus]: ...
     async def begin_era(self, volume_id: UUID, era: int) -> None:
         """Mutations are of `era` from now on (a lower one changes nothing). Returns when all of

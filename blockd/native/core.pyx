@@ -545,6 +545,18 @@ cdef class Core:
             self._core.grow(token, volume, size, fresh)
         return waiting.future
 
+    async def shrink(self, volume_id, size_bytes):
+        await self._shrink(volume_id, size_bytes)
+
+    cdef object _shrink(self, volume_id, size_bytes):
+        cdef Uuid volume = _uuid(volume_id)
+        cdef uint64_t size = _u64(size_bytes, "size_bytes")
+        cdef _Waiting waiting = self._begin()
+        cdef uint64_t token = self._last_token
+        with nogil:
+            self._core.shrink(token, volume, size)
+        return waiting.future
+
     async def volume_status(self, volume_id):
         return await self._volume_status(volume_id)
 

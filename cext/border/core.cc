@@ -238,6 +238,10 @@ void Core::grow(Token token, const Uuid& volume, std::uint64_t size_bytes,
                  [=](HostPlane& plane) { plane.grow(token, volume, size_bytes, new_segments); });
 }
 
+void Core::shrink(Token token, const Uuid& volume, std::uint64_t size_bytes) noexcept {
+  reactor_->give(token, [=](HostPlane& plane) { plane.shrink(token, volume, size_bytes); });
+}
+
 void Core::volume_status(Token token, const Uuid& volume) noexcept {
   reactor_->give(token, [=](HostPlane& plane) { plane.volume_status(token, volume); });
 }

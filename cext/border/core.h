@@ -176,6 +176,8 @@ class Core {
                              Error error) noexcept;
   void grow(Token token, const Uuid& volume, std::uint64_t size_bytes,
             const std::vector<engine::SegmentConfig>& new_segments) noexcept;
+  // What lies behind the new end is gone, on all members, when it is answered.
+  void shrink(Token token, const Uuid& volume, std::uint64_t size_bytes) noexcept;
   void volume_status(Token token, const Uuid& volume) noexcept;
   // Answered when the snapshot of the era before is final.
   void begin_era(Token token, const Uuid& volume, Era era) noexcept;

@@ -98,6 +98,8 @@ class HostPlane final : public engine::VolumeEvents, public IoJobSink {
                              Error error) noexcept;
   void grow(Token token, const Uuid& volume, std::uint64_t size_bytes,
             const std::vector<engine::SegmentConfig>& new_segments) noexcept;
+  // Answered when nothing is left behind the new end, durably.
+  void shrink(Token token, const Uuid& volume, std::uint64_t size_bytes) noexcept;
   void volume_status(Token token, const Uuid& volume) noexcept;
   void begin_era(Token token, const Uuid& volume, Era era) noexcept;
   void hold_mutations(Token token, const Uuid& volume, std::uint64_t for_us) noexcept;
@@ -144,6 +146,7 @@ class HostPlane final : public engine::VolumeEvents, public IoJobSink {
     Token attach_token = 0;          // 0: attach() has been answered
     Error attach_error = Error::Ok;  // the last one heard while opening
     Token grow_token = 0;            // 0: no grow() waits
+    Token shrink_token = 0;          // 0: no shrink() waits
     std::set<Token> engine_tokens;   // repair_chunk(), begin_era() that wait
     io::Timer deadline;              // of attach(); then of draining exports, then layers
     bool base_opening = false;
@@ -199,6 +202,9 @@ class HostPlane final : public engine::VolumeEvents, public IoJobSink {
   void base_opened(const Uuid& volume, Error error);
   void end_attach(Attached& attached, Error error, std::string message = {}) noexcept;
   void end_grow(const Uuid& volume, Error error) noexcept;
+  void shrink_engine(const Uuid& volume, std::uint64_t size_bytes, bool clear);
+  void end_shrink(const Uuid& volume, Error error) noexcept;
+  void take_up_size(const Attached& attached) noexcept;
   [[nodiscard]] static std::string obstacle(const Attached& attached);
   void close_volume(Attached& attached, std::function<void(Error)> done);
   void unexport(Attached& attached);

@@ -287,6 +287,7 @@ void HostPlane::grow(Token token, const Uuid& volume, std::uint64_t size_bytes,
                          std::to_string(size_bytes) + " bytes");
     }
     if (attached.grow_token != 0) throw Fault(Error::Busy, "the volume is growing already");
+    if (attached.shrink_token != 0) throw Fault(Error::Busy, "the volume is shrinking");
     attached.grow_token = token;
     engine.grow(size_bytes, new_segments, [this, volume, new_segments](Error error) {
       const auto found = volumes_.find(volume);
@@ -305,9 +306,59 @@ void HostPlane::end_grow(const Uuid& volume, Error error) noexcept {
   const Token token = std::exchange(found->second->grow_token, 0);
   if (token == 0) return;
   if (error == Error::Ok && found->second->base) found->second->base->top().resized();
-  if (error == Error::Ok && !closing_) {
-    for (const std::string& name : found->second->exports) (void)nbd_->resize(name);
-  }
+  if (error == Error::Ok) take_up_size(*found->second);
+  answer(token, error);
+}
+
+// What clients are told that connect from now on, and what all may reach.
+void HostPlane::take_up_size(const Attached& attached) noexcept {
+  if (closing_) return;
+  for (const std::string& name : attached.exports) (void)nbd_->resize(name);
+}
+
+// The topmost layer clears the tail, since only it knows what has to cover the base; then the
+// engine follows.
+void HostPlane::shrink(Token token, const Uuid& volume, std::uint64_t size_bytes) noexcept {
+  guard(token, [&] {
+    Attached& attached = engine_of(volume);
+    engine::Volume& engine = *attached.volume;
+    if (size_bytes == 0 || size_bytes > engine.size_bytes() || size_bytes % 512 != 0) {
+      refuse(volume, "cannot shrink from " + std::to_string(engine.size_bytes()) + " to " +
+                         std::to_string(size_bytes) + " bytes");
+    }
+    if (attached.closing) throw Fault(Error::ShuttingDown, "the volume is being detached");
+    if (attached.attach_token != 0) throw Fault(Error::Busy, "the volume is being attached");
+    if (attached.grow_token != 0) throw Fault(Error::Busy, "the volume is growing");
+    if (attached.shrink_token != 0) throw Fault(Error::Busy, "the volume is shrinking already");
+    if (size_bytes == engine.size_bytes()) return answer(token, Error::Ok);
+    attached.shrink_token = token;
+    if (!attached.base) return shrink_engine(volume, size_bytes, true);
+    attached.base->top().shrink(
+        size_bytes, [&engine](auto drained) { engine.drain(std::move(drained)); },
+        [this, volume, size_bytes](Error error) {
+          if (error != Error::Ok) return end_shrink(volume, error);
+          shrink_engine(volume, size_bytes, false);
+        });
+    take_up_size(attached);
+  });
+}
+
+void HostPlane::shrink_engine(const Uuid& volume, std::uint64_t size_bytes, bool clear) {
+  const auto found = volumes_.find(volume);
+  if (found == volumes_.end()) return;
+  found->second->volume->shrink(size_bytes, clear,
+                                [this, volume](Error error) { end_shrink(volume, error); });
+  take_up_size(*found->second);
+}
+
+// Answers the shrink() that still waits. After an error all is as large as it was.
+void HostPlane::end_shrink(const Uuid& volume, Error error) noexcept {
+  const auto found = volumes_.find(volume);
+  if (found == volumes_.end()) return;
+  Attached& attached = *found->second;
+  const Token token = std::exchange(attached.shrink_token, 0);
+  if (error != Error::Ok && attached.base && !attached.closing) attached.base->top().resized();
+  take_up_size(attached);
   answer(token, error);
 }
 

@@ -1,6 +1,7 @@
 """One host, one volume: what is written is read back, at any offset, over NBD, after a restart."""
 
 import asyncio
+import errno
 import random
 import sys
 from collections.abc import AsyncIterator
@@ -341,6 +342,42 @@ async def test_grow(alone: tuple[Host, Cluster], tmp_path: Path) -> None:
     client.shutdown()
     with pytest.raises(InvalidArgument):
         await core.grow(volume, SIZE, [])
+
+
+async def test_shrink_under_nbd(alone: tuple[Host, Cluster], tmp_path: Path) -> None:
+    import nbd
+
+    host, cluster = alone
+    core, volume = host.core, cluster.volume_id
+    await core.nbd_listen(f"unix:{tmp_path}/nbd.sock")
+    await core.nbd_export(volume, "demo")
+    uri = f"nbd+unix:///demo?socket={tmp_path}/nbd.sock"
+    old = await asyncio.to_thread(connect, uri)
+    old.set_strict_mode(0)  # the server is to refuse, not libnbd
+    small = SIZE // 2 + 512
+    await core.write(volume, 0, b"\x5a" * SIZE)
+    await core.shrink(volume, small)
+    assert await asyncio.to_thread(old.pread, 512, small - 512) == b"\x5a" * 512
+    for call, code in (
+        (lambda: old.pread(1024, small - 512), errno.EINVAL),
+        (lambda: old.trim(512, small), errno.EINVAL),
+        (lambda: old.pwrite(b"x" * 512, small), errno.ENOSPC),
+        (lambda: old.zero(4096, small), errno.ENOSPC),
+    ):
+        with pytest.raises(nbd.Error) as caught:
+            await asyncio.to_thread(call)
+        assert caught.value.errnum == code
+    new = await asyncio.to_thread(connect, uri)
+    assert new.get_size() == small
+    with pytest.raises(ExtentOutOfRange):
+        await core.read(volume, small, 1)
+    await core.grow(volume, SIZE, [])
+    assert await core.read(volume, 0, SIZE) == b"\x5a" * small + bytes(SIZE - small)
+    for size in (0, 2 * SIZE, SIZE - 1):
+        with pytest.raises(InvalidArgument):
+            await core.shrink(volume, size)
+    for client in (old, new):
+        client.shutdown()
 
 
 async def test_two_segments(tmp_path: Path) -> None:
