@@ -97,6 +97,7 @@ def attachment_status_view(status: host_pb2.AttachmentStatus) -> View:
         "volume_name": status.volume_name,
         "epoch": status.epoch,
         "state": status.state,
+        "size_bytes": status.size_bytes,
         "nbd_uris": list(status.nbd_uris),
         "counters": {name: status.counters[name] for name in sorted(status.counters)},
         "segments": [

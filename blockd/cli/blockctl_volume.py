@@ -177,10 +177,22 @@ def show(
 
 
 @app.command("resize")
-def resize(context: typer.Context, name: VolumeName, size: Size, output: Output = None) -> None:
-    """Grow a volume, attached or not."""
-    request = meta_pb2.ResizeVolumeRequest(name_or_id=name, size_bytes=_bytes(size))
-    with status(f"growing {name}"):
+def resize(
+    context: typer.Context,
+    name: VolumeName,
+    size: Size,
+    force: Annotated[
+        bool,
+        typer.Option("--force", help="Shrink it, too: what lies behind the new end is destroyed."),
+    ] = False,
+    output: Output = None,
+) -> None:
+    """Grow a volume, attached or not; or shrink it, attached and with --force.
+
+    Clients of NBD see the new size when they connect again.
+    """
+    request = meta_pb2.ResizeVolumeRequest(name_or_id=name, size_bytes=_bytes(size), force=force)
+    with status(f"resizing {name}"):
         volume = run(
             context,
             lambda clients: clients.meta.call(

@@ -1,9 +1,9 @@
 """The volumes attached at this host: their engines and exports, from attach to detach.
 
-One lock a volume orders attach, grow and detach; calls about different volumes run at once. An
-attachment is listed in `held` exactly while its engine runs. Attaching what runs already under the
-same epoch changes nothing, a newer epoch replaces the engine, an older one is refused: so orders
-may be repeated and may arrive late.
+One lock a volume orders attach, grow, shrink and detach; calls about different volumes run at once.
+An attachment is listed in `held` exactly while its engine runs. Attaching what runs already under
+the same epoch changes nothing, a newer epoch replaces the engine, an older one is refused: so
+orders may be repeated and may arrive late.
 """
 
 import asyncio
@@ -25,9 +25,9 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Held:
-    """One attached volume. segment_count: how many its engine has; era: the newest that it was told
-    to begin; flatten: what shows its base is to be copied up; reads: the volumes that its bases are
-    snapshots of."""
+    """One attached volume. segment_count: how many its engine has, more than its size needs when it
+    has shrunk; era: the newest that it was told to begin; flatten: what shows its base is to be
+    copied up; reads: the volumes that its bases are snapshots of."""
 
     volume_id: UUID
     name: str
@@ -39,6 +39,14 @@ class Held:
     has_base: bool = False
     flatten: bool = False
     reads: frozenset[UUID] = frozenset()
+
+
+def check_epoch(held: Held, epoch: int) -> None:
+    """Raises EpochFenced: an order about another attachment."""
+    if held.epoch != epoch:
+        raise EpochFenced(
+            f"volume {held.name} is attached here under epoch {held.epoch}, not {epoch}"
+        )
 
 
 class Attachments:
@@ -70,10 +78,7 @@ class Attachments:
         EpochFenced: it is of another one."""
         async with self._locks[volume_id]:
             held = self.get(volume_id)
-        if held.epoch != epoch:
-            raise EpochFenced(
-                f"volume {held.name} is attached here under epoch {held.epoch}, not {epoch}"
-            )
+        check_epoch(held, epoch)
         return held
 
     async def begin_era(self, volume_id: UUID, era: int) -> None:
@@ -83,7 +88,7 @@ class Attachments:
         await self._core.begin_era(volume_id, era)
 
     def is_busy(self, volume_id: UUID) -> bool:
-        """Whether the volume is being attached, grown or detached right now."""
+        """Whether the volume is being attached, resized or detached right now."""
         return self._locks[volume_id].locked()
 
     def uris(self, held: Held) -> list[str]:
@@ -155,10 +160,38 @@ class Attachments:
             held = replace(
                 self.get(volume_id),
                 size_bytes=message.size_bytes,
-                segment_count=len(segments),
+                segment_count=max(held.segment_count, len(segments)),
             )
             self.held[volume_id] = held
             return held
+
+    async def shrink(self, volume_id: UUID, epoch: int, size_bytes: int) -> Held:
+        """Make the running engine smaller; returns when what lies behind the new end is gone.
+
+        One that is smaller already, by a shrink that did not get on record, grows to that size.
+        Raises NotAttached; EpochFenced: it is attached under another epoch; Busy, QuorumLost.
+        """
+        async with self._locks[volume_id]:
+            held = self.get(volume_id)
+            check_epoch(held, epoch)
+            if size_bytes > held.size_bytes:
+                await self._core.grow(volume_id, size_bytes, [])
+                return self._resized(volume_id, size_bytes)
+            # Before it is done: a caller that gives up leaves the engine at work.
+            self._resized(volume_id, size_bytes)
+            try:
+                await self._core.shrink(volume_id, size_bytes)
+            except BlockdError:
+                if volume_id in self.held:
+                    self._resized(volume_id, held.size_bytes)
+                raise
+            log.info("volume %s shrank to %d bytes", held.name, size_bytes)
+            return self.get(volume_id)
+
+    def _resized(self, volume_id: UUID, size_bytes: int) -> Held:
+        held = replace(self.get(volume_id), size_bytes=size_bytes)
+        self.held[volume_id] = held
+        return held
 
     async def detach(self, volume_id: UUID, epoch: int = 0) -> int:
         """Drain, flush and release the engine; what is not attached is detached already. One of a

@@ -85,6 +85,7 @@ class HostService(host_pb2_grpc.HostServiceServicer):
             volume_id=str(held.volume_id),
             volume_name=held.name,
             epoch=held.epoch,
+            size_bytes=held.size_bytes,
             state=readings.state(held),
             segments=[
                 host_pb2.SegmentStatus(
@@ -136,6 +137,13 @@ class HostService(host_pb2_grpc.HostServiceServicer):
         await self._topology.learn(request.peers)
         await self._attachments.grow(request.volume)
         return host_pb2.HostGrowResponse()
+
+    async def Shrink(
+        self, request: host_pb2.HostShrinkRequest, context: Context
+    ) -> host_pb2.HostShrinkResponse:
+        volume_id = parse_id(request.volume_id, "volume")
+        await self._attachments.shrink(volume_id, request.epoch, request.size_bytes)
+        return host_pb2.HostShrinkResponse()
 
     async def BeginEra(
         self, request: host_pb2.BeginEraRequest, context: Context

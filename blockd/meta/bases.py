@@ -202,12 +202,14 @@ def _rolled_back(volume: Volume, snapshot: Snapshot) -> Volume:
 
     What was born in the snapshot's era or before is taken for the volume's own, unless the snapshot
     shows a snapshot of the volume itself: then some of it did not count in the snapshot either, and
-    all is read through it.
+    all is read through it. A volume that has shrunk since gets the snapshot's size back: the
+    segments behind its end were kept.
     """
     changed = Volume()
     changed.CopyFrom(volume)
     changed.era = era_of(volume) + 1
     changed.flattening = False
+    changed.size_bytes = max(volume.size_bytes, snapshot.size_bytes)
     plain = not snapshot.HasField("base") or snapshot.base.volume_id != volume.id
     changed.base.CopyFrom(_base(snapshot, since=changed.era, rolled_back=plain))
     return changed

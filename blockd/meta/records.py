@@ -261,7 +261,8 @@ class Records:
         return {last_part(entry.key): decode(entry, Attachment).value for entry in entries}
 
     async def segments(self, volume: Volume) -> list[Stored[Segment]]:
-        """Those that the volume's size needs, in order; leftovers of a failed growth are not."""
+        """Those that the volume's size needs, in order. Leftovers, of a failed growth or of what
+        the volume shrank from, are not."""
         entries = await self.etcd.scan(f"{SEGMENTS}{volume.id}/")
         found = [decode(entry, Segment) for entry in entries]
         return [one for one in found if one.value.index < segment_count(volume.size_bytes)]

@@ -123,7 +123,7 @@ class MetadataService(meta_pb2_grpc.MetadataServicer):
 
     async def ResizeVolume(self, request: meta_pb2.ResizeVolumeRequest, context: Any) -> Volume:
         return await self._instance.to_end(
-            self._volumes.resize(request.name_or_id, request.size_bytes)
+            self._volumes.resize(request.name_or_id, request.size_bytes, force=request.force)
         )
 
     async def DeleteVolume(

@@ -1,4 +1,4 @@
-"""Volumes: creation, growth, deletion.
+"""Volumes: creation, resizing, deletion.
 
 A volume is CREATING until every host has confirmed its replicas, then AVAILABLE, and DELETING
 until every host has confirmed that they are gone. Each step is one commit and may be repeated:
@@ -39,6 +39,7 @@ from blockd.model.errors import (
     BlockdError,
     Busy,
     InUse,
+    NotAttached,
     NotFound,
     VolumeAttached,
 )
@@ -59,7 +60,7 @@ from blockd.rpc.gen.types_pb2 import (
 )
 from blockd.rpc.status import hinted
 from blockd.rules.volume_spec import (
-    check_growth,
+    check_resize,
     check_size,
     check_volume_name,
     complete_policy,
@@ -68,6 +69,7 @@ from blockd.rules.volume_spec import (
 log = logging.getLogger("blockd.meta")
 
 GROW_SECONDS = 10.0
+SHRINK_SECONDS = 100.0  # requests under way are waited for, then every segment behind is cleared
 
 
 @dataclass(frozen=True)
@@ -100,13 +102,17 @@ class Volumes:
             [VOLUMES, ATTACHMENTS, DEGRADED]
         )
         held = {last_part(entry.key): decode(entry, Attachment).value for entry in attachments}
-        broken = {entry.key.removeprefix(DEGRADED).partition("/")[0] for entry in degraded}
+        broken = [entry.key.removeprefix(DEGRADED).split("/") for entry in degraded]
+        lowest: dict[str, int] = {}
+        for volume_id, index in broken:
+            lowest[volume_id] = min(int(index), lowest.get(volume_id, int(index)))
         found = []
         for entry in volumes:
             volume = decode(entry, Volume).value
             if volume.id in held:
                 add_attachment(volume, held[volume.id])
-            volume.degraded = volume.id in broken
+            count = segment_count(volume.size_bytes)  # a leftover's mark says nothing of the volume
+            volume.degraded = lowest.get(volume.id, count) < count
             found.append(volume)
         return sorted(found, key=lambda volume: (volume.name, volume.id))
 
@@ -187,14 +193,17 @@ class Volumes:
         except BlockdError as error:
             log.warning("volume %s is not cleaned up yet: %s", volume_id, error)
 
-    # Growth.
+    # Resizing.
 
-    async def resize(self, name_or_id: str, size_bytes: int) -> Volume:
-        """Grow. Raises InvalidArgument, NotFound, Busy, PolicyUnsatisfiable, what a host raised."""
+    async def resize(self, name_or_id: str, size_bytes: int, *, force: bool = False) -> Volume:
+        """Grow, or with `force` shrink. Raises InvalidArgument, NotFound, Busy,
+        PolicyUnsatisfiable, what a host raised; NotAttached: to shrink it must be attached."""
         for _ in range(CONFLICTS_MAX):
             stored = await self._records.volume(name_or_id)
             check_available(stored.value)
-            check_growth(stored.value.size_bytes, size_bytes)
+            check_resize(stored.value.size_bytes, size_bytes, force=force)
+            if size_bytes < stored.value.size_bytes:
+                return await self._shrink(stored.value.id, size_bytes)
             if size_bytes == stored.value.size_bytes or await self._grow(stored, size_bytes):
                 whole = await self.get(stored.value.id)
                 await self._tell_holder(whole)
@@ -215,13 +224,13 @@ class Volumes:
             f"volume/{volume.name}",
             f"volume {volume.name} grew from {format_size(stored.value.size_bytes)} to "
             f"{format_size(size_bytes)}",
-            {"volume_id": volume.id},
+            _resize_details(stored.value, size_bytes),
         )
 
     async def _add_segments(self, stored: Stored[Volume], size_bytes: int) -> bool:
-        """Records and replicas for what is new. Those that a failed growth left are used again, so
-        that no host keeps a replica which no record names. False: the volume was changed
-        meanwhile."""
+        """Records and replicas for what is new. Leftovers, of a failed growth or of what the volume
+        shrank from, are used again: no host keeps a replica which no record names. False: the
+        volume was changed meanwhile."""
         volume_id = stored.value.id
         first, count = segment_count(stored.value.size_bytes), segment_count(size_bytes)
         entries = await self._etcd.scan(f"{SEGMENTS}{volume_id}/")
@@ -238,6 +247,75 @@ class Volumes:
         larger = Volume(id=volume_id, size_bytes=size_bytes)
         await self._replicas.ensure(volume_id, (await self._records.segments(larger))[first:])
         return True
+
+    async def _shrink(self, volume_id: str, size_bytes: int) -> Volume:
+        """The holder destroys what lies behind the new end, then the size changes; dying in between
+        leaves the old size, and a repeated call finishes.
+
+        Segments behind the end keep their records and replicas: a later growth takes them up with
+        their in-sync sets, so that a member which missed the end is brought up to date before it
+        is read. Fresh ones in other places would leave the first ones to nobody.
+        """
+        for _ in range(CONFLICTS_MAX):
+            stored = await self._records.volume(volume_id)
+            check_available(stored.value)
+            if stored.value.size_bytes <= size_bytes:
+                break  # somebody else was faster
+            held = await self._records.attachment(volume_id)
+            await self._cut(stored.value, held.value, size_bytes)
+            if await self._commit_shrunk(stored, held, size_bytes):
+                return await self.get(volume_id)
+        whole = await self.get(volume_id)
+        if whole.size_bytes == size_bytes:
+            return whole
+        await self._tell_holder(whole)  # its engine may have been cut
+        raise conflict(f"volume {whole.name}")
+
+    async def _cut(self, volume: Volume, held: Attachment, size_bytes: int) -> None:
+        """Raises NotAttached, and what the holder raised."""
+        view = (await self._records.hosts()).get(held.host_id)
+        if view is None:
+            raise hinted(
+                NotAttached(
+                    f"volume {volume.name} is attached nowhere: its holder is what can destroy, on "
+                    "all replicas, what lies behind the new end"
+                ),
+                f"blockctl volume attach {volume.name}",
+            )
+        request = host_pb2.HostShrinkRequest(
+            volume_id=volume.id, epoch=held.epoch, size_bytes=size_bytes
+        )
+        try:
+            await self._instance.hosts.call(
+                view.host.grpc_endpoint,
+                lambda host: host.Shrink,
+                request,
+                timeout=SHRINK_SECONDS,
+            )
+        except BlockdError as error:
+            error.add_note(
+                f"{volume.name} has its old size, {format_size(volume.size_bytes)}, on record; "
+                f"part of what lies behind {format_size(size_bytes)} may be destroyed already; "
+                "repeat the command to finish"
+            )
+            raise
+
+    async def _commit_shrunk(
+        self, stored: Stored[Volume], held: Stored[Attachment], size_bytes: int
+    ) -> bool:
+        """Guarded by the attachment, too: an engine that has opened since has the old size."""
+        volume = Volume()
+        volume.CopyFrom(stored.value)
+        volume.size_bytes = size_bytes
+        return await self._records.commit(
+            [stored.unchanged, held.unchanged],
+            [put(stored.key, volume)],
+            "volume.shrunk",
+            f"volume/{volume.name}",
+            f"volume {volume.name} shrank from {format_size(stored.value.size_bytes)} to "
+            f"{format_size(size_bytes)}; what was behind is destroyed",
+            _resize_details(stored.value, size_bytes),
+        )
 
     async def _tell_holder(self, volume: Volume) -> None:
         if not volume.HasField("attachment"):
@@ -369,6 +447,14 @@ def _new_volume(request: CreateVolumeRequest) -> Volume:
         created_unix_us=now_us(),
         era=1,
     )
+
+
+def _resize_details(old: Volume, size_bytes: int) -> dict[str, str]:
+    return {
+        "volume_id": old.id,
+        "old_size_bytes": str(old.size_bytes),
+        "size_bytes": str(size_bytes),
+    }
 
 
 def _name_taken(name: str) -> BlockdError:

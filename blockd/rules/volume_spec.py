@@ -65,13 +65,14 @@ def check_size(size_bytes: int) -> int:
     return size_bytes
 
 
-def check_growth(old_bytes: int, new_bytes: int) -> None:
-    """Raises InvalidArgument for a size that is not allowed or would shrink the volume."""
+def check_resize(old_bytes: int, new_bytes: int, *, force: bool) -> None:
+    """Raises InvalidArgument for a size that is not allowed, or would without `force` shrink the
+    volume."""
     check_size(new_bytes)
-    if new_bytes < old_bytes:
+    if new_bytes < old_bytes and not force:
         raise _bad_size(
-            f"a volume only grows: it has {format_size(old_bytes)} and would get "
-            f"{format_size(new_bytes)}"
+            f"the volume has {format_size(old_bytes)}: at {format_size(new_bytes)} its last "
+            f"{format_size(old_bytes - new_bytes)} are destroyed: that takes --force"
         )
 
 

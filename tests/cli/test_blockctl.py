@@ -73,9 +73,15 @@ def test_the_life_of_a_volume(cluster):
     assert attached["nbd_uris"][0] in table.splitlines()
     resized = cluster.ok("volume", "resize", "vol", "--size", "3GiB", "-o", "json").json
     assert resized["size_bytes"] == 3 << 30
+    line = error_line(cluster.ctl("volume", "resize", "vol", "--size", "1GiB"), 2)
+    assert "its last 2 GiB are destroyed: that takes --force" in line
+    shrunk = cluster.ok("volume", "resize", "vol", "--size", "1GiB", "--force", "-o", "json").json
+    assert (shrunk["size_bytes"], len(shrunk["segments"])) == (1 << 30, 1)
     line = error_line(cluster.ctl("volume", "delete", "vol"), 4)
     assert "attached at paris-1" in line
     assert cluster.ok("volume", "detach", "vol", "-o", "json").json["attached"] is False
+    line = error_line(cluster.ctl("volume", "resize", "vol", "--size", "1MiB", "--force"), 4)
+    assert "attached nowhere" in line
     cluster.ok("volume", "delete", "vol")
     assert cluster.ok("volume", "list", "-o", "json").json == {"volumes": []}
 

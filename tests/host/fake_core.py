@@ -238,6 +238,11 @@ class Core:
         volume.data.extend(bytes(size_bytes - len(volume.data)))
         volume.segments.update({segment.index: segment for segment in new_segments})
 
+    async def shrink(self, volume_id: UUID, size_bytes: int) -> None:
+        self._called("shrink", volume_id, size_bytes)
+        volume = self._volume(volume_id)
+        del volume.data[size_bytes:]
+
     async def volume_status(self, volume_id: UUID) -> list[SegmentStatus]:
         return [
             SegmentStatus(

@@ -77,6 +77,72 @@ async def test_grow_adds_the_new_segments(rig) -> None:
     assert [call[0] for call in rig.core.calls].count("grow") == 1
 
 
+async def test_shrink_keeps_the_segments_of_the_engine_for_a_growth(rig) -> None:
+    volume = make_volume(rig.host_id)
+    volume.size_bytes = 2 << 20
+    segment = volume.segments.add()
+    segment.CopyFrom(volume.segments[0])
+    segment.index = 1
+    volume_id = UUID(volume.id)
+    epoch = (await rig.attachments.attach(volume)).epoch
+    for _ in range(2):  # an order may be repeated
+        held = await rig.attachments.shrink(volume_id, epoch, 1 << 20)
+        assert (held.size_bytes, held.segment_count) == (1 << 20, 2)
+    assert [call for call in rig.core.calls if call[0] == "shrink"] == [
+        ("shrink", volume_id, 1 << 20),
+        ("shrink", volume_id, 1 << 20),
+    ]
+    await rig.attachments.grow(volume)
+    assert ("grow", volume_id, 2 << 20, []) in rig.core.calls
+    assert rig.attachments.get(volume_id).size_bytes == 2 << 20
+
+
+async def test_a_shrink_to_more_than_an_unfinished_one_left_grows(rig) -> None:
+    volume = make_volume(rig.host_id)
+    volume_id = UUID(volume.id)
+    held = await rig.attachments.attach(volume)
+    await rig.attachments.shrink(volume_id, held.epoch, 4096)
+    assert (await rig.attachments.shrink(volume_id, held.epoch, 8192)).size_bytes == 8192
+    assert ("grow", volume_id, 8192, []) in rig.core.calls
+
+
+async def test_a_shrink_whose_caller_gave_up_can_be_repeated_or_undone(rig) -> None:
+    volume = make_volume(rig.host_id)
+    volume_id = UUID(volume.id)
+    held = await rig.attachments.attach(volume)
+    started = asyncio.Event()
+    shrink = rig.core.shrink
+
+    async def slow(volume_id: UUID, size_bytes: int) -> None:
+        await shrink(volume_id, size_bytes)
+        started.set()
+        await asyncio.sleep(60)
+
+    rig.core.shrink = slow
+    caller = asyncio.create_task(rig.attachments.shrink(volume_id, held.epoch, 4096))
+    await started.wait()
+    caller.cancel()
+    await asyncio.gather(caller, return_exceptions=True)
+    rig.core.shrink = shrink
+    assert (await rig.attachments.shrink(volume_id, held.epoch, 4096)).size_bytes == 4096
+    await rig.attachments.grow(volume)
+    assert ("grow", volume_id, volume.size_bytes, []) in rig.core.calls
+
+
+async def test_a_shrink_that_failed_leaves_the_size(rig) -> None:
+    volume = make_volume(rig.host_id)
+    volume_id = UUID(volume.id)
+    held = await rig.attachments.attach(volume)
+    with pytest.raises(EpochFenced):
+        await rig.attachments.shrink(volume_id, held.epoch + 1, 4096)
+    with pytest.raises(NotAttached):
+        await rig.attachments.shrink(uuid4(), held.epoch, 4096)
+    rig.core.fail["shrink"] = QuorumLost()
+    with pytest.raises(QuorumLost):
+        await rig.attachments.shrink(volume_id, held.epoch, 4096)
+    assert rig.attachments.get(volume_id) == held
+
+
 async def test_detach_is_idempotent(rig) -> None:
     volume = make_volume(rig.host_id)
     await rig.attachments.attach(volume)

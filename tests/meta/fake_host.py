@@ -37,6 +37,7 @@ class FakeHost(host_pb2_grpc.HostServiceServicer):
         self.order: list[str] = []  # of holds and eras, over all hosts when shared
         self.bases: dict[str, list[types_pb2.BaseLayer]] = {}
         self.flattening: list[str] = []
+        self.shrunk: list[int] = []
         self.snapshots: dict[str, types_pb2.VolumeView] = {}
         self.changed: dict[tuple[str, int], list[int]] = {}
         self.asked: list[host_pb2.ListChangedChunksRequest] = []
@@ -185,6 +186,16 @@ class FakeHost(host_pb2_grpc.HostServiceServicer):
         self.asked.append(request)
         chunks = self.changed.get((request.volume_id, request.segment), [])
         return host_pb2.ListChangedChunksResponse(chunks=chunks)
+
+    async def Shrink(self, request, context):
+        await self._called("Shrink")
+        self._opened(request)
+        volume = types_pb2.Volume()
+        volume.CopyFrom(self.attached[request.volume_id])
+        volume.size_bytes = request.size_bytes
+        self.attached[request.volume_id] = volume
+        self.shrunk.append(request.size_bytes)
+        return host_pb2.HostShrinkResponse()
 
     async def Grow(self, request, context):
         await self._called("Grow")

@@ -114,6 +114,10 @@ class Rig:
 
     async def event_kinds(self) -> list[str]:
         """Of the whole log so far."""
+        return [event.kind for event in await self.events()]
+
+    async def events(self) -> list[Any]:
+        """The whole log so far."""
         found = []
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(0.5):
@@ -122,7 +126,7 @@ class Rig:
                     meta_pb2.WatchEventsRequest(history=10_000),
                 )
                 async for event in stream:
-                    found.append(event.kind)
+                    found.append(event)
         return found
 
 

@@ -205,6 +205,17 @@ async def test_rollback_makes_the_snapshot_show_through(rig, volume):
         await rig.delete_snapshot("a")
 
 
+async def test_rollback_gives_a_volume_that_has_shrunk_its_size_back(rig, volume):
+    await rig.attach(host="paris-1")
+    await rig.snapshot("a")
+    request = meta_pb2.ResizeVolumeRequest(name_or_id="vol", size_bytes=512, force=True)
+    assert (await rig.call("ResizeVolume", request)).size_bytes == 512
+    await rig.detach()
+    now = await rollback(rig, "a")
+    assert now.size_bytes == volume.size_bytes
+    assert len(now.segments) == len(volume.segments)
+
+
 async def test_rollback_needs_a_clean_detach(rig):
     await rig.attach(host="paris-1")
     await rig.snapshot("a")

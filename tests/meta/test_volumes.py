@@ -9,8 +9,10 @@ from blockd.model.errors import (
     InvalidArgument,
     LinkLost,
     NoSpace,
+    NotAttached,
     NotFound,
     PolicyUnsatisfiable,
+    QuorumLost,
     VolumeAttached,
 )
 from blockd.rpc.gen import meta_pb2, types_pb2
@@ -204,13 +206,118 @@ async def test_growth_adds_segments_and_tells_the_holder(rig):
     assert all(len(host.replicas) == 3 for host in rig.hosts.values())
 
 
-async def test_a_volume_never_shrinks(rig):
+def resize(rig, size_bytes: int, *, force: bool = False):
+    request = meta_pb2.ResizeVolumeRequest(name_or_id="vol", size_bytes=size_bytes, force=force)
+    return rig.call("ResizeVolume", request)
+
+
+async def test_a_volume_shrinks_by_force_and_attached_only(rig):
     await rig.add_cluster()
-    await rig.create()
-    with pytest.raises(InvalidArgument, match="only grows"):
-        await rig.call(
-            "ResizeVolume", meta_pb2.ResizeVolumeRequest(name_or_id="vol", size_bytes=GIB)
-        )
+    await rig.create(size=2 * GIB)
+    with pytest.raises(InvalidArgument, match="--force"):
+        await resize(rig, GIB)
+    with pytest.raises(NotAttached, match="attached nowhere") as caught:
+        await resize(rig, GIB, force=True)
+    assert hints_of(caught.value) == ["blockctl volume attach vol"]
+    await rig.attach(host="paris-1")
+    with pytest.raises(InvalidArgument):
+        await resize(rig, GIB)
+    for nonsense in (0, GIB - 1):
+        with pytest.raises(InvalidArgument):
+            await resize(rig, nonsense, force=True)
+    assert (await rig.volume()).size_bytes == 2 * GIB
+    assert not rig.hosts["paris-1"].shrunk
+
+
+async def test_what_is_behind_the_end_is_kept_for_a_later_growth(rig):
+    await rig.add_cluster()
+    volume = await rig.create(size=3 * GIB)
+    await rig.attach(host="paris-1")
+    places = [list(segment.members) for segment in volume.segments]
+    paris = rig.hosts["paris-1"]
+    shrunk = await resize(rig, GIB // 2, force=True)
+    assert shrunk.size_bytes == GIB // 2
+    assert [segment.index for segment in shrunk.segments] == [0]
+    assert paris.shrunk == [GIB // 2]
+    assert all(len(host.replicas) == 3 for host in rig.hosts.values())
+    # The holder's engine goes on with them: a member that is away there leaves their sets.
+    gone = places[2][2].host_id
+    await rig.call(
+        "ChangeInSync",
+        meta_pb2.ChangeInSyncRequest(
+            volume_id=volume.id,
+            segment=2,
+            epoch=1,
+            generation=1,
+            in_sync_host_ids=[member.host_id for member in places[2][:2]],
+        ),
+    )
+    assert not (await rig.volume()).degraded
+    listed = await rig.call("ListVolumes", meta_pb2.ListVolumesRequest())
+    assert [one.degraded for one in listed.volumes] == [False]
+
+    grown = await resize(rig, 5 * GIB)
+    assert [segment.index for segment in grown.segments] == [0, 1, 2, 3, 4]
+    for segment, members in zip(grown.segments, places, strict=False):
+        assert [(m.host_id, m.store_id) for m in segment.members] == [
+            (m.host_id, m.store_id) for m in members
+        ]
+    kept = grown.segments[2]
+    assert kept.generation == 2
+    assert [member.host_id for member in kept.members if not member.in_sync] == [gone]
+    assert grown.degraded
+    assert paris.attached[volume.id].size_bytes == 5 * GIB
+    listed = await rig.call("ListVolumes", meta_pb2.ListVolumesRequest())
+    assert [one.degraded for one in listed.volumes] == [True]
+
+
+async def test_a_shrink_that_its_holder_did_not_finish_leaves_the_size_and_can_be_repeated(rig):
+    await rig.add_cluster()
+    await rig.create(size=3 * GIB)
+    await rig.attach(host="paris-1")
+    paris = rig.hosts["paris-1"]
+    paris.failures["Shrink"] = QuorumLost("too few members")
+    with pytest.raises(QuorumLost) as caught:
+        await resize(rig, GIB, force=True)
+    assert any("repeat the command" in hint for hint in hints_of(caught.value))
+    assert (await rig.volume()).size_bytes == 3 * GIB
+    paris.failures.clear()
+    assert (await resize(rig, GIB, force=True)).size_bytes == GIB
+
+
+async def test_a_holder_that_comes_in_between_keeps_the_size(rig):
+    await rig.add_cluster()
+    volume = await rig.create(size=3 * GIB)
+    await rig.attach(host="paris-1")
+    paris, lyon = rig.hosts["paris-1"], rig.hosts["lyon-1"]
+    paris.failures["Detach"] = LinkLost("not now")
+
+    async def take_over():
+        await rig.attach(host="lyon-1", force=True)
+
+    paris.failures["Shrink"] = take_over
+    shrunk = await resize(rig, GIB, force=True)
+    # Its engine opened with the old size; so it was shrunk in its turn before the size changed.
+    assert shrunk.size_bytes == GIB
+    assert (paris.shrunk, lyon.shrunk) == ([GIB], [GIB])
+    assert lyon.attached[volume.id].size_bytes == GIB
+
+
+async def test_events_of_a_resize_carry_both_sizes(rig):
+    await rig.add_cluster()
+    await rig.create(size=GIB)
+    await rig.attach(host="paris-1")
+    await resize(rig, 2 * GIB)
+    await resize(rig, 512, force=True)
+    sizes = [
+        (event.kind, event.details["old_size_bytes"], event.details["size_bytes"])
+        for event in await rig.events()
+        if event.kind in ("volume.resized", "volume.shrunk")
+    ]
+    assert sizes == [
+        ("volume.resized", str(GIB), str(2 * GIB)),
+        ("volume.shrunk", str(2 * GIB), "512"),
+    ]
 
 
 async def test_growth_that_failed_half_way_can_be_repeated(rig):

@@ -4,8 +4,8 @@ import pytest
 
 from blockd.model.errors import InvalidArgument
 from blockd.rules.volume_spec import (
-    check_growth,
     check_place_name,
+    check_resize,
     check_size,
     check_volume_name,
     complete_policy,
@@ -37,10 +37,14 @@ def test_sizes():
     for size in (0, -512, 513, (16 << 40) + 512):
         with pytest.raises(InvalidArgument):
             check_size(size)
-    check_growth(512, 512)
-    check_growth(512, 1024)
-    with pytest.raises(InvalidArgument):
-        check_growth(1024, 512)
+    check_resize(512, 512, force=False)
+    check_resize(512, 1024, force=False)
+    check_resize(1024, 512, force=True)
+    with pytest.raises(InvalidArgument, match="last 512 B are destroyed: that takes --force"):
+        check_resize(1024, 512, force=False)
+    for size in (0, 100):
+        with pytest.raises(InvalidArgument):
+            check_resize(1024, size, force=True)
 
 
 def test_policies():
