@@ -216,6 +216,107 @@ def test_who_came_into_sync_later_is_read_when_nobody_else_is_left(
     remove(cluster, name)
 
 
+def test_an_export_whose_reads_wait_ends_and_comes_again(
+    cluster: DevCluster, name: str, tmp_path: Path
+) -> None:
+    """All members of the volume are away: a detach is not held up for ever, nor is anything left
+    that keeps the next attach off."""
+    cluster.create(name, BLOCKS * 4096, replicas=1)
+    (holder,) = {m.host_name for s in cluster.volume(name).segments for m in s.members}
+    outside = next(host for host in HOSTS if host != holder)
+    uri = cluster.attach(name, holder).nbd_uris[0]
+    assert record(uri, tmp_path / "log", BLOCKS, seconds=1).finish() == 0
+    take(cluster, name, "a")
+    shown = read_back(uri, BLOCKS)
+    reader = export(cluster, name, "a", outside)
+    cluster.kill(holder)
+    with ThreadPoolExecutor(1) as pool:
+        reading = pool.submit(read_back, reader, BLOCKS)
+        time.sleep(1)
+        began = time.monotonic()
+        done = cluster.ctl(
+            "volume", "snapshot", "detach", name, "a", "--host", outside, "--force", check=False
+        )
+        assert time.monotonic() - began < 15
+        assert done.returncode == 0, done.stderr
+        assert isinstance(reading.exception(timeout=60), AssertionError)
+    cluster.start(holder)
+    wait_until(lambda: _serves(uri), 40, "the volume is served again")
+    assert read_back(export(cluster, name, "a", outside), BLOCKS) == shown
+    remove(cluster, name)
+
+
+def test_a_rollback_whose_first_holder_is_killed_as_it_opens(
+    cluster: DevCluster, name: str, tmp_path: Path
+) -> None:
+    cluster.create(name, BLOCKS * 4096)
+    uri = cluster.attach(name, "paris-1").nbd_uris[0]
+    assert record(uri, tmp_path / "log", BLOCKS, seconds=1).finish() == 0
+    shown = read_back(uri, BLOCKS)
+    take(cluster, name, "small")
+    cluster.ctl("volume", "resize", name, "--size", str(BLOCKS * 8192))
+    first = History.read(tmp_path / "log").last_number + 1
+    recording = record(uri, tmp_path / "undone", 2 * BLOCKS, seconds=1, first=first)
+    assert recording.finish() == 0
+    later = read_back(uri, 2 * BLOCKS)
+    take(cluster, name, "large")
+    zeros = [0] * BLOCKS
+    for number, (one, expected) in enumerate(
+        (("small", [*shown, *zeros]), ("large", later), ("small", [*shown, *zeros]))
+    ):
+        cluster.detach(name)
+        cluster.ctl("volume", "snapshot", "rollback", name, one)
+        with ThreadPoolExecutor(1) as pool:
+            attaching = pool.submit(cluster.attach, name, "paris-1")
+            time.sleep(0.02 + 0.05 * number)
+            cluster.kill("paris-1")
+            attaching.exception(timeout=60)
+        uri = cluster.attach(name, "lyon-1", force=True).nbd_uris[0]
+        assert read_back(uri, 2 * BLOCKS) == expected
+        cluster.start("paris-1")
+        wait_flattened(cluster, name)
+        assert read_back(uri, 2 * BLOCKS) == expected
+        cluster.wait_in_sync(name)
+    cluster.ctl("volume", "verify", name, "--read")
+    assert read_back(export(cluster, name, "small", "paris-1"), BLOCKS) == shown
+    assert read_back(export(cluster, name, "large", "paris-1"), 2 * BLOCKS) == later
+    remove(cluster, name)
+
+
+def test_snapshots_go_on_after_the_metadata_service_was_away(
+    cluster: DevCluster, name: str, tmp_path: Path
+) -> None:
+    """What is attached goes on meanwhile: the clone, the export, and what they read from."""
+    cluster.create(name, BLOCKS * 4096)
+    uri = cluster.attach(name, "paris-1").nbd_uris[0]
+    assert record(uri, tmp_path / "log", BLOCKS, seconds=1).finish() == 0
+    history = History.read(tmp_path / "log")
+    take(cluster, name, "a")
+    shown = read_back(uri, BLOCKS)
+    reader = export(cluster, name, "a", "marseille-1")
+    copy = f"{name}c"
+    cluster.ctl("volume", "clone", name, copy, "--snapshot", "a")
+    mine = cluster.attach(copy, "lyon-1").nbd_uris[0]
+    most = [one for one in cluster.status() if one.startswith("meta-")][:2]  # and their etcd
+    recording = record(mine, tmp_path / "mine", BLOCKS, seconds=6, first=history.last_number + 1)
+    cluster.ctl("volume", "flatten", copy)
+    cluster.kill(*most)
+    refused = cluster.ctl("volume", "snapshot", "create", name, "b", check=False)
+    assert refused.returncode != 0
+    assert read_back(reader, BLOCKS) == shown
+    assert recording.finish() == 0
+    cluster.start(*most)
+    wait_until(lambda: _all_final(cluster, [name, copy]), 40, "the service is back")
+    wait_flattened(cluster, copy)
+    history.add(tmp_path / "mine")
+    history.check(read_back(mine, BLOCKS))
+    if "b" not in _listed(cluster, name):
+        take(cluster, name, "b")
+    assert read_back(export(cluster, name, "b", "lyon-1"), BLOCKS) == shown
+    remove(cluster, copy)
+    remove(cluster, name)
+
+
 @pytest.mark.parametrize("victim", HOSTS)
 def test_groups_whose_hosts_are_killed(
     cluster: DevCluster, name: str, tmp_path: Path, victim: str
