@@ -4,9 +4,10 @@ A host lives as long as its etcd lease, which its heartbeats renew through which
 reach; no instance remembers anything. To announce it up or down is the leader's duty (duties.py).
 """
 
+import asyncio
 import contextlib
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from blockd.meta.etcd import Entry, Put, Unchanged
 from blockd.meta.layers import exported_by
@@ -19,6 +20,7 @@ from blockd.meta.records import (
     REPORTS,
     SEGMENTS,
     SITES,
+    SNAPSHOT_ATTACHMENTS,
     SNAPSHOT_SETS,
     HostView,
     Records,
@@ -208,13 +210,18 @@ class Hosts:
             deleted_volume_ids=await self._dropped(host_id),
             snapshot_sets=sets,
             snapshots_revision=revision,
-            reads=[await self._segments_since(read) for read in request.reads],
-            ended_snapshot_ids=[
-                snapshot_id
-                for snapshot_id in request.exported_snapshot_ids
-                if await self._records.etcd.get(attachment_key(snapshot_id, host_id)) is None
-            ],
+            reads=await asyncio.gather(*map(self._segments_since, request.reads)),
+            ended_snapshot_ids=await self._ended(host_id, request.exported_snapshot_ids),
         )
+
+    async def _ended(self, host_id: str, snapshot_ids: Sequence[str]) -> list[str]:
+        """Exports that are not on record. What a host exports was put on record before it was asked
+        to; so what is not there has been released since."""
+        if not snapshot_ids:
+            return []
+        entries = await self._records.etcd.scan(SNAPSHOT_ATTACHMENTS, keys_only=True)
+        recorded = {entry.key for entry in entries}
+        return [one for one in snapshot_ids if attachment_key(one, host_id) not in recorded]
 
     async def _segments_since(self, read: ReadVolume) -> ReadSegments:
         """For those that read the volume's snapshots: no engine of theirs tells them who is in sync
