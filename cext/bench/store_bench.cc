@@ -30,6 +30,7 @@ using namespace blockd::store;
 namespace {
 
 constexpr std::uint32_t kDepthMax = 64;
+constexpr std::uint32_t kSegmentBlocks = kSegmentBytes / kBlockBytes;
 
 struct Row {
   const char* name;
@@ -69,11 +70,11 @@ CpuTime cpu_time() {
 // Runs one row after the other, each from a full queue to an empty one.
 class Bench {
  public:
-  Bench(io::UringLoop& loop, Store& store, Buffers& buffers, SegmentHandle segment,
+  Bench(io::UringLoop& loop, Store& store, Buffers& buffers, std::vector<SegmentHandle> segments,
         std::uint32_t block_count, double seconds, bool json)
       : loop_(loop),
         store_(store),
-        segment_(segment),
+        segments_(std::move(segments)),
         block_count_(block_count),
         run_us_(static_cast<std::uint64_t>(seconds * 1e6)),
         json_(json) {
@@ -126,12 +127,13 @@ class Bench {
     const bool flush_row = row().op == StoreOp::Op::flush;
     slot.op = StoreOp{};
     slot.op.op = flush_row && op != StoreOp::Op::flush ? StoreOp::Op::write : op;
-    slot.op.segment = segment_;
     slot.op.block_count = row().block_count;
     const std::uint32_t places = block_count_ / row().block_count;
     const auto at =
         static_cast<std::uint32_t>(row().sequential ? cursor_++ % places : random_.below(places));
-    slot.op.first_block = at * row().block_count;
+    const std::uint32_t block = at * row().block_count;
+    slot.op.segment = segments_[block / kSegmentBlocks];
+    slot.op.first_block = block % kSegmentBlocks;
     slot.op.version = {1, ++seq_};
     const bool one = row().block_count == 1;
     slot.op.hold = one ? slot.small : slot.buffer;
@@ -194,7 +196,7 @@ class Bench {
 
   io::UringLoop& loop_;
   Store& store_;
-  SegmentHandle segment_;
+  std::vector<SegmentHandle> segments_;
   std::uint32_t block_count_;
   std::uint64_t run_us_;
   bool json_;
@@ -225,17 +227,25 @@ void run(const std::string& path, double seconds, std::uint64_t size_mib, bool j
   Buffers buffers(256, 64, kDepthMax);
   const std::unique_ptr<Store> store = Store::open(disk, loop, buffers, {.cluster_id = id});
   // Three quarters of the store, so that whole chunks find fresh slots.
-  const auto blocks = static_cast<std::uint32_t>(std::min<std::uint64_t>(
-      store->info().capacity_bytes / 4 * 3 / kMutationBytesMax * kMutationBytesMax / kBlockBytes,
-      kSegmentBytes / kBlockBytes));
-  const SegmentId segment{id, 0};
+  const auto blocks = static_cast<std::uint32_t>(
+      store->info().capacity_bytes / 4 * 3 / kMutationBytesMax * (kMutationBytesMax / kBlockBytes));
+  std::vector<SegmentHandle> segments;
   std::unique_ptr<Bench> bench;
-  store->create_segment(segment, blocks, [&](Error error) {
-    if (error != Error::Ok) throw Fault(error, "cannot create the segment");
-    bench = std::make_unique<Bench>(loop, *store, buffers, *store->find_segment(segment), blocks,
-                                    seconds, json);
-    bench->start([&] { store->close([&](Error) { loop.stop(); }); });
-  });
+  std::function<void()> create_next = [&] {
+    const auto index = static_cast<std::uint32_t>(segments.size());
+    if (index * kSegmentBlocks >= blocks) {
+      bench = std::make_unique<Bench>(loop, *store, buffers, segments, blocks, seconds, json);
+      return bench->start([&] { store->close([&](Error) { loop.stop(); }); });
+    }
+    const SegmentId segment{id, index};
+    const std::uint32_t count = std::min(kSegmentBlocks, blocks - index * kSegmentBlocks);
+    store->create_segment(segment, count, [&, segment](Error error) {
+      if (error != Error::Ok) throw Fault(error, "cannot create the segment");
+      segments.push_back(*store->find_segment(segment));
+      create_next();
+    });
+  };
+  create_next();
   loop.run();
   if (json) return;
   const StoreStats& stats = store->stats();

@@ -1,4 +1,7 @@
-"""Snapshots, clones and rollbacks while daemons are killed: what was promised stays so."""
+"""Snapshots, clones and rollbacks while daemons are killed: what was promised stays so.
+
+The longer half runs with `make soak`.
+"""
 
 import random
 import time
@@ -55,6 +58,7 @@ def restart(cluster: DevCluster, host: str) -> None:
     cluster.start(host)
 
 
+@pytest.mark.soak
 def test_ten_snapshots_a_second_while_a_replica_comes_and_goes(
     cluster: DevCluster, name: str, tmp_path: Path
 ) -> None:
@@ -133,7 +137,7 @@ def _serves(uri: str) -> bool:
     return True
 
 
-@pytest.mark.parametrize("flatten", [False, True])
+@pytest.mark.parametrize("flatten", [pytest.param(False, marks=pytest.mark.soak), True])
 def test_a_clone_whose_holder_is_killed_while_it_copies_up(
     cluster: DevCluster, name: str, tmp_path: Path, flatten: bool
 ) -> None:
@@ -163,6 +167,7 @@ def test_a_clone_whose_holder_is_killed_while_it_copies_up(
     wait_until(lambda: past_bytes(cluster) == 0, 60, "the snapshots' space is free")
 
 
+@pytest.mark.soak
 def test_a_rolled_back_volume_whose_holder_is_killed(
     cluster: DevCluster, name: str, tmp_path: Path
 ) -> None:
@@ -246,6 +251,7 @@ def test_an_export_whose_reads_wait_ends_and_comes_again(
     remove(cluster, name)
 
 
+@pytest.mark.soak
 def test_a_rollback_whose_first_holder_is_killed_as_it_opens(
     cluster: DevCluster, name: str, tmp_path: Path
 ) -> None:
@@ -283,6 +289,7 @@ def test_a_rollback_whose_first_holder_is_killed_as_it_opens(
     remove(cluster, name)
 
 
+@pytest.mark.soak
 def test_snapshots_go_on_after_the_metadata_service_was_away(
     cluster: DevCluster, name: str, tmp_path: Path
 ) -> None:
@@ -317,7 +324,9 @@ def test_snapshots_go_on_after_the_metadata_service_was_away(
     remove(cluster, name)
 
 
-@pytest.mark.parametrize("victim", HOSTS)
+@pytest.mark.parametrize(
+    "victim", [HOSTS[0], *(pytest.param(host, marks=pytest.mark.soak) for host in HOSTS[1:])]
+)
 def test_groups_whose_hosts_are_killed(
     cluster: DevCluster, name: str, tmp_path: Path, victim: str
 ) -> None:
@@ -371,6 +380,7 @@ def test_groups_whose_hosts_are_killed(
     wait_until(lambda: past_bytes(cluster) == 0, 60, "the snapshots' space is free")
 
 
+@pytest.mark.soak
 def test_snapshots_while_leaders_die(cluster: DevCluster, name: str, tmp_path: Path) -> None:
     """A command may fail then; what it began ends by itself, whole or not at all."""
     volumes = [name, f"{name}b"]
