@@ -19,7 +19,7 @@ stage() {
   summary+=("$(printf '%-38s %-7s %4d s' "$name" "$verdict" $((SECONDS - started)))")
 }
 
-stage "C++ under ASan and UBSan" env BLOCKD_SEEDS="${BLOCKD_SEEDS:-30}" scripts/ctest.sh asan
+stage "C++ under ASan and UBSan" env BLOCKD_SEEDS="${BLOCKD_SEEDS:-20}" scripts/ctest.sh asan
 stage "C++ release: crash points, clusters" scripts/ctest.sh release store nbd sim
 stage "Python, clusters and guest" python -m pytest tests -m "not soak" --durations=10
 

@@ -324,9 +324,8 @@ def test_snapshots_go_on_after_the_metadata_service_was_away(
     remove(cluster, name)
 
 
-@pytest.mark.parametrize(
-    "victim", [HOSTS[0], *(pytest.param(host, marks=pytest.mark.soak) for host in HOSTS[1:])]
-)
+@pytest.mark.soak
+@pytest.mark.parametrize("victim", HOSTS)
 def test_groups_whose_hosts_are_killed(
     cluster: DevCluster, name: str, tmp_path: Path, victim: str
 ) -> None:
