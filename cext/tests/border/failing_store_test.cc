@@ -10,6 +10,7 @@
 #include "io/sim_disk.h"
 #include "io/sim_network.h"
 #include "io/sim_world.h"
+#include "tests/border/borrowed_disk.h"
 
 using namespace blockd;
 using namespace blockd::border;
@@ -28,26 +29,6 @@ Uuid uuid(unsigned char last) {
 const Uuid kHost = uuid(1), kCluster = uuid(2);
 const std::array<Uuid, 2> kStores = {uuid(10), uuid(11)};
 const std::array<Uuid, 2> kVolumes = {uuid(20), uuid(21)};
-
-class BorrowedDisk final : public io::Disk {
- public:
-  explicit BorrowedDisk(io::SimDisk& disk) : disk_(disk) {}
-  void submit(io::DiskRequest& request) noexcept override { disk_.submit(request); }
-  [[nodiscard]] std::uint64_t capacity_bytes() const noexcept override {
-    return disk_.capacity_bytes();
-  }
-  [[nodiscard]] Error read_now(std::uint64_t offset, std::span<std::byte> into) noexcept override {
-    return disk_.read_now(offset, into);
-  }
-  [[nodiscard]] Error write_now(std::uint64_t offset,
-                                std::span<const std::byte> from) noexcept override {
-    return disk_.write_now(offset, from);
-  }
-  [[nodiscard]] Error flush_now() noexcept override { return disk_.flush_now(); }
-
- private:
-  io::SimDisk& disk_;
-};
 
 // Volume i has its only replica in store i.
 struct Rig final : PlaneSink {

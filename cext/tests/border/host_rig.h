@@ -16,6 +16,7 @@
 #include "io/sim_disk.h"
 #include "io/sim_network.h"
 #include "io/sim_world.h"
+#include "tests/border/borrowed_disk.h"
 
 namespace blockd::border {
 
@@ -31,27 +32,6 @@ inline Uuid uuid(unsigned char last) {
 
 inline const Uuid kCluster = uuid(200);
 inline const Uuid kVolume = uuid(100);
-
-// A disk that the plane opens and closes while its content stays.
-class BorrowedDisk final : public io::Disk {
- public:
-  explicit BorrowedDisk(io::SimDisk& disk) : disk_(disk) {}
-  void submit(io::DiskRequest& request) noexcept override { disk_.submit(request); }
-  [[nodiscard]] std::uint64_t capacity_bytes() const noexcept override {
-    return disk_.capacity_bytes();
-  }
-  [[nodiscard]] Error read_now(std::uint64_t offset, std::span<std::byte> into) noexcept override {
-    return disk_.read_now(offset, into);
-  }
-  [[nodiscard]] Error write_now(std::uint64_t offset,
-                                std::span<const std::byte> from) noexcept override {
-    return disk_.write_now(offset, from);
-  }
-  [[nodiscard]] Error flush_now() noexcept override { return disk_.flush_now(); }
-
- private:
-  io::SimDisk& disk_;
-};
 
 class Host final : public PlaneSink {
  public:
