@@ -20,7 +20,6 @@ namespace {
 constexpr std::uint32_t kFileSlots = 1024;
 constexpr std::uint32_t kBufferSlots = 64;
 constexpr std::size_t kFixedBytesMax = 1u << 30;  // the kernel's limit for one registered buffer
-constexpr unsigned kAhead = 8;                    // requests in one call before the iteration ends
 constexpr std::uint64_t kDrainUs = 5'000'000;
 constexpr std::uint64_t kDrainPollUs = 20'000;
 
@@ -284,8 +283,8 @@ void UringLoop::queue(io_uring_sqe& sqe, UringOp& op) noexcept {
   ++stats_.submissions;
 }
 
-void UringLoop::submit_ahead() noexcept {
-  if (enabled_ && io_uring_sq_ready(&ring_) >= kAhead) entered(io_uring_submit(&ring_));
+void UringLoop::submit_ahead(unsigned least) noexcept {
+  if (enabled_ && io_uring_sq_ready(&ring_) >= least) entered(io_uring_submit(&ring_));
 }
 
 void UringLoop::cancel_op(UringOp& op) noexcept {

@@ -80,9 +80,9 @@ class UringLoop final : public Loop {
   // For the disks and links on this loop. get_sqe() never fails: a full queue is submitted first.
   [[nodiscard]] io_uring_sqe& get_sqe() noexcept;
   void queue(io_uring_sqe& sqe, UringOp& op) noexcept;  // after the sqe was prepared
-  // Submits what is queued once it is so much that whoever serves it should not idle until the
-  // iteration ends.
-  void submit_ahead() noexcept;
+  // Submits what is queued once it is at least this many: whoever serves it should not idle until
+  // the iteration ends.
+  void submit_ahead(unsigned least) noexcept;
   void cancel_op(UringOp& op) noexcept;  // its completion still comes
   // Keeps what a request in flight still points to, until the loop itself goes.
   void keep(std::shared_ptr<void> kept) { kept_.push_back(std::move(kept)); }

@@ -3,8 +3,9 @@
 from typing import Any
 from uuid import UUID, uuid4
 
-from blockd.model.errors import BlockdError, EpochFenced, NotAttached, NotFound, StaleGeneration
 from blockd.rpc.gen import meta_pb2, meta_pb2_grpc, types_pb2
+
+from blockd.model.errors import BlockdError, EpochFenced, NotAttached, NotFound, StaleGeneration
 from blockd.rpc.server import Server
 
 

@@ -183,18 +183,29 @@ TEST_CASE_FIXTURE(Fixture, "memory that took the place of registered memory is r
   running.on_loop([&] { CHECK(disk->stats().fixed <= 100); });
 }
 
-TEST_CASE_FIXTURE(Fixture, "the device gets many requests before the iteration has ended") {
-  std::vector<Pending> reads;
-  running.on_loop([&] {
-    const std::uint64_t calls = running.loop.stats().system_calls;
-    for (std::uint64_t i = 0; i < 4; ++i) reads.push_back(Pending::read(*disk, i * 4096, 1));
-    CHECK(running.loop.stats().system_calls == calls);
-    for (std::uint64_t i = 4; i < 64; ++i) reads.push_back(Pending::read(*disk, i * 4096, 1));
-    CHECK(running.loop.stats().system_calls == calls + 8);
+// System calls that `count` requests, submitted in one iteration, have cost before it ends.
+template <typename Request>
+std::uint64_t calls_within(Fixture& fixture, std::size_t count, Request&& request) {
+  std::vector<Pending> pending;
+  std::uint64_t calls = 0;
+  fixture.running.on_loop([&] {
+    const std::uint64_t before = fixture.running.loop.stats().system_calls;
+    for (std::size_t i = 0; i < count; ++i) pending.push_back(request(i * 4096));
+    calls = fixture.running.loop.stats().system_calls - before;
   });
-  REQUIRE(running.until([&] {
-    return std::all_of(reads.begin(), reads.end(), [](const Pending& r) { return r.completed; });
+  REQUIRE(fixture.running.until([&] {
+    return std::all_of(pending.begin(), pending.end(),
+                       [](const Pending& p) { return p.completed; });
   }));
+  return calls;
+}
+
+TEST_CASE_FIXTURE(Fixture, "a read goes to a busy device at once, writes eight at a time") {
+  const auto read = [&](std::uint64_t at) { return Pending::read(*disk, at, 1); };
+  const auto write = [&](std::uint64_t at) { return Pending::write(*disk, at, 1, 3); };
+  CHECK(calls_within(*this, 4, read) == 0);  // the iteration ends soon
+  CHECK(calls_within(*this, 64, read) == 60);
+  CHECK(calls_within(*this, 64, write) == 8);
 }
 
 TEST_CASE_FIXTURE(Fixture, "a discarded range of a file reads as zeros and gives its space back") {
