@@ -59,6 +59,7 @@ cdef extern from "store/store.h" namespace "blockd::store" nogil:
         Version stable
         uint32_t chunk_count
         uint32_t past_count
+        uint32_t newest_era
 
     cdef cppclass SnapshotSet:
         SnapshotSet() noexcept

@@ -463,7 +463,7 @@ cdef class Core:
     # Volumes attached here.
 
     async def attach(self, spec):
-        await self._attach(spec)
+        return await self._attach(spec)
 
     cdef object _attach(self, spec):
         cdef VolumeConfig config
@@ -477,6 +477,7 @@ cdef class Core:
         cdef native.BasePtr base = _base(spec.base)
         cdef _Waiting waiting = self._begin()
         cdef uint64_t token = self._last_token
+        waiting.convert = _era
         with nogil:
             self._core.attach(token, config, base)
         return waiting.future
@@ -497,12 +498,13 @@ cdef class Core:
         return waiting.future
 
     async def detach(self, volume_id):
-        await self._detach(volume_id)
+        return await self._detach(volume_id)
 
     cdef object _detach(self, volume_id):
         cdef Uuid volume = _uuid(volume_id)
         cdef _Waiting waiting = self._begin()
         cdef uint64_t token = self._last_token
+        waiting.convert = _era
         with nogil:
             self._core.detach(token, volume)
         return waiting.future
@@ -570,13 +572,14 @@ cdef class Core:
         return waiting.future
 
     async def begin_era(self, volume_id, era):
-        await self._begin_era(volume_id, era)
+        return await self._begin_era(volume_id, era)
 
     cdef object _begin_era(self, volume_id, era):
         cdef Uuid volume = _uuid(volume_id)
         cdef uint32_t number = _u32(era, "era")
         cdef _Waiting waiting = self._begin()
         cdef uint64_t token = self._last_token
+        waiting.convert = _era
         with nogil:
             self._core.begin_era(token, volume, number)
         return waiting.future

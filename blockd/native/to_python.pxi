@@ -82,6 +82,7 @@ cdef object _replica(const native.ReplicaReport& report):
         stable=_version(report.info.stable),
         chunk_count=report.info.chunk_count,
         past_count=report.info.past_count,
+        newest_era=report.info.newest_era,
     )
 
 
@@ -106,6 +107,10 @@ cdef object _digests(native.Reply* reply):
 
 cdef object _chunks(native.Reply* reply):
     return list(reply.chunks)
+
+
+cdef object _era(native.Reply* reply):
+    return reply.era
 
 
 cdef object _location(native.Reply* reply):

@@ -56,6 +56,7 @@ class ReplicaInfo:
     stable: tuple[int, int]
     chunk_count: int
     past_count: int = 0  # beside them, the chunks that only snapshots hold
+    newest_era: int = 0  # nothing here was born, or died, in a later one
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,7 @@ void HostPlane::close(std::function<void()> done) {
   when_closed_ = std::move(done);
   end_scans();
   nbd_->close([this] { later([this] { exports_closed(); }); });
-  for (auto& [id, attached] : volumes_) close_volume(*attached, [](Error) {});
+  for (auto& [id, attached] : volumes_) close_volume(*attached, [](Error, Era) {});
 }
 
 void HostPlane::exports_closed() {
@@ -228,6 +228,12 @@ void HostPlane::answer(Token token, Error error, std::string message) noexcept {
 
 void HostPlane::answer(Token token, std::unique_ptr<Reply> reply) noexcept {
   sink_.answer({.token = token, .error = Error::Ok, .message = {}, .reply = std::move(reply)});
+}
+
+void HostPlane::answer_era(Token token, Era era) noexcept {
+  auto reply = std::make_unique<Reply>();
+  reply->era = era;
+  answer(token, std::move(reply));
 }
 
 // A timer, not a task: the lower rooms' own deferred tasks, which may still refer to what `action`

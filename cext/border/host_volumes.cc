@@ -88,13 +88,15 @@ void HostPlane::end_attach(Attached& attached, Error error, std::string message)
   const Token token = std::exchange(attached.attach_token, 0);
   if (token == 0) return;
   loop_.cancel(attached.deadline);
+  if (error == Error::Ok && attached.volume)
+    return answer_era(token, attached.volume->config().era);
   if (error == Error::Ok) return answer(token, Error::Ok);
   if (message.empty()) {
     message = std::string(attached.volume ? "volume " : "snapshot ") + text(attached.id) +
               " cannot be attached: " + error_meaning(error) + obstacle(attached);
   }
   answer(token, error, std::move(message));
-  close_volume(attached, [](Error) {});
+  close_volume(attached, [](Error, Era) {});
 }
 
 // Once the engine serves, its members in sync agree about every chunk (docs/REPLICATION.md, O3),
@@ -146,12 +148,15 @@ std::string HostPlane::obstacle(const Attached& attached) {
 
 void HostPlane::detach(Token token, const Uuid& volume) noexcept {
   guard(token, [&] {
-    close_volume(attached_of(volume), [this, token](Error error) { answer(token, error); });
+    close_volume(attached_of(volume), [this, token](Error error, Era era) {
+      if (error != Error::Ok) return answer(token, error);
+      answer_era(token, era);
+    });
   });
 }
 
 // Exports, then jobs, then the engine, each drained; `done` after the volume is gone.
-void HostPlane::close_volume(Attached& attached, std::function<void(Error)> done) {
+void HostPlane::close_volume(Attached& attached, std::function<void(Error, Era)> done) {
   attached.when_closed.push_back(std::move(done));
   if (std::exchange(attached.closing, true)) return;
   end_attach(attached, Error::ShuttingDown, "the volume was detached before it served");
@@ -248,9 +253,10 @@ void HostPlane::drop_if_closed(const Uuid& volume) {
   }
   const auto answers = std::move(found->second->when_closed);
   const Error error = found->second->close_error;
+  const Era era = found->second->volume ? found->second->volume->config().era : 0;
   std::erase_if(exports_, [&](const auto& exported) { return exported.second == volume; });
   volumes_.erase(found);  // gone before its peers may close: it watches their links
-  for (const auto& done : answers) done(error);
+  for (const auto& done : answers) done(error, era);
   advance_closing();
 }
 

@@ -382,6 +382,7 @@ void Segment::open_done(ReplicaOp& op) noexcept {
     return self.wake_at(member.retry_at_us);
   }
   if (op.error != Error::Ok) return self.member_failed(op.tag, op.error);
+  self.engine_.learn_era(op.era);
   member.handle = op.handle;
   member.reported_stable = op.stable;
   member.stable_sent = op.stable;

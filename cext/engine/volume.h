@@ -42,7 +42,7 @@ struct VolumeConfig {
   std::uint64_t epoch = 0;
   std::uint32_t min_in_sync = 1;
   std::vector<SegmentConfig> segments;  // ascending, complete
-  Era era = 1;                          // docs/SNAPSHOTS.md
+  Era era = 1;  // docs/SNAPSHOTS.md; of a running volume no less than any that a member has met
 };
 
 enum class VolumeState : std::uint8_t {
@@ -118,7 +118,7 @@ class Volume : public BlockBackend {
   // ready; ChecksumMismatch: no other member that is ready could read the chunk; NotFound.
   virtual void repair_chunk(std::uint32_t segment, std::uint32_t chunk, Era born, const Uuid& host,
                             std::function<void(Error)> done) = 0;
-  // From now on mutations are of `era`; a lower one changes nothing. Done when every mutation of an
+  // From now on mutations are of `era`; a lower one changes nothing: config().era says. Done when every mutation of an
   // earlier era has left the engine: the snapshot of era - 1 is final. Fails as close() and fencing
   // fail requests.
   virtual void begin_era(Era era, std::function<void(Error)> done) = 0;

@@ -86,6 +86,9 @@ struct SegmentInfo {
   Version stable;                    // everything at or below is durable on all in-sync members
   std::uint32_t chunk_count = 0;     // chunks stored now
   std::uint32_t past_count = 0;      // slots that only snapshots hold, beside them
+  // No content here was born, or died, in a later one. 0: there is none. It falls only when the
+  // store is opened anew and what it came from is gone.
+  Era newest_era = 0;
 };
 
 struct ChunkVersion {

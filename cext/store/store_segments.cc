@@ -276,6 +276,7 @@ SegmentInfo StoreImpl::segment_info(SegmentHandle handle) const noexcept {
   info.stable = segment.record.stable;
   info.chunk_count = segment.chunk_count;
   info.past_count = metadata_.history().count(handle);
+  info.newest_era = segment.newest_era;
   return info;
 }
 
