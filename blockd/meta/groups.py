@@ -218,7 +218,9 @@ class Groups:
     async def _check_era(self, one: Participant, met: int, era: int) -> None:
         """Raises Busy: the engine is in a later era than the record knew of, until now."""
         if met > era and await self._recall.raise_era(one.stored.value.id, met):
-            raise Busy(f"volume {one.name} was in a later era than its record said, which is mended")
+            raise Busy(
+                f"volume {one.name} was in a later era than its record said, which is mended"
+            )
 
     async def _commit(
         self, group: Stored[Group], participants: list[Participant], name: str

@@ -62,9 +62,7 @@ class Holders:
             )
             renewed = Attachment()
             renewed.CopyFrom(held.value)
-            renewed.epoch = next_epoch(
-                held.value.epoch, await self._recall.promised(stored.value)
-            )
+            renewed.epoch = next_epoch(held.value.epoch, await self._recall.promised(stored.value))
             renewed.since_unix_us = now_us()
             if await self._records.commit(
                 [stored.unchanged, held.unchanged],

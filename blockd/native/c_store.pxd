@@ -50,6 +50,7 @@ cdef extern from "store/store.h" namespace "blockd::store" nogil:
         uint32_t segment_count
         bool power_loss_protected
         DeviceFindings findings
+        uint64_t incarnation
         Error failed
 
     cdef cppclass SegmentInfo:

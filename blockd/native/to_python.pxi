@@ -31,6 +31,7 @@ cdef object _store(const native.StoreReport& report):
         segment_count=report.info.segment_count,
         findings=_findings(report.info.findings),
         power_loss_protected=report.info.power_loss_protected,
+        incarnation=report.info.incarnation,
         failed="" if failed == 0 else make_error(failed).name,
     )
 
@@ -136,6 +137,7 @@ cdef object _status(const NativeSegmentStatus& status):
         in_sync=_ids(status.in_sync),
         joining=_ids(status.joining),
         absent=_ids(status.absent),
+        missing=_ids(status.missing),
         resync_bytes_done=status.resync_bytes_done,
         resync_bytes_total=status.resync_bytes_total,
         in_flight=status.in_flight,

@@ -44,6 +44,7 @@ class StoreInfo:
     power_loss_protected: bool = False  # its owner said so: flushes are left out
     failed: str = ""  # the error's name: a write or flush failed, nothing is written until reopened
     past_bytes: int = 0  # of the allocated ones, those that only snapshots hold
+    incarnation: int = 0  # of this opening: every later one's is higher
 
 
 @dataclass(frozen=True)
@@ -138,6 +139,7 @@ class SegmentStatus:
     resync_bytes_done: int
     resync_bytes_total: int
     in_flight: int
+    missing: tuple[UUID, ...] = ()  # in sync, and their stores have no replica
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,7 @@ class Promised:
 
 
 def write_quorum(in_sync_count: int, min_in_sync: int) -> int:
-    """How many members of an in-sync set have every acknowledged write (docs/REPLICATION.md, Q1)."""
+    """How many members of an in-sync set have every acknowledged write (REPLICATION.md, Q1)."""
     all_but_one = in_sync_count - 1 if in_sync_count >= 3 else in_sync_count
     return min(in_sync_count, max(all_but_one, min_in_sync))
 

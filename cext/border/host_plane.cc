@@ -91,10 +91,24 @@ void HostPlane::open_store(Token token, const std::string& path) noexcept {
     }
     for (const auto& [volume, set] : snapshots_) place->second.store->set_snapshots(set);
     hub_->add_store(*place->second.store);
-    auto reply = std::make_unique<Reply>();
-    reply->stores.push_back(report(place->second));
-    answer(token, std::move(reply));
+    place->second.store->record_opening([this, token, id](Error error) {
+      later([this, token, id, error] { store_opened(token, id, error); });
+    });
   });
+}
+
+// Answers open_store(): only now do later openings have a higher incarnation.
+void HostPlane::store_opened(Token token, const Uuid& id, Error error) noexcept {
+  const auto found = stores_.find(id);
+  if (found == stores_.end() || found->second.closing) return answer(token, Error::ShuttingDown);
+  if (error != Error::Ok) {
+    return answer(token, error,
+                  found->second.path +
+                      ": that the store was opened cannot be written: " + error_meaning(error));
+  }
+  auto reply = std::make_unique<Reply>();
+  reply->stores.push_back(report(found->second));
+  answer(token, std::move(reply));
 }
 
 void HostPlane::close_store(Token token, const Uuid& store) noexcept {

@@ -189,6 +189,7 @@ class HostPlane final : public engine::VolumeEvents, public IoJobSink {
   void run_later() noexcept;
   OpenStore& open_store_of(const Uuid& store);
   Replica replica_of(const SegmentId& id);
+  void store_opened(Token token, const Uuid& id, Error error) noexcept;
   void exports_closed();
   void advance_closing();
   void close_stores();
@@ -206,6 +207,7 @@ class HostPlane final : public engine::VolumeEvents, public IoJobSink {
   void shrink_engine(const Uuid& volume, std::uint64_t size_bytes, bool clear);
   void end_shrink(const Uuid& volume, Error error) noexcept;
   void take_up_size(const Attached& attached) noexcept;
+  void end_if_lost(const Uuid& volume) noexcept;
   [[nodiscard]] static std::string obstacle(const Attached& attached);
   void close_volume(Attached& attached, std::function<void(Error, Era)> done);
   void unexport(Attached& attached);

@@ -1,5 +1,6 @@
 // Attached volumes and their exports, on the host plane.
 #include <algorithm>
+#include <string_view>
 #include <utility>
 
 #include "base/assert.h"
@@ -139,11 +140,25 @@ std::string HostPlane::obstacle(const Attached& attached) {
   };
   const auto count = std::ranges::count_if(segments, waiting);
   if (count == 0) return {};
-  const auto first = std::ranges::find_if(segments, waiting);
+  auto first = std::ranges::find_if(segments, waiting);
+  const auto lost = [](const engine::SegmentStatus& segment) { return segment.lost; };
+  if (std::ranges::any_of(segments, lost)) first = std::ranges::find_if(segments, lost);
   std::string line = "; " + std::to_string(count) + " of " + std::to_string(segments.size()) +
-                     " segments do not serve, the first is " + std::to_string(first->index);
+                     " segments do not serve, among them " + std::to_string(first->index);
   for (const Uuid& host : first->absent) line += ", host " + text(host) + " is missing there";
+  for (const Uuid& host : first->missing) {
+    line += ", host " + text(host) + " counts as in sync there and its store has no replica";
+  }
   return line;
+}
+
+// Waiting would not help an opening volume whose replicas are lost.
+void HostPlane::end_if_lost(const Uuid& volume) noexcept {
+  const auto found = volumes_.find(volume);
+  if (found == volumes_.end() || found->second->attach_token == 0) return;
+  const std::vector<engine::SegmentStatus> segments = found->second->volume->status();
+  const auto lost = [](const engine::SegmentStatus& segment) { return segment.lost; };
+  if (std::ranges::any_of(segments, lost)) end_attach(*found->second, Error::NotInSync);
 }
 
 void HostPlane::detach(Token token, const Uuid& volume) noexcept {
@@ -492,6 +507,7 @@ void HostPlane::state_changed(const Uuid& volume, engine::VolumeState state, Err
 
 void HostPlane::notice(const Uuid& volume, std::uint32_t segment, const Uuid& host,
                        const char* kind, std::uint64_t value) noexcept {
+  if (std::string_view(kind) == "replica-missing") later([this, volume] { end_if_lost(volume); });
   Event event;
   event.kind = Event::Kind::notice;
   event.volume = volume;

@@ -60,6 +60,8 @@ struct StoreInfo {
   std::uint32_t segment_count = 0;
   format::DeviceFindings findings;  // of when it was formatted
   bool power_loss_protected = false;
+  // Of this opening: grows with each that was recorded, and with each that wrote.
+  std::uint64_t incarnation = 0;
   Error failed = Error::Ok;  // else the device failed a write or flush: no mutations until reopened
 };
 
@@ -187,6 +189,9 @@ class Store {
 
   // Metadata mutations: durable (flushed) before done(Error).
   using Done = std::function<void(Error)>;
+  // Every later opening has a higher incarnation: an older copy of the device is told by a lower
+  // or an equal one.
+  virtual void record_opening(Done done) = 0;
   virtual void create_segment(SegmentId id, std::uint32_t block_count,
                               Done done) = 0;  // AlreadyExists, NoSpace
   // Gone when done; its space comes back by and by, also after a restart. Operations on it that

@@ -373,6 +373,7 @@ StoreInfo StoreImpl::info() const noexcept {
   if (superblock_.compatible_features & format::has_device_findings)
     info.findings = superblock_.findings;
   info.power_loss_protected = superblock_.compatible_features & format::power_loss_protected;
+  info.incarnation = journal_.incarnation();
   info.failed = device_.failed();
   return info;
 }

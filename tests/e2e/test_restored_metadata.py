@@ -1,5 +1,5 @@
-"""The metadata goes back to a backup, and the stores do not: a snapshot that is taken then shows what
-the volume shows, down to the last byte."""
+"""The metadata goes back to a backup, and the stores do not: a snapshot that is taken then shows
+what the volume shows, down to the last byte."""
 
 import shutil
 from collections.abc import Iterator
@@ -83,7 +83,7 @@ def go_on(cluster: DevCluster, name: str, uri: str, image: Path) -> None:
 
 
 def check_snapshots(cluster: DevCluster, name: str, uri: str, image: Path) -> None:
-    """The first one shows the image, also when the volume has gone on; so does the next, in turn."""
+    """The first one shows the image, also when the volume has gone on; so it is with the next."""
     assert ask(cluster, "volume", "snapshot", "list", name)["snapshots"] == []
     take(cluster, name, "after")
     write(uri, (0x55, 0, 64 * KIB), (0x56, 20 * MIB, 4 * KIB), (0x57, 50 * MIB, MIB))

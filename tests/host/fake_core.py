@@ -92,6 +92,7 @@ class Core:
         self.readers: dict[UUID, SnapshotSpec] = {}
         self.snapshot_sets: dict[UUID, tuple[int, tuple[int, ...], int]] = {}
         self.met_eras: dict[UUID, int] = {}  # by volume: that members' stores know of
+        self.openings = 0
         self.era_gate, self.flatten_gate = asyncio.Event(), asyncio.Event()
         self.era_gate.set()
         self.flatten_gate.set()
@@ -120,7 +121,8 @@ class Core:
         store_id, cluster_id = (UUID(bytes=head[at : at + 16]) for at in (10, 26))
         if cluster_id != self.cluster_id:
             raise StoreForeign(f"{path} belongs to cluster {cluster_id}")
-        info = StoreInfo(store_id, path, 1 << 30, 0, 1 << 20, 0, 0)
+        self.openings += 1
+        info = StoreInfo(store_id, path, 1 << 30, 0, 1 << 20, 0, 0, incarnation=self.openings)
         self.stores[store_id] = info
         return info
 

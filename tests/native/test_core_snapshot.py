@@ -186,3 +186,30 @@ async def test_bases_that_make_no_sense(alone: tuple[Host, Cluster]) -> None:
             await core.attach_snapshot(snapshot(wrong))
     with pytest.raises(InvalidArgument):
         await core.attach_snapshot(replace(snapshot(), era=0))
+
+
+async def test_the_stores_know_the_era_that_the_spec_has_forgotten(
+    alone: tuple[Host, Cluster],
+) -> None:
+    host, cluster = alone
+    assert await host.core.begin_era(cluster.volume_id, 6) == 6
+    await host.core.write(cluster.volume_id, 0, b"x" * 4096, fua=True)
+    assert await host.core.detach(cluster.volume_id) == 6
+    (replica,) = await host.core.list_replicas()
+    assert (replica.newest_era, replica.promised_epoch) == (6, 1)
+    await host.stop()
+    await host.start()
+    assert await host.core.attach(cluster.spec(host, 2)) == 6
+    assert await host.core.begin_era(cluster.volume_id, 3) == 6
+
+
+async def test_each_opening_of_a_store_has_a_number_of_its_own(
+    alone: tuple[Host, Cluster],
+) -> None:
+    host, _ = alone
+    (first,) = await host.core.store_infos()
+    for _ in range(2):
+        await host.stop()
+        await host.start()
+    (third,) = await host.core.store_infos()
+    assert third.incarnation >= first.incarnation + 2
