@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated
@@ -79,6 +80,8 @@ def format_command(
         force=force,
         findings=findings,
         power_loss_protected=power_loss_protected,
+        # The one that was lost must be the older one, should it come back.
+        incarnation=int(time.time()) if store_id is not None else 0,
     )
     print(f"{path}: store {own_id}")
     if findings is not None:

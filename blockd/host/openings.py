@@ -5,7 +5,9 @@ An older copy is sound, and its replicas count as in sync; but it lacks what was
 Each opening of a store has a higher incarnation than all before it, durably so before the store
 serves anything. It is kept here, in the data directory, after that; so a store that comes with an
 incarnation that was seen before, or a lower one, is a copy from before that opening. One without
-any replica can be trusted all the same: there is nothing in it that could be old.
+any replica can be trusted all the same: there is nothing in it that could be old. A store that
+takes the place of a lost one begins far above all openings of that (`blockd store format
+--store-id`): so should the lost one come back, it is the older one.
 
 Not told: a copy that was made after the store's latest opening, and one that is put back together
 with an equally old data directory.

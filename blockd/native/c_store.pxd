@@ -38,6 +38,7 @@ cdef extern from "store/store.h" namespace "blockd::store" nogil:
         uint64_t journal_bytes
         bool force
         bool power_loss_protected
+        uint64_t incarnation
         DeviceFindings findings
 
     cdef cppclass StoreInfo:

@@ -43,8 +43,10 @@ def format_store(
     force: bool = False,
     findings: DeviceFindings | None = None,
     power_loss_protected: bool = False,
+    incarnation: int = 0,
 ) -> None:
-    """Create (a file, when size_bytes is given) and format a store; blocking.
+    """Create (a file, when size_bytes is given) and format a store; blocking. Its openings have
+    numbers above `incarnation`.
 
     Raises StoreTooSmall, StoreInUse, DiskError, AlreadyExists: a store is there, or with size_bytes
     any file; force overwrites it. A file made here is removed again when formatting fails. What

@@ -70,7 +70,7 @@ _NAME_BY_CODE = {}
 
 
 def format_store(path, *, store_id, cluster_id, size_bytes=None, journal_bytes=0, force=False,
-                 findings=None, power_loss_protected=False):
+                 findings=None, power_loss_protected=False, incarnation=0):
     cdef string native_path = os.fsencode(path)
     cdef FormatOptions options
     cdef uint64_t file_bytes = 0 if size_bytes is None else _u64(size_bytes, "size_bytes")
@@ -81,6 +81,7 @@ def format_store(path, *, store_id, cluster_id, size_bytes=None, journal_bytes=0
     options.journal_bytes = _u64(journal_bytes, "journal_bytes")
     options.force = bool(force)
     options.power_loss_protected = power_loss_protected
+    options.incarnation = _u64(incarnation, "incarnation")
     if findings is not None:
         options.findings = _native_findings(findings)
     if size_bytes is not None and file_bytes == 0:

@@ -38,9 +38,11 @@ namespace blockd::store {
 struct FormatOptions {
   Uuid store_id;
   Uuid cluster_id;
-  std::uint64_t journal_bytes = 0;       // 0: chosen from the capacity
-  bool force = false;                    // overwrite a store that is there already
-  bool power_loss_protected = false;     // the device needs no flush: its owner vouches for that
+  std::uint64_t journal_bytes = 0;    // 0: chosen from the capacity
+  bool force = false;                 // overwrite a store that is there already
+  bool power_loss_protected = false;  // the device needs no flush: its owner vouches for that
+  // Openings count from above it: higher than any of a store that this one takes the place of.
+  std::uint64_t incarnation = 0;
   format::DeviceFindings findings = {};  // kept in the superblock; probed_unix_s 0: there are none
 };
 

@@ -27,7 +27,7 @@ void Store::format(io::Disk& disk, const FormatOptions& options) {
       if (fault.code() != Error::StoreNotFormatted) throw;
     }
   }
-  write_empty_store(disk, plan_layout(disk.capacity_bytes(), options));
+  write_empty_store(disk, plan_layout(disk.capacity_bytes(), options), options.incarnation);
 }
 
 std::unique_ptr<Store> Store::open(io::Disk& disk, io::Loop& loop, Buffers& buffers,

@@ -16,6 +16,7 @@ from tests.e2e.patterns import (
     check,
     discard,
     export,
+    kill_host,
     remove,
     same,
     take,
@@ -123,7 +124,7 @@ def test_a_snapshot_of_a_volume_whose_holder_starts_again(
     back_up(cluster, tmp_path / "backup")
     go_on(cluster, name, uri, tmp_path / "image")
     volume = cluster.volume(name)
-    cluster.kill("paris-1")
+    kill_host(cluster, "paris-1")
     restore(cluster, tmp_path / "backup", hosts=2)
     cluster.start("paris-1")
     wait_until(lambda: cluster.attachment("paris-1", volume.id).state == "serving", 30, "served")
