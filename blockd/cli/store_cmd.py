@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated
@@ -41,6 +42,10 @@ def format_command(
         str | None, typer.Option(help="Create a file of this size, for example 100GiB.")
     ] = None,
     journal_size: Annotated[str, typer.Option(help="Default: chosen from the size.")] = "0",
+    store_id: Annotated[
+        str | None,
+        typer.Option(help="In the place of a store that is lost: its replicas are resynced here."),
+    ] = None,
     force: Annotated[
         bool, typer.Option("--force", help="Destroy what PATH holds, also a store.")
     ] = False,
@@ -62,21 +67,23 @@ def format_command(
         unsafe = InvalidArgument(f"{path} is not a block device, so a flush cannot be left out")
         unsafe.add_note("a file's own metadata is not durable without one, whatever the device")
         raise unsafe
-    store_id = new_id()
+    own_id = parse_id(store_id, "--store-id") if store_id is not None else new_id()
     findings = None if no_qualify else find_out(path)
     if no_qualify and path.exists():
         check_direct(path)
     native.format_store(
         str(path),
-        store_id=store_id,
+        store_id=own_id,
         cluster_id=parse_id(cluster_id, "--cluster-id"),
         size_bytes=size_bytes,
         journal_bytes=parse_size(journal_size),
         force=force,
         findings=findings,
         power_loss_protected=power_loss_protected,
+        # The one that was lost must be the older one, should it come back.
+        incarnation=int(time.time()) if store_id is not None else 0,
     )
-    print(f"{path}: store {store_id}")
+    print(f"{path}: store {own_id}")
     if findings is not None:
         print(f"flush: {verdicts(findings)['flush']}")
 

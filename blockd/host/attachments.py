@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 @dataclass(frozen=True)
 class Held:
     """One attached volume. segment_count: how many its engine has, more than its size needs when it
-    has shrunk; era: the newest that it was told to begin; flatten: what shows its base is to be
+    has shrunk; era: the newest that it has said it is in; flatten: what shows its base is to be
     copied up; reads: the volumes that its bases are snapshots of."""
 
     volume_id: UUID
@@ -39,6 +39,17 @@ class Held:
     has_base: bool = False
     flatten: bool = False
     reads: frozenset[UUID] = frozenset()
+
+
+@dataclass(frozen=True)
+class Drained:
+    """The epoch and the era of an engine that ended in good order; 0: none did."""
+
+    epoch: int
+    era: int
+
+
+NOTHING = Drained(0, 0)
 
 
 def check_epoch(held: Held, epoch: int) -> None:
@@ -81,11 +92,16 @@ class Attachments:
         check_epoch(held, epoch)
         return held
 
-    async def begin_era(self, volume_id: UUID, era: int) -> None:
-        """Returns when every mutation of an earlier era has left the engine. Raises NotAttached."""
+    async def begin_era(self, volume_id: UUID, era: int) -> int:
+        """Returns when every mutation of an earlier era has left the engine: the era it is in.
+        Raises NotAttached."""
+        self._in_era(volume_id, era)
+        return self._in_era(volume_id, await self._core.begin_era(volume_id, era))
+
+    def _in_era(self, volume_id: UUID, era: int) -> int:
         held = self.get(volume_id)
         self.held[volume_id] = replace(held, era=max(held.era, era))
-        await self._core.begin_era(volume_id, era)
+        return self.held[volume_id].era
 
     def is_busy(self, volume_id: UUID) -> bool:
         """Whether the volume is being attached, resized or detached right now."""
@@ -124,7 +140,7 @@ class Attachments:
     async def _start(self, spec: native.VolumeSpec, *, flatten: bool) -> Held:
         self._opening[spec.volume_id] = spec.epoch
         try:
-            await self._core.attach(spec)
+            era = await self._core.attach(spec)
             await self._core.nbd_export(spec.volume_id, spec.name)
         except BaseException:
             # Also when the caller gave up waiting: an engine that nobody knows of must not go on.
@@ -138,7 +154,7 @@ class Attachments:
             spec.epoch,
             spec.size_bytes,
             segment_count=len(spec.segments),
-            era=spec.era,
+            era=max(era, spec.era),
             has_base=spec.base is not None,
             flatten=flatten and spec.base is not None,
             reads=volumes_beneath(spec.base),
@@ -193,20 +209,20 @@ class Attachments:
         self.held[volume_id] = held
         return held
 
-    async def detach(self, volume_id: UUID, epoch: int = 0) -> int:
+    async def detach(self, volume_id: UUID, epoch: int = 0) -> Drained:
         """Drain, flush and release the engine; what is not attached is detached already. One of a
         later epoch than is given is left alone: the order is old.
 
-        Returns the epoch of the engine that ended in good order: nothing of it is under way any
-        more; 0 when there was none, or it was not well: then the next opening settles what it left.
+        Returns the engine that ended in good order: nothing of it is under way any more; nothing
+        when there was none, or it was not well: then the next opening settles what it left.
         """
         async with self._locks[volume_id]:
             held = self.held.get(volume_id)
             if held is None or (epoch and held.epoch > epoch):
-                return 0
-            was_there = await self._stop(held)
+                return NOTHING
+            era = await self._stop(held)
             log.info("volume %s detached", held.name)
-            return held.epoch if was_there and held.state == "serving" else 0
+            return Drained(held.epoch, era) if era and held.state == "serving" else NOTHING
 
     async def detach_all(self) -> None:
         """Detach everything, at once; a volume that fails to does not keep the others."""
@@ -225,21 +241,21 @@ class Attachments:
         if held is not None:
             self.held[volume_id] = replace(held, state=state)
 
-    async def _stop(self, held: Held) -> bool:
-        """End an engine whatever state it is in; the volume is not held afterwards. False: the
-        engine had gone by itself."""
+    async def _stop(self, held: Held) -> int:
+        """End an engine whatever state it is in; the volume is not held afterwards. Returns the era
+        that it was in; 0: the engine had gone by itself."""
         try:
             await self._core.nbd_unexport(held.name)
         except NotFound:
             log.debug("export %s was gone already", held.name)
         try:
-            await self._core.detach(held.volume_id)
+            era = await self._core.detach(held.volume_id)
         except NotAttached:
             log.debug("engine of %s was gone already", held.name)
-            return False
+            return 0
         finally:
             self.held.pop(held.volume_id, None)
-        return True
+        return era
 
     async def _discard(self, volume_id: UUID, name: str) -> None:
         """Remove what an attach that failed has left."""

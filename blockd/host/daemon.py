@@ -28,6 +28,7 @@ from blockd.host.flattening import Flattening
 from blockd.host.identity import DataDir
 from blockd.host.metadata import MetadataClient
 from blockd.host.metrics import HostCollector, MetricsServer
+from blockd.host.openings import Openings
 from blockd.host.read_members import ReadMembers
 from blockd.host.replicas import Replicas
 from blockd.host.reports import Reports
@@ -134,13 +135,15 @@ async def serve(
 ) -> None:
     """Everything between a started core and its end."""
     host_id = data_dir.identity.host_id
-    await open_stores(
+    openings = Openings(data_dir.path)
+    for info in await open_stores(
         core,
         settings.stores,
         cluster_id,
         format_empty=settings.format,
         journal=settings.journal_size,
-    )
+    ):
+        openings.record(info)
     peer_endpoint = await listen_peers(core, settings)
     nbd = await listen_nbd(core, settings)
     server = Server(settings.listen)

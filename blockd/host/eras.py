@@ -37,8 +37,9 @@ class Eras:
         self._attachments = attachments
         self._holds: dict[UUID, Hold] = {}
 
-    async def begin(self, volume_id: UUID, epoch: int, era: int, hold_token: str) -> None:
-        """Begin an era; returns when every mutation of an earlier one has left the engine.
+    async def begin(self, volume_id: UUID, epoch: int, era: int, hold_token: str) -> int:
+        """Begin an era; returns when every mutation of an earlier one has left the engine: the era
+        that the engine is in, which is later when it has met a later one.
 
         Raises NotAttached, EpochFenced; Busy: with a token, when that hold is not on, was not on
         until now, or when the era had begun before.
@@ -49,14 +50,16 @@ class Eras:
             raise Busy(f"volume {held.name}: its mutations are not held for this snapshot")
         if hold_token and held.era >= era:
             raise Busy(f"volume {held.name} is in era {held.era}: another snapshot was taken")
-        await self._attachments.begin_era(volume_id, era)
+        met = await self._attachments.begin_era(volume_id, era)
         # Now, and not when the era began, which was earlier: so it did begin under the hold.
         if hold_token and hold is not None and not hold.is_on:
             raise Busy(f"volume {held.name}: the hold had ended before its writes were settled")
+        return met
 
-    async def hold(self, volume_id: UUID, epoch: int, token: str, hold_us: int) -> None:
-        """Hold mutations for a time; 0 ends the hold of this token. Raises NotAttached,
-        EpochFenced, InvalidArgument; Busy: they are held for somebody else."""
+    async def hold(self, volume_id: UUID, epoch: int, token: str, hold_us: int) -> int:
+        """Hold mutations for a time; 0 ends the hold of this token. Returns the engine's era; 0: a
+        hold has ended. Raises NotAttached, EpochFenced, InvalidArgument; Busy: they are held for
+        somebody else."""
         if hold_us > HOLD_US_MAX:
             raise InvalidArgument(f"mutations are held for at most {HOLD_US_MAX} us")
         current = self._holds.get(volume_id)
@@ -65,9 +68,10 @@ class Eras:
             if current is not None and not is_other:
                 del self._holds[volume_id]
                 await self._core.hold_mutations(volume_id, 0)
-            return
+            return 0
         held = await self._attachments.opened(volume_id, epoch)
         if is_other and current is not None and current.is_on and current.epoch == epoch:
             raise Busy(f"volume {held.name}: another snapshot of a group is being taken")
         self._holds[volume_id] = Hold(token, epoch, time.monotonic() + hold_us / 1e6)
         await self._core.hold_mutations(volume_id, hold_us)
+        return self._attachments.get(volume_id).era

@@ -32,6 +32,7 @@ TOLD = {
     "block-repaired": ("block.repaired", "rewritten from another replica"),
     "repair-failed": ("repair.failed", "could not be rewritten from another replica"),
 }
+REPLICA_MISSING, MEMBER_IN_SYNC = "replica-missing", "member-in-sync"
 STORE_FULL, STORE_HAS_SPACE, MEMBER_LOST = "store-full", "store-has-space", "member-lost"
 REPORT_RETRY_S = 1.0
 
@@ -65,6 +66,7 @@ class EventPump:
         self._reports = reports
         self._asking: dict[tuple[UUID, int], asyncio.Task[None]] = {}
         self._space: dict[tuple[UUID, UUID], native.Notice] = {}  # the newest of each member
+        self._missing: set[tuple[UUID, int, UUID]] = set()  # replicas that were told of
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
@@ -115,6 +117,19 @@ class EventPump:
         log.info("%s/%d: %s %s %d", name, event.segment, event.kind, host, event.value)
         if event.kind == STORE_HAS_SPACE or is_full(event):
             self._spawn(self._report_space(event))
+        replica = (event.volume_id, event.segment, event.host_id)
+        if event.kind == MEMBER_IN_SYNC:
+            self._missing.discard(replica)
+        if event.kind == REPLICA_MISSING and replica not in self._missing:
+            self._missing.add(replica)  # each opening finds it missing again
+            self._reports.tell(
+                "replicas.missing",
+                f"segment {event.segment}: {host} counts as in sync, and its store has no replica",
+                volume_id=event.volume_id,
+                segment=str(event.segment),
+                replica_host=host,
+                replica_host_id=str(event.host_id),
+            )
         told = TOLD.get(event.kind)
         if told is not None:
             kind, text = told

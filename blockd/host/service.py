@@ -122,14 +122,14 @@ class HostService(host_pb2_grpc.HostServiceServicer):
     ) -> host_pb2.HostAttachResponse:
         await self._topology.learn(request.peers)
         held = await self._attachments.attach(request.volume, request.bases)
-        return host_pb2.HostAttachResponse(nbd_uris=self._attachments.uris(held))
+        return host_pb2.HostAttachResponse(nbd_uris=self._attachments.uris(held), era=held.era)
 
     async def Detach(
         self, request: host_pb2.HostDetachRequest, context: Context
     ) -> host_pb2.HostDetachResponse:
         volume_id = parse_id(request.volume_id, "volume")
-        drained_epoch = await self._attachments.detach(volume_id, request.epoch)
-        return host_pb2.HostDetachResponse(drained_epoch=drained_epoch)
+        drained = await self._attachments.detach(volume_id, request.epoch)
+        return host_pb2.HostDetachResponse(drained_epoch=drained.epoch, era=drained.era)
 
     async def Grow(
         self, request: host_pb2.HostGrowRequest, context: Context
@@ -149,15 +149,15 @@ class HostService(host_pb2_grpc.HostServiceServicer):
         self, request: host_pb2.BeginEraRequest, context: Context
     ) -> host_pb2.BeginEraResponse:
         volume_id = parse_id(request.volume_id, "volume")
-        await self._eras.begin(volume_id, request.epoch, request.era, request.hold_token)
-        return host_pb2.BeginEraResponse()
+        era = await self._eras.begin(volume_id, request.epoch, request.era, request.hold_token)
+        return host_pb2.BeginEraResponse(era=era)
 
     async def HoldMutations(
         self, request: host_pb2.HoldMutationsRequest, context: Context
     ) -> host_pb2.HoldMutationsResponse:
         volume_id = parse_id(request.volume_id, "volume")
-        await self._eras.hold(volume_id, request.epoch, request.token, request.hold_us)
-        return host_pb2.HoldMutationsResponse()
+        era = await self._eras.hold(volume_id, request.epoch, request.token, request.hold_us)
+        return host_pb2.HoldMutationsResponse(era=era)
 
     async def Flatten(
         self, request: host_pb2.HostFlattenRequest, context: Context

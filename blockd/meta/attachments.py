@@ -6,14 +6,17 @@ that two requests at once cannot both win. working/VOLUME marks an attach under 
 is told to wait instead of replacing a host that is about to serve.
 """
 
+import asyncio
 import contextlib
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from blockd.meta.context import Instance
 from blockd.meta.eras import Eras
 from blockd.meta.etcd import Delete, Guard, Unchanged
 from blockd.meta.layers import Layers
+from blockd.meta.recall import Recall
 from blockd.meta.records import (
     CONFLICTS_MAX,
     WORKING,
@@ -41,9 +44,11 @@ from blockd.rpc.status import hinted
 from blockd.rules.attachments import (
     Holder,
     HostChoice,
+    Promised,
     Verdict,
     choose_host,
     decide_attach,
+    next_epoch,
 )
 
 log = logging.getLogger("blockd.meta")
@@ -52,6 +57,16 @@ ASK_SECONDS = 1.0  # for a holder to say that it is well
 OPEN_SECONDS = 20.0  # an earlier lease runs out, members are fenced, the last writes settled
 CLOSE_SECONDS = 10.0
 EVICT_SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a host let go of a volume: why it did not; the epoch of the engine that ended in good
+    order, 0 for none, and the era it was in."""
+
+    error: BlockdError | None = None
+    drained_epoch: int = 0
+    era: int = 0
 
 
 class Attachments:
@@ -64,6 +79,7 @@ class Attachments:
         self._snapshots = Snapshots(instance)
         self._layers = Layers(instance.records)
         self._eras = Eras(instance)
+        self._recall = Recall(instance)
 
     # Attaching.
 
@@ -75,7 +91,10 @@ class Attachments:
             attachment = await self._records.attachment(stored.value.id)
             hosts = await self._records.hosts()
             target = await self._target(stored.value, request.host, attachment.value, hosts)
-            verdict = await self._judge(stored.value, attachment.value, target, hosts, request)
+            verdict, promised = await asyncio.gather(
+                self._judge(stored.value, attachment.value, target, hosts, request),
+                self._recall.promised(stored.value, hosts),
+            )
             if verdict is Verdict.KEEP:
                 return attachment.value
             if verdict is Verdict.EVICT:
@@ -83,7 +102,7 @@ class Attachments:
             if await self._etcd.get(WORKING + stored.value.id) is not None:
                 raise Busy(f"volume {stored.value.name} is being attached or created right now")
             async with self._instance.hold(stored.value.id):
-                taken = await self._take(stored, attachment, target)
+                taken = await self._take(stored, attachment, target, promised)
                 if taken is not None:
                     return await self._open(stored, taken, target, hosts)
         raise conflict(f"the attachment of {request.name_or_id}")
@@ -155,7 +174,11 @@ class Attachments:
         return Holder.SERVES if well else Holder.LACKS
 
     async def _take(
-        self, stored: Stored[Volume], held: Stored[Attachment], target: HostView
+        self,
+        stored: Stored[Volume],
+        held: Stored[Attachment],
+        target: HostView,
+        promised: Promised,
     ) -> Attachment | None:
         """Issue the next epoch to the target. None: somebody else was faster."""
         volume = stored.value
@@ -163,7 +186,7 @@ class Attachments:
             volume_id=volume.id,
             host_id=target.host.id,
             host_name=target.host.name,
-            epoch=held.value.epoch + 1,
+            epoch=next_epoch(held.value.epoch, promised),
             since_unix_us=now_us(),
         )
         instead = f", instead of {held.value.host_name}" if held.value.host_id else ""
@@ -202,7 +225,8 @@ class Attachments:
                 timeout=OPEN_SECONDS,
             )
             opened.nbd_uris.extend(answer.nbd_uris)
-            era = await self._publish(stored.value, opened, taken, target, era)
+            met = max(era, int(answer.era))
+            era = await self._publish(stored.value, opened, taken, target, met)
         except BlockdError as error:
             await self._give_up(stored.value, opened, target, error)
             raise _attach_failed(stored.value, target, error) from error
@@ -216,14 +240,17 @@ class Attachments:
         """Put on record that the volume is served, when its engine is in the era on record.
 
         A snapshot that was taken since this attach read the volume found no engine here to tell:
-        so the engine is told now. One that is taken after this commit finds the engine. Returns
-        the engine's era: whatever is older is final, since an opening settles it.
+        so the engine is told now. One that is taken after this commit finds the engine. An engine
+        in a later era than the record knows of has it from its members. Returns the engine's era:
+        whatever is older is final, since an opening settles it.
         """
         for _ in range(CONFLICTS_MAX):
             now = await self._records.volume_by_id(volume.id)
             if now is not None and era_of(now.value) > era:
-                era = era_of(now.value)
-                await self._eras.begin(target, taken, era)
+                era = await self._eras.begin(target, taken, era_of(now.value))
+            if now is not None and era_of(now.value) < era:
+                await self._recall.raise_era(volume.id, era)
+                continue
             if now is not None and await self._settle(
                 opened,
                 taken,
@@ -293,8 +320,10 @@ class Attachments:
                 return
             hosts = await self._records.hosts()
             view = hosts.get(held.value.host_id)
-            error, ended_epoch = await self._close(view, held.value, CLOSE_SECONDS)
-            drained_epoch = max(drained_epoch, ended_epoch)
+            ended = await self._close(view, held.value, CLOSE_SECONDS)
+            error = ended.error
+            drained_epoch = max(drained_epoch, ended.drained_epoch)
+            await self._recall.raise_era(stored.value.id, ended.era)
             if error is not None and view is not None and view.is_up and not force:
                 raise hinted(
                     type(error)(f"{view.host.name} did not detach {stored.value.name}: {error}"),
@@ -324,11 +353,11 @@ class Attachments:
 
     async def _close(
         self, view: HostView | None, held: Attachment, timeout: float = EVICT_SECONDS
-    ) -> tuple[BlockdError | None, int]:
+    ) -> Ended:
         """Ask a host to let go of what it holds under this attachment. No error when it has, or
-        never had it; and the epoch of the engine that ended in good order, 0 for none."""
+        never had it."""
         if view is None:
-            return None, 0
+            return Ended()
         try:
             answer = await self._instance.hosts.call(
                 view.host.grpc_endpoint,
@@ -337,11 +366,11 @@ class Attachments:
                 timeout=timeout if view.is_up else ASK_SECONDS,
             )
         except (NotAttached, NotFound):
-            return None, 0
+            return Ended()
         except BlockdError as error:
             log.info("host %s does not detach %s: %s", view.host.name, held.volume_id, error)
-            return error, 0
-        return None, int(answer.drained_epoch)
+            return Ended(error)
+        return Ended(None, int(answer.drained_epoch), int(answer.era))
 
 
 def _attach_failed(volume: Volume, target: HostView, error: BlockdError) -> BlockdError:

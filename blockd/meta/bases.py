@@ -8,6 +8,7 @@ import logging
 
 from blockd.meta.context import Instance
 from blockd.meta.layers import Layers
+from blockd.meta.recall import Recall
 from blockd.meta.records import CONFLICTS_MAX, Stored, check_available, conflict, put
 from blockd.meta.snapshot_records import (
     SnapshotRecords,
@@ -46,6 +47,7 @@ class Bases:
         self._records = instance.records
         self._taken = SnapshotRecords(instance.records)
         self._layers = Layers(instance.records)
+        self._recall = Recall(instance)
 
     async def clone(self, request: CloneVolumeRequest) -> Volume:
         """A new volume with the snapshot as its base. Raises as CreateVolume does; NotFound, Busy:
@@ -84,6 +86,7 @@ class Bases:
             snapshot = await self._taken.final(stored.value, snapshot_name)
             held = await self._records.attachment(stored.value.id)
             check_detached(stored.value, held.value)
+            await self._recall.check_untouched(stored.value, held.value)
             await self._layers.check_depth(snapshot.value)
             volume = _rolled_back(stored.value, snapshot.value)
             if await self._records.commit(

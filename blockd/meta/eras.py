@@ -22,8 +22,9 @@ class Eras:
 
     async def begin(
         self, view: HostView | None, held: Attachment, era: int, *, hold_token: str = ""
-    ) -> None:
-        """Returns when every mutation of an earlier era has left the holder's engine.
+    ) -> int:
+        """Returns when every mutation of an earlier era has left the holder's engine: the era that
+        it is in, for recall.py when that is later than any on record.
 
         Raises what the host raised: LinkLost, Timeout: it does not answer; NotAttached,
         EpochFenced: it has no engine of this epoch; Busy: the hold had ended by then.
@@ -31,20 +32,23 @@ class Eras:
         request = host_pb2.BeginEraRequest(
             volume_id=held.volume_id, epoch=held.epoch, era=era, hold_token=hold_token
         )
-        await self._hosts.call(
+        answer = await self._hosts.call(
             _endpoint(view, held), lambda host: host.BeginEra, request, timeout=BEGIN_SECONDS
         )
+        return max(era, int(answer.era))
 
     async def hold(
         self, view: HostView | None, held: Attachment, token: str, seconds: float
-    ) -> None:
-        """No mutation is sequenced for so long, or until released. Raises as begin()."""
+    ) -> int:
+        """No mutation is sequenced for so long, or until released. Returns the engine's era, as
+        begin(), 0 when it is not said. Raises as begin()."""
         request = host_pb2.HoldMutationsRequest(
             volume_id=held.volume_id, epoch=held.epoch, token=token, hold_us=int(seconds * 1e6)
         )
-        await self._hosts.call(
+        answer = await self._hosts.call(
             _endpoint(view, held), lambda host: host.HoldMutations, request, timeout=HOLD_SECONDS
         )
+        return int(answer.era)
 
     async def release(self, view: HostView | None, held: Attachment, token: str) -> None:
         """End a hold. Raises as begin(); the hold ends by itself then."""

@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from blockd.meta.context import Instance
 from blockd.meta.eras import Eras
 from blockd.meta.etcd import Delete, Guard, Op, Unchanged
+from blockd.meta.recall import Recall
 from blockd.meta.records import (
     CONFLICTS_MAX,
     GROUPS,
@@ -42,7 +43,6 @@ from blockd.meta.snapshot_records import (
     SnapshotRecords,
     Taken,
     era_of,
-    is_clean,
     snapshot_set,
 )
 from blockd.meta.snapshots import made_final, name_taken, next_era
@@ -56,7 +56,7 @@ from blockd.rpc.gen.types_pb2 import (
     Volume,
 )
 from blockd.rpc.status import hinted
-from blockd.rules.snapshots import GROUP_VOLUMES_MAX, check_snapshot_name, unsettled
+from blockd.rules.snapshots import GROUP_VOLUMES_MAX, check_snapshot_name
 from blockd.rules.volume_spec import check_volume_name
 
 log = logging.getLogger("blockd.meta")
@@ -91,6 +91,7 @@ class Groups:
         self._etcd = instance.records.etcd
         self._taken = SnapshotRecords(instance.records)
         self._eras = Eras(instance)
+        self._recall = Recall(instance)
 
     # Which groups there are.
 
@@ -202,19 +203,24 @@ class Groups:
         if name in taken.snapshots:
             raise name_taken(stored.value, name)
         held = await self._records.attachment(volume_id)
-        if not held.value.host_id and not is_clean(held.value):
-            raise unsettled(stored.value.name)
+        if not held.value.host_id:
+            await self._recall.check_untouched(stored.value, held.value)
         view = (await self._records.hosts()).get(held.value.host_id)
         return Participant(stored, held, taken, view)
 
     async def _hold_all(self, participants: list[Participant], token: str) -> None:
-        await _all(
-            [
-                self._eras.hold(one.view, one.held.value, token, HOLD_SECONDS)
-                for one in participants
-                if one.is_attached
-            ]
-        )
+        await _all([self._hold(one, token) for one in participants if one.is_attached])
+
+    async def _hold(self, one: Participant, token: str) -> None:
+        met = await self._eras.hold(one.view, one.held.value, token, HOLD_SECONDS)
+        await self._check_era(one, met, era_of(one.stored.value))
+
+    async def _check_era(self, one: Participant, met: int, era: int) -> None:
+        """Raises Busy: the engine is in a later era than the record knew of, until now."""
+        if met > era and await self._recall.raise_era(one.stored.value.id, met):
+            raise Busy(
+                f"volume {one.name} was in a later era than its record said, which is mended"
+            )
 
     async def _commit(
         self, group: Stored[Group], participants: list[Participant], name: str
@@ -248,15 +254,12 @@ class Groups:
             raise conflict(f"a volume of group {group.value.name}")
 
     async def _begin_all(self, participants: list[Participant], token: str) -> None:
-        await _all(
-            [
-                self._eras.begin(
-                    one.view, one.held.value, era_of(one.stored.value) + 1, hold_token=token
-                )
-                for one in participants
-                if one.is_attached
-            ]
-        )
+        await _all([self._begin(one, token) for one in participants if one.is_attached])
+
+    async def _begin(self, one: Participant, token: str) -> None:
+        era = era_of(one.stored.value) + 1
+        met = await self._eras.begin(one.view, one.held.value, era, hold_token=token)
+        await self._check_era(one, met, era)
 
     async def _release_all(self, participants: list[Participant], token: str) -> None:
         """Holds that cannot be ended end by themselves."""

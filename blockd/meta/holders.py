@@ -7,6 +7,7 @@ All are compare-and-set against the attachment on record: one that has been repl
 from blockd.meta.context import Instance
 from blockd.meta.etcd import Delete, Op, Put
 from blockd.meta.layers import Layers
+from blockd.meta.recall import Recall
 from blockd.meta.records import (
     CONFLICTS_MAX,
     HostView,
@@ -29,7 +30,7 @@ from blockd.rpc.gen.meta_pb2 import (
     ReportSpaceRequest,
 )
 from blockd.rpc.gen.types_pb2 import Attachment, Segment, Volume
-from blockd.rules.attachments import check_renewal
+from blockd.rules.attachments import check_renewal, next_epoch
 from blockd.rules.in_sync import check_epoch, decide_in_sync, is_degraded
 
 
@@ -40,6 +41,7 @@ class Holders:
         self._records = instance.records
         self._etcd = instance.records.etcd
         self._layers = Layers(instance.records)
+        self._recall = Recall(instance)
 
     async def renew(self, request: RenewAttachmentRequest) -> RenewAttachmentResponse:
         """A new epoch for the same host, and the volume's era as of it: a snapshot that is taken
@@ -60,7 +62,7 @@ class Holders:
             )
             renewed = Attachment()
             renewed.CopyFrom(held.value)
-            renewed.epoch += 1
+            renewed.epoch = next_epoch(held.value.epoch, await self._recall.promised(stored.value))
             renewed.since_unix_us = now_us()
             if await self._records.commit(
                 [stored.unchanged, held.unchanged],

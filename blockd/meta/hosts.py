@@ -265,12 +265,14 @@ class Hosts:
 
 
 async def replicas_of(records: Records, host_id: str) -> list[ReplicaOrder]:
-    """Every replica that a host must hold."""
+    """Every replica that a host must hold, but for those that are in sync: one of these that is not
+    there is lost. Made anew, and empty, it would be believed; it has to leave the set first, and is
+    then made by the engine that resyncs it."""
     found = []
     for volume_id in await records.volumes_in_use():
         for segment in await records.volume_segments(volume_id):
             for member in segment.members:
-                if member.host_id == host_id:
+                if member.host_id == host_id and not member.in_sync:
                     found.append(order(volume_id, segment, member.store_id))
     return found
 

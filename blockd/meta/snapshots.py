@@ -8,6 +8,10 @@ AVAILABLE, once no mutation of that era can be under way, which one of three say
   any earlier engine left in flight;
 * a clean detach.
 
+Metadata that was restored from a backup may count fewer eras than the stores have met. So an engine
+says in which era it is whenever it makes a snapshot final: one that is later than any on record is
+put on record first, and the snapshot becomes one of it (recall.py).
+
 Which era an engine runs under. AttachVolume and RenewAttachment read the volume's record, and give
 out the epoch in a commit that is guarded by it; the engine opens with that era, some time after. A
 snapshot that is taken in between finds the new holder on record, and may ask it before it has an
@@ -26,6 +30,7 @@ import logging
 from blockd.meta.context import Instance
 from blockd.meta.eras import Eras
 from blockd.meta.etcd import Delete, Unchanged
+from blockd.meta.recall import Recall
 from blockd.meta.records import (
     CONFLICTS_MAX,
     Stored,
@@ -78,6 +83,7 @@ class Snapshots:
         self._records = instance.records
         self._taken = SnapshotRecords(instance.records)
         self._eras = Eras(instance)
+        self._recall = Recall(instance)
 
     # Reading.
 
@@ -96,7 +102,8 @@ class Snapshots:
         """Take a snapshot; wait for one of that name that is not final yet.
 
         Raises InvalidArgument, NotFound, AlreadyExists; NotAttached: attached nowhere, and not
-        detached cleanly; LinkLost: taken, and not final before its holder has answered.
+        detached cleanly; Busy: neither, and too few of its hosts answer; LinkLost: taken, and not
+        final before its holder has answered.
         """
         check_snapshot_name(name)
         for _ in range(CONFLICTS_MAX):
@@ -114,8 +121,8 @@ class Snapshots:
         """The commit. False: a guard failed."""
         held = await self._records.attachment(stored.value.id)
         is_final = not held.value.host_id
-        if is_final and not is_clean(held.value):
-            raise unsettled(stored.value.name)
+        if is_final:
+            await self._recall.check_untouched(stored.value, held.value)
         volume, snapshot = next_era(stored.value, name)
         if is_final:
             snapshot.state = SNAPSHOT_STATE_AVAILABLE
@@ -175,7 +182,10 @@ class Snapshots:
             era = era_of(stored.value)
             if held.value.host_id:
                 hosts = await self._records.hosts()
-                await self._eras.begin(hosts.get(held.value.host_id), held.value, era)
+                met = await self._eras.begin(hosts.get(held.value.host_id), held.value, era)
+                if met > era:  # another was taken since, or the record had forgotten that era
+                    await self._recall.raise_era(volume_id, met)
+                    continue
             elif not is_clean(held.value):
                 raise unsettled(stored.value.name)
             if await self.settled(held.value, era):

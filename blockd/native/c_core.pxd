@@ -124,6 +124,7 @@ cdef extern from "border/core.h" namespace "blockd::border" nogil:
         vector[CounterReport] counters
         vector[ScrubReport] scrubs
         vector[uint32_t] chunks
+        uint32_t era
 
     cdef cppclass Completion:
         Token token

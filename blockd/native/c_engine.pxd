@@ -40,6 +40,7 @@ cdef extern from "engine/volume.h" namespace "blockd::engine" nogil:
         vector[Uuid] in_sync
         vector[Uuid] joining
         vector[Uuid] absent
+        vector[Uuid] missing
         uint64_t resync_bytes_done
         uint64_t resync_bytes_total
         uint64_t in_flight

@@ -38,6 +38,7 @@ cdef extern from "store/store.h" namespace "blockd::store" nogil:
         uint64_t journal_bytes
         bool force
         bool power_loss_protected
+        uint64_t incarnation
         DeviceFindings findings
 
     cdef cppclass StoreInfo:
@@ -50,6 +51,7 @@ cdef extern from "store/store.h" namespace "blockd::store" nogil:
         uint32_t segment_count
         bool power_loss_protected
         DeviceFindings findings
+        uint64_t incarnation
         Error failed
 
     cdef cppclass SegmentInfo:
@@ -59,6 +61,7 @@ cdef extern from "store/store.h" namespace "blockd::store" nogil:
         Version stable
         uint32_t chunk_count
         uint32_t past_count
+        uint32_t newest_era
 
     cdef cppclass SnapshotSet:
         SnapshotSet() noexcept

@@ -43,8 +43,10 @@ def format_store(
     force: bool = False,
     findings: DeviceFindings | None = None,
     power_loss_protected: bool = False,
+    incarnation: int = 0,
 ) -> None:
-    """Create (a file, when size_bytes is given) and format a store; blocking.
+    """Create (a file, when size_bytes is given) and format a store; blocking. Its openings have
+    numbers above `incarnation`.
 
     Raises StoreTooSmall, StoreInUse, DiskError, AlreadyExists: a store is there, or with size_bytes
     any file; force overwrites it. A file made here is removed again when formatting fails. What
@@ -167,8 +169,9 @@ class Core:
     async def set_peer(self, host_id: UUID, endpoint: str) -> None: ...
 
     # Volumes attached here.
-    async def attach(self, spec: VolumeSpec) -> None:
-        """Start the engine; returns when every segment serves.
+    async def attach(self, spec: VolumeSpec) -> int:
+        """Start the engine; returns when every segment serves: the era that it is in, the spec's or
+        the newest that a member's store has met.
 
         Raises InvalidArgument, AlreadyExists: attached here, EpochFenced, ShuttingDown: detached
         meanwhile, and after attach_timeout_us the last obstacle met (LeaseHeld, QuorumLost, ...),
@@ -183,7 +186,9 @@ class Core:
         Mutations raise ReadOnly. Raises InvalidArgument, AlreadyExists, and as attach() does.
         """
 
-    async def detach(self, volume_id: UUID) -> None: ...
+    async def detach(self, volume_id: UUID) -> int:
+        """Returns the era that the engine ended in, 0 of a snapshot."""
+
     async def in_sync_changed(self, volume_id: UUID, segment: Segment) -> None: ...
     async def in_sync_change_failed(self, volume_id: UUID, segment: int, error: str) -> None: ...
     async def grow(
@@ -198,9 +203,10 @@ class Core:
         """
 
     async def volume_status(self, volume_id: UUID) -> list[SegmentStatus]: ...
-    async def begin_era(self, volume_id: UUID, era: int) -> None:
+    async def begin_era(self, volume_id: UUID, era: int) -> int:
         """Mutations are of `era` from now on (a lower one changes nothing). Returns when all of
-        earlier eras have left the engine: the snapshot of era - 1 is final.
+        earlier eras have left the engine: the snapshot of era - 1 is final if the engine's era,
+        which is returned, is one that the metadata knows of.
 
         Raises NotAttached, ShuttingDown, EpochFenced.
         """

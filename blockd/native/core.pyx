@@ -70,7 +70,7 @@ _NAME_BY_CODE = {}
 
 
 def format_store(path, *, store_id, cluster_id, size_bytes=None, journal_bytes=0, force=False,
-                 findings=None, power_loss_protected=False):
+                 findings=None, power_loss_protected=False, incarnation=0):
     cdef string native_path = os.fsencode(path)
     cdef FormatOptions options
     cdef uint64_t file_bytes = 0 if size_bytes is None else _u64(size_bytes, "size_bytes")
@@ -81,6 +81,7 @@ def format_store(path, *, store_id, cluster_id, size_bytes=None, journal_bytes=0
     options.journal_bytes = _u64(journal_bytes, "journal_bytes")
     options.force = bool(force)
     options.power_loss_protected = power_loss_protected
+    options.incarnation = _u64(incarnation, "incarnation")
     if findings is not None:
         options.findings = _native_findings(findings)
     if size_bytes is not None and file_bytes == 0:
@@ -463,7 +464,7 @@ cdef class Core:
     # Volumes attached here.
 
     async def attach(self, spec):
-        await self._attach(spec)
+        return await self._attach(spec)
 
     cdef object _attach(self, spec):
         cdef VolumeConfig config
@@ -477,6 +478,7 @@ cdef class Core:
         cdef native.BasePtr base = _base(spec.base)
         cdef _Waiting waiting = self._begin()
         cdef uint64_t token = self._last_token
+        waiting.convert = _era
         with nogil:
             self._core.attach(token, config, base)
         return waiting.future
@@ -497,12 +499,13 @@ cdef class Core:
         return waiting.future
 
     async def detach(self, volume_id):
-        await self._detach(volume_id)
+        return await self._detach(volume_id)
 
     cdef object _detach(self, volume_id):
         cdef Uuid volume = _uuid(volume_id)
         cdef _Waiting waiting = self._begin()
         cdef uint64_t token = self._last_token
+        waiting.convert = _era
         with nogil:
             self._core.detach(token, volume)
         return waiting.future
@@ -570,13 +573,14 @@ cdef class Core:
         return waiting.future
 
     async def begin_era(self, volume_id, era):
-        await self._begin_era(volume_id, era)
+        return await self._begin_era(volume_id, era)
 
     cdef object _begin_era(self, volume_id, era):
         cdef Uuid volume = _uuid(volume_id)
         cdef uint32_t number = _u32(era, "era")
         cdef _Waiting waiting = self._begin()
         cdef uint64_t token = self._last_token
+        waiting.convert = _era
         with nogil:
             self._core.begin_era(token, volume, number)
         return waiting.future

@@ -31,6 +31,7 @@ cdef object _store(const native.StoreReport& report):
         segment_count=report.info.segment_count,
         findings=_findings(report.info.findings),
         power_loss_protected=report.info.power_loss_protected,
+        incarnation=report.info.incarnation,
         failed="" if failed == 0 else make_error(failed).name,
     )
 
@@ -82,6 +83,7 @@ cdef object _replica(const native.ReplicaReport& report):
         stable=_version(report.info.stable),
         chunk_count=report.info.chunk_count,
         past_count=report.info.past_count,
+        newest_era=report.info.newest_era,
     )
 
 
@@ -108,6 +110,10 @@ cdef object _chunks(native.Reply* reply):
     return list(reply.chunks)
 
 
+cdef object _era(native.Reply* reply):
+    return reply.era
+
+
 cdef object _location(native.Reply* reply):
     return BlockLocation(
         store_id=_id(reply.store_id),
@@ -131,6 +137,7 @@ cdef object _status(const NativeSegmentStatus& status):
         in_sync=_ids(status.in_sync),
         joining=_ids(status.joining),
         absent=_ids(status.absent),
+        missing=_ids(status.missing),
         resync_bytes_done=status.resync_bytes_done,
         resync_bytes_total=status.resync_bytes_total,
         in_flight=status.in_flight,

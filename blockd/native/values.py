@@ -44,6 +44,7 @@ class StoreInfo:
     power_loss_protected: bool = False  # its owner said so: flushes are left out
     failed: str = ""  # the error's name: a write or flush failed, nothing is written until reopened
     past_bytes: int = 0  # of the allocated ones, those that only snapshots hold
+    incarnation: int = 0  # of this opening: every later one's is higher
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,7 @@ class ReplicaInfo:
     stable: tuple[int, int]
     chunk_count: int
     past_count: int = 0  # beside them, the chunks that only snapshots hold
+    newest_era: int = 0  # nothing here was born, or died, in a later one
 
 
 @dataclass(frozen=True)
@@ -137,6 +139,7 @@ class SegmentStatus:
     resync_bytes_done: int
     resync_bytes_total: int
     in_flight: int
+    missing: tuple[UUID, ...] = ()  # in sync, and their stores have no replica
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,34 @@ class Verdict(Enum):
     EVICT = auto()  # ask the holder to let go first, then TAKE
 
 
+EPOCHS_UNHEARD_OF = 1 << 20  # more than are issued for a volume between backup and restore
+
+
+@dataclass(frozen=True)
+class Promised:
+    """The newest epoch that members of a volume say they have promised. is_certain: so many say so
+    that each later one would have been heard of, if the in-sync sets on record are those of its
+    opening."""
+
+    epoch: int
+    is_certain: bool
+
+
+def write_quorum(in_sync_count: int, min_in_sync: int) -> int:
+    """How many members of an in-sync set have every acknowledged write (REPLICATION.md, Q1)."""
+    all_but_one = in_sync_count - 1 if in_sync_count >= 3 else in_sync_count
+    return min(in_sync_count, max(all_but_one, min_in_sync))
+
+
+def next_epoch(recorded: int, promised: Promised) -> int:
+    """The epoch to issue. Members that have met a later one than is on record show that the record
+    was restored from a backup: then, and when too few answer to tell, some that do not answer may
+    know of later ones still, and no epoch may ever be issued twice: versions carry it."""
+    if promised.is_certain and promised.epoch <= recorded:
+        return recorded + 1
+    return max(recorded, promised.epoch) + EPOCHS_UNHEARD_OF
+
+
 @dataclass(frozen=True)
 class HostChoice:
     """A host that could serve a volume: how much of it it holds in sync, how busy it is."""

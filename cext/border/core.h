@@ -78,6 +78,7 @@ struct Reply {
   std::vector<CounterReport> counters;          // stats
   std::vector<ScrubReport> scrubs;              // scrub_reports: of stores that were scrubbed
   std::vector<std::uint32_t> chunks;            // changed_chunks: ascending
+  Era era = 0;  // attach, begin_era, detach: the engine's, which members' stores may have raised
 };
 
 struct Completion {

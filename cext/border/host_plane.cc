@@ -38,7 +38,7 @@ void HostPlane::close(std::function<void()> done) {
   when_closed_ = std::move(done);
   end_scans();
   nbd_->close([this] { later([this] { exports_closed(); }); });
-  for (auto& [id, attached] : volumes_) close_volume(*attached, [](Error) {});
+  for (auto& [id, attached] : volumes_) close_volume(*attached, [](Error, Era) {});
 }
 
 void HostPlane::exports_closed() {
@@ -91,10 +91,24 @@ void HostPlane::open_store(Token token, const std::string& path) noexcept {
     }
     for (const auto& [volume, set] : snapshots_) place->second.store->set_snapshots(set);
     hub_->add_store(*place->second.store);
-    auto reply = std::make_unique<Reply>();
-    reply->stores.push_back(report(place->second));
-    answer(token, std::move(reply));
+    place->second.store->record_opening([this, token, id](Error error) {
+      later([this, token, id, error] { store_opened(token, id, error); });
+    });
   });
+}
+
+// Answers open_store(): only now do later openings have a higher incarnation.
+void HostPlane::store_opened(Token token, const Uuid& id, Error error) noexcept {
+  const auto found = stores_.find(id);
+  if (found == stores_.end() || found->second.closing) return answer(token, Error::ShuttingDown);
+  if (error != Error::Ok) {
+    return answer(token, error,
+                  found->second.path +
+                      ": that the store was opened cannot be written: " + error_meaning(error));
+  }
+  auto reply = std::make_unique<Reply>();
+  reply->stores.push_back(report(found->second));
+  answer(token, std::move(reply));
 }
 
 void HostPlane::close_store(Token token, const Uuid& store) noexcept {
@@ -228,6 +242,12 @@ void HostPlane::answer(Token token, Error error, std::string message) noexcept {
 
 void HostPlane::answer(Token token, std::unique_ptr<Reply> reply) noexcept {
   sink_.answer({.token = token, .error = Error::Ok, .message = {}, .reply = std::move(reply)});
+}
+
+void HostPlane::answer_era(Token token, Era era) noexcept {
+  auto reply = std::make_unique<Reply>();
+  reply->era = era;
+  answer(token, std::move(reply));
 }
 
 // A timer, not a task: the lower rooms' own deferred tasks, which may still refer to what `action`

@@ -157,7 +157,7 @@ class HostPlane final : public engine::VolumeEvents, public IoJobSink {
     bool engine_closing = false;
     bool engine_closed = false;
     Error close_error = Error::Ok;
-    std::vector<std::function<void(Error)>> when_closed;
+    std::vector<std::function<void(Error, Era)>> when_closed;  // the engine's last era; 0: none
 
     [[nodiscard]] engine::BlockBackend& backend() noexcept;
   };
@@ -184,10 +184,12 @@ class HostPlane final : public engine::VolumeEvents, public IoJobSink {
   void guard(Token token, Command command) noexcept;
   void answer(Token token, Error error, std::string message = {}) noexcept;
   void answer(Token token, std::unique_ptr<Reply> reply) noexcept;
+  void answer_era(Token token, Era era) noexcept;
   void later(std::function<void()> action);
   void run_later() noexcept;
   OpenStore& open_store_of(const Uuid& store);
   Replica replica_of(const SegmentId& id);
+  void store_opened(Token token, const Uuid& id, Error error) noexcept;
   void exports_closed();
   void advance_closing();
   void close_stores();
@@ -205,8 +207,9 @@ class HostPlane final : public engine::VolumeEvents, public IoJobSink {
   void shrink_engine(const Uuid& volume, std::uint64_t size_bytes, bool clear);
   void end_shrink(const Uuid& volume, Error error) noexcept;
   void take_up_size(const Attached& attached) noexcept;
+  void end_if_lost(const Uuid& volume) noexcept;
   [[nodiscard]] static std::string obstacle(const Attached& attached);
-  void close_volume(Attached& attached, std::function<void(Error)> done);
+  void close_volume(Attached& attached, std::function<void(Error, Era)> done);
   void unexport(Attached& attached);
   void remove_export(Attached& attached, const std::string& name, std::function<void(Error)> done);
   void exports_gone(const Uuid& volume);
@@ -218,6 +221,7 @@ class HostPlane final : public engine::VolumeEvents, public IoJobSink {
 
   // host_snapshots.cc
   void tell_readers(const Uuid& volume, const engine::SegmentConfig& segment);
+  void end_begin_era(const Uuid& volume, Token token, Error error) noexcept;
   void step_scan(ChunkScan& scan) noexcept;
   void end_scans() noexcept;
 

@@ -26,8 +26,18 @@ void HostPlane::begin_era(Token token, const Uuid& volume, Era era) noexcept {
     if (attached.closing) throw Fault(Error::ShuttingDown, "the volume is being detached");
     attached.engine_tokens.insert(token);
     attached.volume->begin_era(
-        era, [this, volume, token](Error error) { end_engine_command(volume, token, error); });
+        era, [this, volume, token](Error error) { end_begin_era(volume, token, error); });
   });
+}
+
+// The answer names the engine's era: it is later than the one asked for when another snapshot has
+// been taken since, or when the metadata had forgotten how far the volume was.
+void HostPlane::end_begin_era(const Uuid& volume, Token token, Error error) noexcept {
+  const auto found = volumes_.find(volume);
+  if (error != Error::Ok || found == volumes_.end())
+    return end_engine_command(volume, token, error);
+  if (found->second->engine_tokens.erase(token) == 0) return;
+  answer_era(token, found->second->volume->config().era);
 }
 
 void HostPlane::hold_mutations(Token token, const Uuid& volume, std::uint64_t for_us) noexcept {

@@ -1,5 +1,6 @@
 // Attached volumes and their exports, on the host plane.
 #include <algorithm>
+#include <string_view>
 #include <utility>
 
 #include "base/assert.h"
@@ -88,13 +89,15 @@ void HostPlane::end_attach(Attached& attached, Error error, std::string message)
   const Token token = std::exchange(attached.attach_token, 0);
   if (token == 0) return;
   loop_.cancel(attached.deadline);
+  if (error == Error::Ok && attached.volume)
+    return answer_era(token, attached.volume->config().era);
   if (error == Error::Ok) return answer(token, Error::Ok);
   if (message.empty()) {
     message = std::string(attached.volume ? "volume " : "snapshot ") + text(attached.id) +
               " cannot be attached: " + error_meaning(error) + obstacle(attached);
   }
   answer(token, error, std::move(message));
-  close_volume(attached, [](Error) {});
+  close_volume(attached, [](Error, Era) {});
 }
 
 // Once the engine serves, its members in sync agree about every chunk (docs/REPLICATION.md, O3),
@@ -137,21 +140,38 @@ std::string HostPlane::obstacle(const Attached& attached) {
   };
   const auto count = std::ranges::count_if(segments, waiting);
   if (count == 0) return {};
-  const auto first = std::ranges::find_if(segments, waiting);
+  auto first = std::ranges::find_if(segments, waiting);
+  const auto lost = [](const engine::SegmentStatus& segment) { return segment.lost; };
+  if (std::ranges::any_of(segments, lost)) first = std::ranges::find_if(segments, lost);
   std::string line = "; " + std::to_string(count) + " of " + std::to_string(segments.size()) +
-                     " segments do not serve, the first is " + std::to_string(first->index);
+                     " segments do not serve, among them " + std::to_string(first->index);
   for (const Uuid& host : first->absent) line += ", host " + text(host) + " is missing there";
+  for (const Uuid& host : first->missing) {
+    line += ", host " + text(host) + " counts as in sync there and its store has no replica";
+  }
   return line;
+}
+
+// Waiting would not help an opening volume whose replicas are lost.
+void HostPlane::end_if_lost(const Uuid& volume) noexcept {
+  const auto found = volumes_.find(volume);
+  if (found == volumes_.end() || found->second->attach_token == 0) return;
+  const std::vector<engine::SegmentStatus> segments = found->second->volume->status();
+  const auto lost = [](const engine::SegmentStatus& segment) { return segment.lost; };
+  if (std::ranges::any_of(segments, lost)) end_attach(*found->second, Error::NotInSync);
 }
 
 void HostPlane::detach(Token token, const Uuid& volume) noexcept {
   guard(token, [&] {
-    close_volume(attached_of(volume), [this, token](Error error) { answer(token, error); });
+    close_volume(attached_of(volume), [this, token](Error error, Era era) {
+      if (error != Error::Ok) return answer(token, error);
+      answer_era(token, era);
+    });
   });
 }
 
 // Exports, then jobs, then the engine, each drained; `done` after the volume is gone.
-void HostPlane::close_volume(Attached& attached, std::function<void(Error)> done) {
+void HostPlane::close_volume(Attached& attached, std::function<void(Error, Era)> done) {
   attached.when_closed.push_back(std::move(done));
   if (std::exchange(attached.closing, true)) return;
   end_attach(attached, Error::ShuttingDown, "the volume was detached before it served");
@@ -248,9 +268,10 @@ void HostPlane::drop_if_closed(const Uuid& volume) {
   }
   const auto answers = std::move(found->second->when_closed);
   const Error error = found->second->close_error;
+  const Era era = found->second->volume ? found->second->volume->config().era : 0;
   std::erase_if(exports_, [&](const auto& exported) { return exported.second == volume; });
   volumes_.erase(found);  // gone before its peers may close: it watches their links
-  for (const auto& done : answers) done(error);
+  for (const auto& done : answers) done(error, era);
   advance_closing();
 }
 
@@ -486,6 +507,7 @@ void HostPlane::state_changed(const Uuid& volume, engine::VolumeState state, Err
 
 void HostPlane::notice(const Uuid& volume, std::uint32_t segment, const Uuid& host,
                        const char* kind, std::uint64_t value) noexcept {
+  if (std::string_view(kind) == "replica-missing") later([this, volume] { end_if_lost(volume); });
   Event event;
   event.kind = Event::Kind::notice;
   event.volume = volume;

@@ -23,6 +23,8 @@ class Engine {
   virtual void poke(Segment& segment) noexcept = 0;
   virtual void piece_done(Parent& parent, Error error) noexcept = 0;
   virtual void fence() noexcept = 0;
+  // A member has met this era: the volume's is not before it, whatever the metadata said.
+  virtual void learn_era(Era met) noexcept = 0;
   virtual MemberHost& host(const Uuid& id) = 0;
   virtual void want_in_sync(std::uint32_t segment, std::uint64_t generation,
                             std::vector<Uuid> in_sync, const char* reason) = 0;

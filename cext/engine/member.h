@@ -79,6 +79,7 @@ struct Member {
   std::uint64_t retry_at_us = 0;
   std::uint64_t backoff_us = 0;
   bool lease_wait = false;   // alive, but an earlier engine's lease is not over
+  bool missing = false;      // agreed in sync, and its host says that it has no replica
   bool gave_answer = false;  // has failed to open since the segment began to gather
   std::unique_ptr<Join> join;
   peer::ReplicaOp control;  // opening, listing, flushing: one at a time

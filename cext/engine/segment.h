@@ -149,6 +149,8 @@ class Segment {
   void count_join(Member& member, bool joining) noexcept;
   static void open_done(peer::ReplicaOp& op) noexcept;
   void opened(Member& member) noexcept;
+  void replica_missing(Member& member) noexcept;
+  [[nodiscard]] bool lost() const noexcept;
   void open_members() noexcept;
   void member_failed(std::uint32_t index, Error error) noexcept;
   void member_error(std::uint32_t index, std::uint32_t session, Error error) noexcept;

@@ -1,6 +1,7 @@
 // Members: who counts, who is asked to, what becomes of one that fails.
 #include <algorithm>
 #include <bit>
+#include <utility>
 
 #include "base/assert.h"
 #include "engine/segment.h"
@@ -113,6 +114,7 @@ void Segment::place_members(const SegmentConfig& config) {
     member.store = wanted.store;
     member.distance = wanted.distance;
     member.host = &engine_.host(wanted.host);
+    member.missing = member.missing && wanted.in_sync;
     named |= member_bit(place);
     if (wanted.in_sync) agreed_ |= member_bit(place);
   }
@@ -381,16 +383,37 @@ void Segment::open_done(ReplicaOp& op) noexcept {
     member.retry_at_us = self.engine_.loop.now_us() + wait_us;
     return self.wake_at(member.retry_at_us);
   }
+  if (op.error == Error::NotFound && !op.may_create) self.replica_missing(member);
   if (op.error != Error::Ok) return self.member_failed(op.tag, op.error);
+  self.engine_.learn_era(op.era);
   member.handle = op.handle;
   member.reported_stable = op.stable;
   member.stable_sent = op.stable;
   self.opened(member);
 }
 
+// It counts as in sync, and is not there: lost, and never to be taken for an empty one. Once it is
+// agreed to be out of the set it is made anew, and resynced.
+void Segment::replica_missing(Member& member) noexcept {
+  if (std::exchange(member.missing, true)) return;
+  engine_.notice(index_, member.host_id, "replica-missing", generation_);
+}
+
+// Whoever is left when the missing ones are taken away meets not every write quorum there may have
+// been: to open with them could bring back what clients were told is gone.
+bool Segment::lost() const noexcept {
+  if (phase_ != Phase::gather) return false;
+  MemberMask left = agreed_ | asked_;
+  for (std::uint32_t i = 0; i < kMembersMax; ++i) {
+    if (members_[i].missing) left &= static_cast<MemberMask>(~member_bit(i));
+  }
+  return left != (agreed_ | asked_) && !meets_every_quorum(left);
+}
+
 void Segment::opened(Member& member) noexcept {
   const auto index = static_cast<std::uint32_t>(&member - members_.data());
   member.state = Member::State::opened;
+  member.missing = false;
   if (phase_ == Phase::formed) begin_join(index);
 }
 
@@ -511,6 +534,11 @@ SegmentStatus Segment::status() const {
     present |= members_[i].present ? member_bit(i) : MemberMask{0};
   status.joining = hosts_of(joining);
   status.absent = hosts_of(static_cast<MemberMask>(present & ~agreed_ & ~joining));
+  for (std::uint32_t i = 0; i < kMembersMax; ++i) {
+    if (members_[i].missing && (agreed_ & member_bit(i)))
+      status.missing.push_back(members_[i].host_id);
+  }
+  status.lost = lost();
   status.resync_bytes_done = resync_done_bytes_;
   status.resync_bytes_total = resync_total_bytes_;
   status.in_flight = in_flight_.size() + waiting_.size() + waiting_reads_.size();

@@ -52,6 +52,9 @@ class VolumeImpl final : public Volume, private Engine {
   void piece_done(Parent& parent, Error error) noexcept override;
   void fence() noexcept override;
   MemberHost& host(const Uuid& host_id) override;
+  void learn_era(Era met) noexcept override {
+    Engine::era = config_.era = std::max(Engine::era, met);
+  }
   void want_in_sync(std::uint32_t segment, std::uint64_t generation, std::vector<Uuid> in_sync,
                     const char* reason) override;
   void notice(std::uint32_t segment, const Uuid& host_id, const char* kind,

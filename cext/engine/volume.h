@@ -42,7 +42,7 @@ struct VolumeConfig {
   std::uint64_t epoch = 0;
   std::uint32_t min_in_sync = 1;
   std::vector<SegmentConfig> segments;  // ascending, complete
-  Era era = 1;                          // docs/SNAPSHOTS.md
+  Era era = 1;  // docs/SNAPSHOTS.md; of a running volume no less than any that a member has met
 };
 
 enum class VolumeState : std::uint8_t {
@@ -58,9 +58,11 @@ struct SegmentStatus {
   std::uint32_t index = 0;
   std::uint64_t generation = 0;
   VolumeState state = VolumeState::opening;
-  std::vector<Uuid> in_sync;            // agreed
-  std::vector<Uuid> joining;            // being resynced now
-  std::vector<Uuid> absent;             // members neither in sync nor joining
+  std::vector<Uuid> in_sync;  // agreed
+  std::vector<Uuid> joining;  // being resynced now
+  std::vector<Uuid> absent;   // members neither in sync nor joining
+  std::vector<Uuid> missing;  // of those in sync, the ones whose hosts say they have none
+  bool lost = false;  // so many of them that what is left need not have every acknowledged write
   std::uint64_t resync_bytes_done = 0;  // of the current or last resync of this segment
   std::uint64_t resync_bytes_total = 0;
   std::uint64_t in_flight = 0;
@@ -118,9 +120,9 @@ class Volume : public BlockBackend {
   // ready; ChecksumMismatch: no other member that is ready could read the chunk; NotFound.
   virtual void repair_chunk(std::uint32_t segment, std::uint32_t chunk, Era born, const Uuid& host,
                             std::function<void(Error)> done) = 0;
-  // From now on mutations are of `era`; a lower one changes nothing. Done when every mutation of an
-  // earlier era has left the engine: the snapshot of era - 1 is final. Fails as close() and fencing
-  // fail requests.
+  // From now on mutations are of `era`; a lower one changes nothing: config().era says. Done when
+  // every mutation of an earlier era has left the engine: the snapshot of era - 1 is final. Fails
+  // as close() and fencing fail requests.
   virtual void begin_era(Era era, std::function<void(Error)> done) = 0;
   // No mutation is sequenced for so long, or until it is called with 0; those that come wait.
   virtual void hold_mutations(std::uint64_t for_us) noexcept = 0;

@@ -76,7 +76,7 @@ struct FrameHeader {
   std::uint64_t mark_seq =
       0;  // replies to heartbeat, open: microseconds in mark_epoch (lease, wait)
   // Of a mutation: the volume's; replace, reply to read_chunk: in which the content was born; read
-  // requests: of which era, 0 the current state.
+  // requests: of which era, 0 the current state; reply to open: the newest that the replica met.
   std::uint32_t era = 0;
   std::uint32_t died = 0;  // replace, reply to read_chunk; 0: the current content
 };

@@ -30,7 +30,8 @@ struct Session;
 struct ReplicaOp {
   enum class Kind : std::uint8_t {
     open,  // segment, store, version.epoch, block_count, may_create
-           //   -> handle, stable, block_count; LeaseHeld: wait_us
+           //   -> handle, stable, block_count, era = the newest that the replica has met;
+           //   LeaseHeld: wait_us
     list,  // handle, first_block = first chunk, version = above, data[data_bytes] of ChunkEntry
            //   -> block_count entries: chunks whose current or any past content is above
     read,  // handle, first_block, block_count, data -> data, crcs (may be null)

@@ -109,6 +109,7 @@ void ReplicaService::promised(ReplicaOp& op, Error error) noexcept {
     op.handle = attach_writer(replica, *op.opened_by, op.version.epoch);
     op.stable = info.stable;
     op.block_count = info.block_count;
+    op.era = info.newest_era;
   }
   completions_.push(op, error);
 }

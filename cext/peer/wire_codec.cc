@@ -180,6 +180,7 @@ void encode_reply(ReplicaOp& op) noexcept {
     case Kind::open:
       header.handle = op.handle;
       header.block_count = op.block_count;
+      header.era = ok ? op.era : 0;
       header.mark_epoch = ok ? op.stable.epoch : 0;
       header.mark_seq = ok ? op.stable.seq : op.wait_us;
       break;
@@ -230,6 +231,7 @@ bool decode_reply(const format::FrameHeader& header, ReplicaOp& op, PayloadShape
     case Kind::open:
       op.handle = header.handle;
       if (ok) op.block_count = header.block_count;
+      if (ok) op.era = header.era;
       if (ok) op.stable = {header.mark_epoch, header.mark_seq};
       op.wait_us = ok ? 0 : header.mark_seq;
       break;

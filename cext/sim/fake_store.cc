@@ -179,8 +179,12 @@ store::SegmentInfo FakeStore::segment_info(SegmentHandle segment) const noexcept
   const FakeSegment& found = medium_.live.at(segment);
   store::SegmentInfo info = found.info;
   info.chunk_count = static_cast<std::uint32_t>(found.chunks.size());
-  for (const auto& [chunk, past] : found.past)
+  for (const auto& [chunk, content] : found.chunks)
+    info.newest_era = std::max(info.newest_era, content.born);
+  for (const auto& [chunk, past] : found.past) {
     info.past_count += static_cast<std::uint32_t>(past.size());
+    for (const FakePast& one : past) info.newest_era = std::max(info.newest_era, one.died);
+  }
   return info;
 }
 

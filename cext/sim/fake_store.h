@@ -75,6 +75,7 @@ class FakeStore final : public store::Store {
  public:
   FakeStore(io::SimLoop& loop, FakeMedium& medium) : loop_(loop), medium_(medium) {}
 
+  void record_opening(Done done) override { later(std::move(done), Error::Ok); }
   void create_segment(SegmentId id, std::uint32_t block_count, Done done) override;
   void drop_segment(store::SegmentHandle segment, Done done) override;
   void resize_segment(store::SegmentHandle segment, std::uint32_t block_count, Done done) override;

@@ -137,7 +137,7 @@ format::Superblock plan_layout(std::uint64_t device_bytes, const FormatOptions& 
   return plan;
 }
 
-void write_empty_store(io::Disk& disk, const format::Superblock& plan) {
+void write_empty_store(io::Disk& disk, const format::Superblock& plan, std::uint64_t incarnation) {
   // The old superblocks go first and the new ones come last: a crash in between leaves no store at
   // all.
   write_zeros(disk, 0, offset_of(format::FixedBlock::journal));
@@ -149,6 +149,7 @@ void write_empty_store(io::Disk& disk, const format::Superblock& plan) {
                                       plan.slot_pages_offset, plan.slot_page_count);
   format::CheckpointRecord record;
   record.store_id = plan.store_id;
+  record.incarnation = incarnation;
   for (std::uint64_t generation : {0, 1}) {
     record.generation = generation;
     format::seal(record);

@@ -11,7 +11,8 @@ namespace blockd::store {
                                              const FormatOptions& options);
 
 // Writes an empty store: metadata pages, journal, checkpoint record, and the superblocks last.
-void write_empty_store(io::Disk& disk, const format::Superblock& superblock);
+void write_empty_store(io::Disk& disk, const format::Superblock& superblock,
+                       std::uint64_t incarnation);
 
 // The checked superblock of an existing store; throws the Faults of store.h.
 [[nodiscard]] format::Superblock read_superblock(io::Disk& disk);

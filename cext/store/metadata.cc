@@ -152,6 +152,7 @@ void Metadata::index_slot(std::uint32_t slot, const format::SlotRecord& record) 
   if (segment.slot_of_chunk.size() <= record.chunk)
     segment.slot_of_chunk.resize(kChunksPerSegment, kNoSlot);
   set_taken(slot, true);
+  segment.newest_era = std::max({segment.newest_era, record.born, record.died});
   if (record.died != 0) return history_.add(record.segment, record.chunk, slot);
   if (segment.slot_of_chunk[record.chunk] != kNoSlot) {
     throw Fault(Error::StoreDamaged, "slots " +

@@ -33,6 +33,7 @@ struct Segment {
   std::uint32_t tombstone_count = 0;         // of those, the ones without a valid block
   std::uint32_t cover_count = 0;             // likewise, but those stay: they hide a base
   Version oldest_tombstone = kNoTombstone;   // none has a lower version
+  Era newest_era = 0;                        // no slot was born, or died, in a later one
   bool stable_unsaved = false;               // record.stable is newer than any journal entry
   std::uint32_t drop_cursor = 0;             // being dropped: chunks below have no slot any more
   [[nodiscard]] bool used() const noexcept { return record.state == format::SegmentState::used; }

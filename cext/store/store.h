@@ -38,9 +38,11 @@ namespace blockd::store {
 struct FormatOptions {
   Uuid store_id;
   Uuid cluster_id;
-  std::uint64_t journal_bytes = 0;       // 0: chosen from the capacity
-  bool force = false;                    // overwrite a store that is there already
-  bool power_loss_protected = false;     // the device needs no flush: its owner vouches for that
+  std::uint64_t journal_bytes = 0;    // 0: chosen from the capacity
+  bool force = false;                 // overwrite a store that is there already
+  bool power_loss_protected = false;  // the device needs no flush: its owner vouches for that
+  // Openings count from above it: higher than any of a store that this one takes the place of.
+  std::uint64_t incarnation = 0;
   format::DeviceFindings findings = {};  // kept in the superblock; probed_unix_s 0: there are none
 };
 
@@ -60,6 +62,8 @@ struct StoreInfo {
   std::uint32_t segment_count = 0;
   format::DeviceFindings findings;  // of when it was formatted
   bool power_loss_protected = false;
+  // Of this opening: grows with each that was recorded, and with each that wrote.
+  std::uint64_t incarnation = 0;
   Error failed = Error::Ok;  // else the device failed a write or flush: no mutations until reopened
 };
 
@@ -86,6 +90,9 @@ struct SegmentInfo {
   Version stable;                    // everything at or below is durable on all in-sync members
   std::uint32_t chunk_count = 0;     // chunks stored now
   std::uint32_t past_count = 0;      // slots that only snapshots hold, beside them
+  // No content here was born, or died, in a later one. 0: there is none. It falls only when the
+  // store is opened anew and what it came from is gone.
+  Era newest_era = 0;
 };
 
 struct ChunkVersion {
@@ -184,6 +191,9 @@ class Store {
 
   // Metadata mutations: durable (flushed) before done(Error).
   using Done = std::function<void(Error)>;
+  // Every later opening has a higher incarnation: an older copy of the device is told by a lower
+  // or an equal one.
+  virtual void record_opening(Done done) = 0;
   virtual void create_segment(SegmentId id, std::uint32_t block_count,
                               Done done) = 0;  // AlreadyExists, NoSpace
   // Gone when done; its space comes back by and by, also after a restart. Operations on it that

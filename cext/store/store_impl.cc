@@ -27,7 +27,7 @@ void Store::format(io::Disk& disk, const FormatOptions& options) {
       if (fault.code() != Error::StoreNotFormatted) throw;
     }
   }
-  write_empty_store(disk, plan_layout(disk.capacity_bytes(), options));
+  write_empty_store(disk, plan_layout(disk.capacity_bytes(), options), options.incarnation);
 }
 
 std::unique_ptr<Store> Store::open(io::Disk& disk, io::Loop& loop, Buffers& buffers,
@@ -373,6 +373,7 @@ StoreInfo StoreImpl::info() const noexcept {
   if (superblock_.compatible_features & format::has_device_findings)
     info.findings = superblock_.findings;
   info.power_loss_protected = superblock_.compatible_features & format::power_loss_protected;
+  info.incarnation = journal_.incarnation();
   info.failed = device_.failed();
   return info;
 }

@@ -32,6 +32,7 @@ class StoreImpl final : public Store, private JournalListener {
   ~StoreImpl() override;
   void recover();
 
+  void record_opening(Done done) override;
   void create_segment(SegmentId id, std::uint32_t block_count, Done done) override;
   void drop_segment(SegmentHandle segment, Done done) override;
   void resize_segment(SegmentHandle segment, std::uint32_t block_count, Done done) override;

@@ -74,6 +74,8 @@ StoreImpl::Start StoreImpl::start(StoreOp& op) noexcept {
   if (op.op == StoreOp::Op::forget) result = start_forget(op);
   if (result == Start::failed && op.broken) *op.broken = true;
   if (result == Start::started) {
+    Era& newest = metadata_.segment(op.segment).newest_era;
+    newest = std::max({newest, op.era, op.died});
     ++device_.stats.writes;
     if (op.op == StoreOp::Op::write)
       device_.stats.write_bytes += std::uint64_t{op.block_count} * kBlockBytes;

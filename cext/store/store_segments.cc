@@ -61,6 +61,17 @@ bool StoreImpl::append_segment(SegmentHandle handle) noexcept {
   return true;
 }
 
+// An entry that changes nothing: the batch around it carries the incarnation.
+void StoreImpl::record_opening(Done done) {
+  queue_meta(
+      [this](MetaOp& op) {
+        if (!append_segment(0)) return Start::blocked;
+        op.lsn = journal_.open_lsn();
+        return Start::started;
+      },
+      std::move(done));
+}
+
 void StoreImpl::create_segment(SegmentId id, std::uint32_t block_count, Done done) {
   queue_meta([this, id, block_count](MetaOp& op) { return append_create(op, id, block_count); },
              std::move(done));
@@ -276,6 +287,7 @@ SegmentInfo StoreImpl::segment_info(SegmentHandle handle) const noexcept {
   info.stable = segment.record.stable;
   info.chunk_count = segment.chunk_count;
   info.past_count = metadata_.history().count(handle);
+  info.newest_era = segment.newest_era;
   return info;
 }
 

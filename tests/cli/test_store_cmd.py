@@ -97,3 +97,25 @@ def test_a_file_is_always_flushed(run, tmp_path: Path) -> None:
     assert not path.exists()
     run("format", str(path), *arguments[:-1])
     assert info(run, path)["power_loss_protected"] is False
+
+
+def test_a_new_store_in_the_place_of_a_lost_one_is_the_newer_of_the_two(
+    run, tmp_path: Path
+) -> None:
+    lost, new = tmp_path / "lost", tmp_path / "new"
+    options = ("--cluster-id", CLUSTER, "--size", "32MiB", "--no-qualify")
+    run("format", str(lost), *options)
+    store_id = info(run, lost)["store_id"]
+    assert store_id in run("format", str(new), *options, "--store-id", store_id)
+    assert info(run, new)["store_id"] == store_id
+    older, newer = (
+        json.loads(run("dump", str(path), "--checkpoint", "-o", "json")) for path in (lost, new)
+    )
+    assert highest(newer) > highest(older) + 1_000_000_000
+    line = run("format", str(tmp_path / "x"), *options, "--store-id", "none", code=2)
+    assert "--store-id" in line
+
+
+def highest(dump) -> int:
+    """Of the incarnations that the checkpoint records carry."""
+    return max(int(one["incarnation"]) for one in dump["checkpoint"])

@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from tests.cluster import DevCluster, run, wait_until
+from tests.cluster import DevCluster, blockd, run, wait_until
 
 KIB, MIB = 1 << 10, 1 << 20
 
@@ -90,6 +90,17 @@ def wait_flattened(cluster: DevCluster, volume: str, seconds: float = 60) -> Non
     wait_until(
         lambda: not cluster.volume(volume).HasField("base"), seconds, f"{volume} has no base"
     )
+
+
+def kill_host(cluster: DevCluster, host: str) -> None:
+    """Also wait for the kernel, which lets go of a dead process's ring and store a little later."""
+    cluster.kill(host)
+    store = str(cluster.directory / host / "store.img")
+
+    def is_free() -> bool:
+        return bool(blockd("store", "info", store, check=False).returncode == 0)
+
+    wait_until(is_free, 60, f"the store of {host} is free")
 
 
 def past_bytes(cluster: DevCluster) -> int:

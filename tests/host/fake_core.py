@@ -91,6 +91,8 @@ class Core:
         self.attach_gate.set()
         self.readers: dict[UUID, SnapshotSpec] = {}
         self.snapshot_sets: dict[UUID, tuple[int, tuple[int, ...], int]] = {}
+        self.met_eras: dict[UUID, int] = {}  # by volume: that members' stores know of
+        self.openings = 0
         self.era_gate, self.flatten_gate = asyncio.Event(), asyncio.Event()
         self.era_gate.set()
         self.flatten_gate.set()
@@ -119,7 +121,8 @@ class Core:
         store_id, cluster_id = (UUID(bytes=head[at : at + 16]) for at in (10, 26))
         if cluster_id != self.cluster_id:
             raise StoreForeign(f"{path} belongs to cluster {cluster_id}")
-        info = StoreInfo(store_id, path, 1 << 30, 0, 1 << 20, 0, 0)
+        self.openings += 1
+        info = StoreInfo(store_id, path, 1 << 30, 0, 1 << 20, 0, 0, incarnation=self.openings)
         self.stores[store_id] = info
         return info
 
@@ -206,23 +209,30 @@ class Core:
 
     # Volumes.
 
-    async def attach(self, spec: VolumeSpec) -> None:
+    async def attach(self, spec: VolumeSpec) -> int:
         self._called("attach", spec.volume_id, spec.epoch)
         if spec.volume_id in self.volumes:
             raise AlreadyExists("the volume is attached")
         disk = self.disks.setdefault(spec.volume_id, bytearray())
         disk.extend(bytes(spec.size_bytes - len(disk)))
         self.volumes[spec.volume_id] = FakeVolume(
-            spec, disk, {segment.index: segment for segment in spec.segments}, era=spec.era
+            spec,
+            disk,
+            {segment.index: segment for segment in spec.segments},
+            era=max(spec.era, self.met_eras.get(spec.volume_id, 0)),
         )
+        era = self.volumes[spec.volume_id].era
         await self.attach_gate.wait()
+        return era
 
-    async def detach(self, volume_id: UUID) -> None:
+    async def detach(self, volume_id: UUID) -> int:
         self._called("detach", volume_id)
+        era = 0
         if self.readers.pop(volume_id, None) is None:
-            self._volume(volume_id)
+            era = self._volume(volume_id).era
             del self.volumes[volume_id]
         self.exports = {name: one for name, one in self.exports.items() if one != volume_id}
+        return era
 
     async def in_sync_changed(self, volume_id: UUID, segment: Segment) -> None:
         self._called("in_sync_changed", volume_id, segment)
@@ -272,11 +282,12 @@ class Core:
             raise NotFound("no replica here")
         self.snapshot_sets[volume_id] = (known_below, tuple(eras), uncovered_below)
 
-    async def begin_era(self, volume_id: UUID, era: int) -> None:
+    async def begin_era(self, volume_id: UUID, era: int) -> int:
         self._called("begin_era", volume_id, era)
         volume = self._volume(volume_id)
         volume.era = max(volume.era, era)
         await self.era_gate.wait()
+        return volume.era
 
     async def hold_mutations(self, volume_id: UUID, for_us: int) -> None:
         self._called("hold_mutations", volume_id, for_us)

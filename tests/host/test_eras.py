@@ -6,6 +6,7 @@ from uuid import UUID, uuid4
 import pytest
 from blockd.rpc.gen import host_pb2
 
+from blockd.host.attachments import NOTHING, Drained
 from blockd.host.eras import Eras
 from blockd.model.errors import Busy, EpochFenced, InvalidArgument, NotAttached
 from tests.host.fake_metadata import make_volume
@@ -29,6 +30,23 @@ async def volume_id(rig) -> UUID:
 async def test_an_engine_opens_in_the_volumes_era(rig, volume_id) -> None:
     assert rig.core.volumes[volume_id].spec.era == 3
     assert rig.attachments.get(volume_id).era == 3
+
+
+async def test_the_engine_may_be_in_a_later_era_and_says_so(rig, eras) -> None:
+    volume = make_volume(rig.host_id, epoch=4)
+    volume.era = 3
+    volume_id = UUID(volume.id)
+    rig.core.met_eras[volume_id] = 8
+    held = await rig.attachments.attach(volume)
+    assert held.era == 8
+    assert await eras.hold(volume_id, 4, "t", LONG_US) == 8
+    assert await eras.hold(volume_id, 4, "t", 0) == 0
+    rig.core.volumes[volume_id].era = 9  # a member that joined has met it
+    assert await eras.begin(volume_id, 4, 4, "") == 9
+    assert rig.attachments.get(volume_id).era == 9
+    assert await eras.begin(volume_id, 4, 10, "") == 10
+    assert await rig.attachments.detach(volume_id) == Drained(4, 10)
+    assert await rig.attachments.detach(volume_id) == NOTHING
 
 
 async def test_begin_waits_for_what_is_under_way(rig, eras, volume_id) -> None:

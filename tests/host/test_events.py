@@ -110,6 +110,24 @@ async def test_a_member_that_is_full_when_the_volume_opens_is_reported(rig, even
     await opening
 
 
+async def test_a_missing_replica_is_told_once_until_it_is_back(rig, eventually) -> None:
+    member = uuid4()
+    volume = await attached(rig, member)
+
+    def told() -> int:
+        return sum(one.kind == "replicas.missing" for one in rig.metadata.events)
+
+    missing = Notice(UUID(volume.id), 0, member, "replica-missing", 1)
+    for _ in range(3):
+        rig.core.emit(missing)
+    await eventually(lambda: told() == 1)
+    rig.core.emit(Notice(UUID(volume.id), 0, member, "member-in-sync", 2))
+    rig.core.emit(missing)
+    await eventually(lambda: told() == 2)
+    event = next(one for one in rig.metadata.events if one.kind == "replicas.missing")
+    assert (event.volume_id, event.details["replica_host_id"]) == (volume.id, str(member))
+
+
 async def test_a_full_member_of_a_volume_that_is_gone_is_nobodys_business(rig) -> None:
     rig.core.emit(Notice(uuid4(), 0, uuid4(), "store-full", 0))
     await asyncio.sleep(0.1)

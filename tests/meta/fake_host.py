@@ -46,6 +46,8 @@ class FakeHost(host_pb2_grpc.HostServiceServicer):
         self.past: dict[str, int] = {}  # by volume id
         self.past_bytes = 0
         self.is_drained = True
+        self.met_eras: dict[str, int] = {}  # by volume id: that its stores know of
+        self.promised: dict[str, int] = {}  # epochs by volume id
         self.server: Server | None = None
         self.endpoint = "127.0.0.1:1"
 
@@ -122,9 +124,10 @@ class FakeHost(host_pb2_grpc.HostServiceServicer):
     async def Attach(self, request, context):
         await self._called("Attach")
         self.attached[request.volume.id] = request.volume
-        self.eras[request.volume.id] = request.volume.era
+        era = max(request.volume.era, self.met_eras.get(request.volume.id, 0))
+        self.eras[request.volume.id] = era
         self.bases[request.volume.id] = list(request.bases)
-        return host_pb2.HostAttachResponse(nbd_uris=[self.uri(request.volume.name)])
+        return host_pb2.HostAttachResponse(nbd_uris=[self.uri(request.volume.name)], era=era)
 
     def uri(self, name: str) -> str:
         return f"nbd+unix:///{name}?socket=/run/{self.name}.sock"
@@ -136,7 +139,8 @@ class FakeHost(host_pb2_grpc.HostServiceServicer):
             raise NotAttached("not here")
         del self.attached[request.volume_id]
         epoch = volume.attachment.epoch if self.is_drained else 0
-        return host_pb2.HostDetachResponse(drained_epoch=epoch)
+        era = self.eras.get(request.volume_id, 0)
+        return host_pb2.HostDetachResponse(drained_epoch=epoch, era=era if epoch else 0)
 
     def _opened(self, request):
         if request.volume_id not in self.attached:
@@ -152,7 +156,7 @@ class FakeHost(host_pb2_grpc.HostServiceServicer):
             raise Busy("not held")
         self.eras[request.volume_id] = max(self.eras[request.volume_id], request.era)
         self.order.append("begin")
-        return host_pb2.BeginEraResponse()
+        return host_pb2.BeginEraResponse(era=self.eras[request.volume_id])
 
     async def HoldMutations(self, request, context):
         await self._called("HoldMutations" if request.hold_us else "Release")
@@ -162,7 +166,7 @@ class FakeHost(host_pb2_grpc.HostServiceServicer):
         self._opened(request)
         self.holds[request.volume_id] = request.token
         self.order.append("hold")
-        return host_pb2.HoldMutationsResponse()
+        return host_pb2.HoldMutationsResponse(era=self.eras.get(request.volume_id, 0))
 
     async def Flatten(self, request, context):
         await self._called("Flatten")
@@ -226,10 +230,11 @@ class FakeHost(host_pb2_grpc.HostServiceServicer):
                     volume_id=volume_id,
                     store_id=self.store_id,
                     segment_count=1,
-                    stored_bytes=stored_bytes,
+                    stored_bytes=self.stored.get(volume_id, 0),
                     past_bytes=self.past.get(volume_id, 0),
+                    promised_epoch=self.promised.get(volume_id, 0),
                 )
-                for volume_id, stored_bytes in self.stored.items()
+                for volume_id in sorted({*self.stored, *(one for one, _ in self.replicas)})
                 if request.volume_id in ("", volume_id)
             ]
         )

@@ -141,8 +141,23 @@ async def test_registration_tells_peers_replicas_and_attachments(rig):
     assert [attached.id for attached in welcome.attached] == [volume.id]
     assert welcome.attached[0].attachment.epoch == 1
     assert len(welcome.attached[0].segments) == 2
-    assert {(order.volume_id, order.segment) for order in welcome.replicas} == {
-        (volume.id, 0),
-        (volume.id, 1),
-    }
     assert welcome.cluster_id
+
+
+async def test_a_host_is_not_told_to_make_a_replica_that_is_in_sync(rig):
+    """It has it, or it has lost it: then an empty one in its place would be believed."""
+    await rig.add_cluster()
+    volume = await rig.create()
+    await rig.attach(host="paris-1")
+    host = rig.hosts["lyon-1"]
+    request = meta_pb2.RegisterHostRequest(host=host.message())
+    assert not (await rig.call("RegisterHost", request)).replicas
+    others = [one.id for name, one in rig.hosts.items() if name != "lyon-1"]
+    await rig.call(
+        "ChangeInSync",
+        meta_pb2.ChangeInSyncRequest(
+            volume_id=volume.id, segment=1, epoch=1, generation=1, in_sync_host_ids=others
+        ),
+    )
+    (order,) = (await rig.call("RegisterHost", request)).replicas
+    assert (order.volume_id, order.segment, order.store_id) == (volume.id, 1, host.store_id)

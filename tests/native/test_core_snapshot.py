@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 import pytest_asyncio
@@ -14,6 +14,7 @@ import pytest_asyncio
 from blockd.model.errors import (
     AlreadyExists,
     InvalidArgument,
+    NoSpace,
     NotAttached,
     NotFound,
     ReadOnly,
@@ -186,3 +187,72 @@ async def test_bases_that_make_no_sense(alone: tuple[Host, Cluster]) -> None:
             await core.attach_snapshot(snapshot(wrong))
     with pytest.raises(InvalidArgument):
         await core.attach_snapshot(replace(snapshot(), era=0))
+
+
+async def test_the_stores_know_the_era_that_the_spec_has_forgotten(
+    alone: tuple[Host, Cluster],
+) -> None:
+    host, cluster = alone
+    assert await host.core.begin_era(cluster.volume_id, 6) == 6
+    await host.core.write(cluster.volume_id, 0, b"x" * 4096, fua=True)
+    assert await host.core.detach(cluster.volume_id) == 6
+    (replica,) = await host.core.list_replicas()
+    assert (replica.newest_era, replica.promised_epoch) == (6, 1)
+    await host.stop()
+    await host.start()
+    assert await host.core.attach(cluster.spec(host, 2)) == 6
+    assert await host.core.begin_era(cluster.volume_id, 3) == 6
+
+
+async def test_each_opening_of_a_store_has_a_number_of_its_own(
+    alone: tuple[Host, Cluster],
+) -> None:
+    host, _ = alone
+    (first,) = await host.core.store_infos()
+    for _ in range(2):
+        await host.stop()
+        await host.start()
+    (third,) = await host.core.store_infos()
+    assert third.incarnation >= first.incarnation + 2
+
+
+async def fill(host: Host, volume: UUID) -> int:
+    """Writes until a write is refused; how many bytes were taken."""
+    for offset in range(0, SIZE, MIB):
+        try:
+            await host.core.write(volume, offset, b"x" * MIB)
+        except NoSpace:
+            return offset
+    raise AssertionError("the store took more than it has")
+
+
+async def test_a_trim_over_a_snapshot_is_refused_where_no_slot_is_left(tmp_path: Path) -> None:
+    """And nothing but that: reads go on, and it works once the snapshot is gone."""
+    host = await Host(tmp_path, uuid4(), store_bytes=48 * MIB).start()
+    cluster = Cluster([host], SIZE)
+    await cluster.create_replicas()
+    await cluster.attach(host)
+    volume = cluster.volume_id
+    (store,) = await host.core.store_infos()
+    taken = await fill(host, volume)
+    assert taken < store.capacity_bytes
+    await host.core.begin_era(volume, 2)
+    await host.core.flush(volume)
+    with pytest.raises(NoSpace):
+        await host.core.trim(volume, 0, taken)
+    async with asyncio.timeout(20):
+        while (await host.core.volume_status(volume))[0].state != "serving":
+            await asyncio.sleep(0.05)
+    for offset in range(0, taken, MIB):
+        assert await host.core.read(volume, offset, MIB) in (b"x" * MIB, bytes(MIB))
+    await host.core.set_snapshots(volume, 2, [])
+    await host.core.trim(volume, 0, taken)
+    assert await host.core.read(volume, 0, MIB) == bytes(MIB)
+    async with asyncio.timeout(20):
+        while True:  # the space comes back by and by
+            try:
+                await host.core.write(volume, 0, b"y" * MIB)
+                break
+            except NoSpace:
+                await asyncio.sleep(0.1)
+    await cluster.close()

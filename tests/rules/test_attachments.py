@@ -4,12 +4,16 @@ import pytest
 
 from blockd.model.errors import EpochFenced, InvalidArgument, NotFound, VolumeAttached
 from blockd.rules.attachments import (
+    EPOCHS_UNHEARD_OF,
     Holder,
     HostChoice,
+    Promised,
     Verdict,
     check_renewal,
     choose_host,
     decide_attach,
+    next_epoch,
+    write_quorum,
 )
 
 
@@ -57,3 +61,23 @@ def test_renewal():
         check_renewal("", 5, "h", 5, holder_name="")
     with pytest.raises(InvalidArgument):
         check_renewal("h", 5, "h", 6, holder_name="h")
+
+
+def test_an_epoch_is_the_next_one_when_nothing_later_can_have_been_issued():
+    assert next_epoch(0, Promised(0, is_certain=True)) == 1
+    assert next_epoch(5, Promised(5, is_certain=True)) == 6
+    assert next_epoch(5, Promised(3, is_certain=True)) == 6
+
+
+def test_an_epoch_is_far_above_all_that_was_heard_of_when_some_may_be_unheard_of():
+    assert next_epoch(5, Promised(9, is_certain=True)) == 9 + EPOCHS_UNHEARD_OF
+    assert next_epoch(5, Promised(9, is_certain=False)) == 9 + EPOCHS_UNHEARD_OF
+    assert next_epoch(5, Promised(5, is_certain=False)) == 5 + EPOCHS_UNHEARD_OF
+
+
+@pytest.mark.parametrize(
+    ("in_sync", "min_in_sync", "quorum"),
+    [(1, 1, 1), (2, 1, 2), (3, 1, 2), (3, 3, 3), (5, 2, 4), (1, 2, 1)],
+)
+def test_a_write_quorum_is_all_but_one_of_three_or_more(in_sync, min_in_sync, quorum):
+    assert write_quorum(in_sync, min_in_sync) == quorum

@@ -142,6 +142,26 @@ TEST_CASE("closing while a volume is stalled ends in bounded time") {
   CHECK(host.answers.at(token).error != Error::Ok);
 }
 
+TEST_CASE("a volume whose replicas in sync are gone is refused at once, with who lacks them") {
+  Cluster cluster(3);
+  Host& host = *cluster.hosts[0];
+  REQUIRE(cluster.attach(host) == Error::Ok);
+  CHECK(host.run([](HostPlane& p, Token t) { p.detach(t, kVolume); }).error == Error::Ok);
+  for (const unsigned at : {1u, 2u}) {
+    CHECK(cluster.hosts[at]
+              ->run([](HostPlane& p, Token t) {
+                p.drop_replica(t, {kVolume, 0});
+              })
+              .error == Error::Ok);
+  }
+  const std::uint64_t before = cluster.world.now_us();
+  const Completion& refused =
+      host.run([&](HostPlane& p, Token t) { p.attach(t, cluster.config(host)); });
+  CHECK(refused.error == Error::NotInSync);
+  CHECK(refused.message.find("its store has no replica") != std::string::npos);
+  CHECK(cluster.world.now_us() - before < 5'000'000);
+}
+
 TEST_CASE("an older epoch is fenced, and leaves nothing behind") {
   Cluster cluster(1);
   Host& host = *cluster.hosts[0];

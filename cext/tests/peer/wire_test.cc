@@ -129,6 +129,39 @@ TEST_CASE("every request survives the way there") {
   }
 }
 
+TEST_CASE("golden bytes of the answer to an opening; one that failed says no more than why") {
+  ReplicaOp op;
+  op.kind = ReplicaOp::Kind::open;
+  op.request_id = 1;
+  op.handle = 2;
+  op.block_count = 3;
+  op.stable = {5, 4};
+  op.era = 7;
+  encode_reply(op);
+  CHECK(hex(&op.frame.header, sizeof op.frame.header) == with_crc("81000000"
+                                                                  "01000000"
+                                                                  "02000000"
+                                                                  "00000000"
+                                                                  "00000000"
+                                                                  "0000000000000000"
+                                                                  "0000000000000000"
+                                                                  "00000000"
+                                                                  "03000000"
+                                                                  "0500000000000000"
+                                                                  "0400000000000000"
+                                                                  "07000000"
+                                                                  "00000000"));
+  ReplicaOp asked;
+  asked.kind = ReplicaOp::Kind::open;
+  PayloadShape shape;
+  REQUIRE(decode_reply(op.frame.header, asked, shape));
+  CHECK(asked.era == 7);
+  CHECK(asked.stable == op.stable);
+  op.error = Error::LeaseHeld;
+  encode_reply(op);
+  CHECK(op.frame.header.era == 0);
+}
+
 TEST_CASE("golden bytes of a past chunk's answer and of a listing's entry") {
   ReplicaOp op;
   op.kind = ReplicaOp::Kind::read_chunk;

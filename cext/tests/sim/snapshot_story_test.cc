@@ -124,6 +124,29 @@ TEST_CASE("a snapshot shows what was there when it was taken, at every member") 
   CHECK(shown(f.cluster, 1, 1) == 1);
 }
 
+// The metadata may have been restored from a backup: the members' stores know better.
+TEST_CASE("an engine is in no era before one that a member has met") {
+  Fixture f;
+  REQUIRE(f.io.write(0, 4096, 1) == Error::Ok);
+  CHECK(f.cluster.volume(0)->config().era == 1);
+  REQUIRE(begin_era(f.cluster, 7) == Error::Ok);
+  REQUIRE(f.io.write(0, 4096, 2, true) == Error::Ok);
+  f.cluster.attach(1);  // the metadata's era is the first
+  REQUIRE(until_state(f.cluster, 1, VolumeState::serving));
+  CHECK(f.cluster.volume(1)->config().era == 7);
+  REQUIRE(begin_era(f.cluster, 2, 1) == Error::Ok);
+  CHECK(f.cluster.volume(1)->config().era == 7);
+  Io io(f.cluster, 1);
+  REQUIRE(io.write(4096, 4096, 3) == Error::Ok);
+  REQUIRE(begin_era(f.cluster, 8, 1) == Error::Ok);
+  REQUIRE(io.write(0, 8192, 4) == Error::Ok);
+  for (std::uint32_t host = 0; host < 3; ++host) {
+    CAPTURE(host);
+    CHECK(shown(f.cluster, host, 1) == 1);
+    CHECK(shown(f.cluster, host, 7) == 2);
+  }
+}
+
 TEST_CASE("a member that was away is brought every past it missed, and no more") {
   Fixture f;
   for (std::uint64_t at = 0; at < 1u << 20; at += kMutationBytesMax)

@@ -122,14 +122,20 @@ TEST_CASE("a returning member is sent only what it missed") {
   CHECK(f.cluster.compare_replicas().empty());
 }
 
+// As if the host's store had been formatted anew, under its old id.
+void format_anew(SimCluster& cluster, std::uint32_t host) {
+  FakeMedium& medium = fake(cluster, host).medium();
+  medium.base.clear();
+  medium.live.clear();
+  medium.log.clear();
+  medium.done_count = 0;
+}
+
 TEST_CASE("a replica that vanished is built anew, and never while it counts as in sync") {
   Fixture f;
   REQUIRE(f.io.write(0, kMutationBytesMax, 1) == Error::Ok);
   f.cluster.kill(2, false);
-  fake(f.cluster, 2).medium().base.clear();
-  fake(f.cluster, 2).medium().live.clear();
-  fake(f.cluster, 2).medium().log.clear();
-  fake(f.cluster, 2).medium().done_count = 0;
+  format_anew(f.cluster, 2);
   f.cluster.meta_reachable = false;
   f.cluster.restart(2);
   f.cluster.world().run_for(5'000'000);
@@ -138,6 +144,41 @@ TEST_CASE("a replica that vanished is built anew, and never while it counts as i
   REQUIRE(until_in_sync(f.cluster, 2));
   REQUIRE(until_in_sync(f.cluster, 3));
   CHECK(f.cluster.compare_replicas().empty());
+}
+
+TEST_CASE("a store put in another's place brings back no zeros, and is filled again") {
+  Fixture f;
+  REQUIRE(f.io.write(0, 65536, 1, true) == Error::Ok);
+  REQUIRE(f.cluster.detach(0));
+  f.cluster.kill(1, false);
+  format_anew(f.cluster, 1);
+  f.cluster.restart(1);
+  f.cluster.attach(1);  // where reads would go to the local replica
+  REQUIRE(until_state(f.cluster, 1, VolumeState::serving));
+  Io io(f.cluster, 1);
+  REQUIRE(io.read(0, 65536) == Error::Ok);
+  CHECK(io.all(1, 0, 65536));
+  REQUIRE(until_in_sync(f.cluster, 3));
+  CHECK(f.cluster.volume(1)->stats().resync_bytes >= 65536);
+  CHECK(f.cluster.compare_replicas().empty());
+}
+
+TEST_CASE("with the replicas gone that may be the newest, nothing is served, and that is said") {
+  Fixture f;
+  REQUIRE(f.io.write(0, 65536, 1, true) == Error::Ok);
+  REQUIRE(f.cluster.detach(0));
+  for (const std::uint32_t host : {1u, 2u}) {
+    f.cluster.kill(host, false);
+    format_anew(f.cluster, host);
+    f.cluster.restart(host);
+  }
+  f.cluster.attach(0);
+  f.cluster.world().run_for(10'000'000);
+  CHECK(f.cluster.volume(0)->state() == VolumeState::opening);
+  const std::vector<engine::SegmentStatus> status = f.cluster.volume(0)->status();
+  CHECK(status[0].lost);
+  CHECK(status[0].missing == std::vector<Uuid>{f.cluster.host_id(1), f.cluster.host_id(2)});
+  CHECK(f.cluster.in_sync_count(0) == 3);
 }
 
 TEST_CASE("a damaged block is read elsewhere, repaired and reported") {

@@ -62,7 +62,36 @@ void edit_superblocks(Rig& rig, const std::function<void(format::Superblock&)>& 
   }
 }
 
+// Opens the store and has that recorded; the incarnation.
+std::uint64_t opened(Rig& rig) {
+  rig.open();
+  REQUIRE(rig.wait([&](Store::Done done) { rig.store->record_opening(std::move(done)); }) ==
+          Error::Ok);
+  return rig.store->info().incarnation;
+}
+
 }  // namespace
+
+TEST_CASE("each opening that was recorded has a higher incarnation, whatever ends it") {
+  for (std::uint64_t seed = 0; seed < 8; ++seed) {
+    CAPTURE(seed);
+    Rig rig(seed);
+    rig.format();
+    std::uint64_t newest = 0;
+    for (int i = 0; i < 8; ++i) {
+      const std::uint64_t incarnation = opened(rig);
+      CHECK(incarnation > newest);
+      newest = incarnation;
+      CHECK(rig.store->check().empty());
+      Client client = i == 0 ? Client(rig) : Client(rig, Client::Existing{});
+      if (rig.world.random().chance(3)) CHECK(client.write(0, 16, 100) == Error::Ok);
+      const std::uint64_t end = rig.world.random().below(3);
+      if (end == 0) rig.kill();
+      if (end == 1) rig.power_off(io::SimDisk::Crash::random);
+      if (end == 2) CHECK(rig.close());
+    }
+  }
+}
 
 TEST_CASE("a formatted store is empty, sound and says who it is") {
   Rig rig(1);

@@ -60,6 +60,28 @@ TEST_CASE("a chunk that is replaced whole is not copied") {
   CHECK(client.read(0, 16) == tags_from(200, 16));
 }
 
+TEST_CASE("the newest era is known again after a restart and after a crash") {
+  Rig rig(5);
+  rig.format();
+  rig.open();
+  Client client(rig);
+  const auto newest = [&] { return rig.store->segment_info(client.segment).newest_era; };
+  CHECK(newest() == 0);
+  client.era = 3;
+  CHECK(client.write(0, 16, 100) == Error::Ok);
+  CHECK(newest() == 3);
+  client.era = 6;
+  CHECK(client.zero(0, 16) == Error::Ok);  // what was there is past, and died in era 6
+  CHECK(newest() == 6);
+  CHECK(client.flush() == Error::Ok);
+  rig.kill();
+  rig.open();
+  CHECK(newest() == 6);
+  CHECK(rig.close());
+  rig.open();
+  CHECK(newest() == 6);
+}
+
 TEST_CASE("a trim leaves the snapshot what it shows") {
   Rig rig(3);
   rig.format();
