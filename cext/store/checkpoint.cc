@@ -67,6 +67,7 @@ Checkpoint::~Checkpoint() {
 void Checkpoint::start(JournalPosition target) noexcept {
   BLOCKD_ASSERT(phase_ == Phase::idle && target.lsn <= journal_.completed().lsn);
   target_ = target;
+  incarnation_ = journal_.incarnation_behind(target_);
   home_position_ = journal_.tail().end_position;
   flush_journal_then(target_.lsn, Phase::journal_flush);
 }
@@ -223,7 +224,7 @@ void Checkpoint::write_record() noexcept {
   record->generation = generation_;
   record->tail_lsn = target_.lsn + 1;
   record->tail_offset = std::uint64_t{journal_block(target_.end_position)} * kBlockBytes;
-  record->incarnation = journal_.incarnation();
+  record->incarnation = incarnation_;
   format::seal(*record);
   record_write_.error = Error::Ok;
   record_write_.offset_bytes =

@@ -91,6 +91,7 @@ class Checkpoint {
 
   Phase phase_ = Phase::idle;
   JournalPosition target_;
+  std::uint64_t incarnation_ = 0;    // of the batches behind it
   std::uint64_t home_position_ = 0;  // where in the journal step 2 is
   FlushWaiter flush_;
   HomeWrite home_[kHomeWritesMax];

@@ -170,13 +170,17 @@ JournalPosition Journal::behind_tail(std::uint64_t bytes) const noexcept {
   JournalPosition at = tail_;
   while (at.lsn < completed_.lsn) {
     const std::uint64_t start = start_after(at.end_position);
-    const auto& header =
-        *reinterpret_cast<const format::BatchHeader*>(memory_.base() + start % bytes_);
+    const format::BatchHeader& header = header_at(start);
     if (header.magic != format::kBatchMagic || header.lsn != at.lsn + 1) break;
     if (at.end_position >= tail_.end_position + bytes && at.lsn > tail_.lsn) return at;
     at = {header.lsn, start + (1 + std::uint64_t{header.payload_blocks}) * kBlockBytes};
   }
   return completed_;
+}
+
+std::uint64_t Journal::incarnation_behind(const JournalPosition& position) const noexcept {
+  if (position.lsn == completed_.lsn) return incarnation_;
+  return header_at(start_after(position.end_position)).incarnation;
 }
 
 }  // namespace blockd::store

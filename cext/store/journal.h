@@ -78,7 +78,9 @@ class Journal {
     return head_position_ - tail_.end_position;
   }
   [[nodiscard]] std::uint64_t capacity_bytes() const noexcept { return bytes_; }
-  [[nodiscard]] std::uint64_t incarnation() const noexcept { return incarnation_; }
+  // Of the batch behind this position, which behind_tail() has given: those that a crash left may
+  // have been written by an earlier open.
+  [[nodiscard]] std::uint64_t incarnation_behind(const JournalPosition& position) const noexcept;
   [[nodiscard]] bool idle() const noexcept { return !has_open() && in_flight_ == 0; }
 
  private:
@@ -96,6 +98,9 @@ class Journal {
 
   [[nodiscard]] bool open_batch() noexcept;
   [[nodiscard]] std::uint64_t start_after(std::uint64_t end_position) const noexcept;
+  [[nodiscard]] const format::BatchHeader& header_at(std::uint64_t position) const noexcept {
+    return *reinterpret_cast<const format::BatchHeader*>(memory_.base() + position % bytes_);
+  }
   void completed_one(Batch& batch) noexcept;
 
   Device& device_;
