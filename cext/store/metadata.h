@@ -135,7 +135,7 @@ class Metadata {
   void page_written(std::uint32_t page) noexcept;
   // Dirty pages cannot leave memory: a checkpoint is due, and in the end writers wait for it.
   [[nodiscard]] bool many_dirty() const noexcept {
-    return slot_pages_.dirty_count() > slot_pages_.frame_limit() / 2;
+    return slot_pages_.dirty_count() > std::uint64_t{slot_pages_.frame_limit()} * 5 / 8;
   }
   [[nodiscard]] bool too_many_dirty() const noexcept {
     return slot_pages_.dirty_count() > slot_pages_.frame_limit() - slot_pages_.frame_limit() / 8;
