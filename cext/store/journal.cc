@@ -164,8 +164,8 @@ void Journal::release(JournalPosition passed) noexcept {
   tail_ = passed;
 }
 
-// Along the headers in the mirror. Each vouches for the end of the one before: memory may rot, and a
-// position that is none would lose the journal.
+// Along the headers in the mirror. Each vouches for the end of the one before: memory may rot, and
+// a position that is none would lose the journal.
 JournalPosition Journal::behind_tail(std::uint64_t bytes) const noexcept {
   JournalPosition at = tail_;
   while (at.lsn < completed_.lsn) {

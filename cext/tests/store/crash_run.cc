@@ -8,8 +8,8 @@ namespace {
 
 constexpr std::uint64_t kOldEpoch = 1;  // of replaced chunks: below every engine's
 
-// In every fifth store a longer journal: several checkpoints pass before one takes what was new when
-// the first began.
+// In every fifth store a longer journal: several checkpoints pass before one takes what was new
+// when the first began.
 std::uint64_t journal_for(std::uint64_t seed) {
   return seed % 5 == 0 ? 3 * kMiB : kMiB;
 }
@@ -22,7 +22,10 @@ std::uint64_t capacity_for(std::uint64_t seed) {
 }  // namespace
 
 CrashRun::CrashRun(std::uint64_t seed, CrashStats& stats)
-    : stats_(stats), random_(seed), rig_(seed, capacity_for(seed)), journal_bytes_(journal_for(seed)) {
+    : stats_(stats),
+      random_(seed),
+      rig_(seed, capacity_for(seed)),
+      journal_bytes_(journal_for(seed)) {
   constexpr std::array<Weights, 6> kMixtures = {{
       //  small large chunk zero zchunk repl drop read flush stable promise segment snapshot
       {40, 10, 10, 8, 4, 5, 1, 20, 6, 4, 1, 1, 0},    // a little of everything

@@ -31,7 +31,8 @@ struct LongJournal {
     return i % kChunks * kBlocksPerChunk + 1 + i / kChunks % 15;
   }
   void write_cold(std::uint32_t from, std::uint32_t end) {
-    for (std::uint32_t i = from; i < end; ++i) REQUIRE(client->write(cold(i), 1, 1 + i) == Error::Ok);
+    for (std::uint32_t i = from; i < end; ++i)
+      REQUIRE(client->write(cold(i), 1, 1 + i) == Error::Ok);
   }
   [[nodiscard]] BlockLocation locate(std::uint32_t block) const {
     return rig.store->locate(client->segment, block);
@@ -49,8 +50,8 @@ std::uint64_t writes_of_first_page(Rig& rig) {
     io::testing::Page page;
     rig.disk.peek(superblock.slot_pages_offset + copy * superblock.slot_page_count * kBlockBytes,
                   page.span());
-    newest = std::max(
-        newest, reinterpret_cast<const format::SlotPage*>(page.span().data())->generation);
+    newest =
+        std::max(newest, reinterpret_cast<const format::SlotPage*>(page.span().data())->generation);
   }
   return newest;
 }
@@ -71,7 +72,8 @@ TEST_CASE("the journal is freed in steps, the oldest first, and most of it stays
   std::uint32_t home = 0;
   while (!s.locate(LongJournal::cold(home)).in_journal) ++home;
   for (std::uint32_t i = home; i < 2000; ++i) REQUIRE(s.locate(LongJournal::cold(i)).in_journal);
-  for (std::uint32_t i = 0; i < 2000; i += 13) CHECK(s.client->read_one(LongJournal::cold(i)) == 1 + i);
+  for (std::uint32_t i = 0; i < 2000; i += 13)
+    CHECK(s.client->read_one(LongJournal::cold(i)) == 1 + i);
 }
 
 TEST_CASE("a block that is written again in time never goes home, a cold one once") {
@@ -124,7 +126,7 @@ TEST_CASE("a checkpoint that passes only a part of what a crash left loses none 
     s.rig.power_off(io::SimDisk::Crash::lose_all);
     s.reopen();
     std::uint32_t end = 450;
-    while (s.rig.store->stats().checkpoints == 0) s.write_cold(end, end + 1), ++end;
+    for (; s.rig.store->stats().checkpoints == 0; ++end) s.write_cold(end, end + 1);
     REQUIRE(s.client->flush() == Error::Ok);
     s.rig.power_off(io::SimDisk::Crash::lose_all);
     s.reopen();
@@ -133,12 +135,14 @@ TEST_CASE("a checkpoint that passes only a part of what a crash left loses none 
       s.rig.power_off(io::SimDisk::Crash::lose_all);
       s.reopen();
     }
-    for (std::uint32_t i = 0; i < end; ++i) REQUIRE(s.client->read_one(LongJournal::cold(i)) == 1 + i);
+    for (std::uint32_t i = 0; i < end; ++i)
+      REQUIRE(s.client->read_one(LongJournal::cold(i)) == 1 + i);
     CHECK(s.rig.store->check().empty());
   }
 }
 
-TEST_CASE("the schedule leaves room for batches in every journal, and frees what it says it is for") {
+TEST_CASE(
+    "the schedule leaves room for batches in every journal, and frees what it says it is for") {
   for (std::uint64_t bytes = kJournalBytesMin; bytes <= 1024 * kMiB; bytes += bytes / 4096 * 1024) {
     CAPTURE(bytes);
     const CheckpointSchedule schedule(bytes);
