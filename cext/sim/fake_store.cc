@@ -292,6 +292,23 @@ std::size_t FakeStore::list_states(SegmentHandle segment, std::uint32_t from_chu
   return count;
 }
 
+bool FakeMedium::rot(SegmentId id, std::uint32_t block, Random& random) {
+  const std::uint32_t chunk = block / kBlocksPerChunk, inside = block % kBlocksPerChunk;
+  const std::size_t byte = std::size_t{inside} * kBlockBytes + random.below(kBlockBytes);
+  const auto bit = static_cast<std::byte>(1u << random.below(8));
+  bool any = false;
+  for (auto* image : {&base, &live}) {
+    for (auto& [handle, segment] : *image) {
+      const auto found = segment.chunks.find(chunk);
+      if (segment.info.id != id || found == segment.chunks.end()) continue;
+      if (!(found->second.valid_mask >> inside & 1)) continue;
+      found->second.data[byte] ^= bit;
+      any = true;
+    }
+  }
+  return any;
+}
+
 // --- operations ----------------------------------------------------------------------------------
 
 Error FakeStore::read(StoreOp& op) noexcept {
@@ -331,7 +348,7 @@ void FakeStore::complete_in_order(StoreOp& op) {
 
 void FakeStore::submit(StoreOp& op) noexcept {
   op.error = Error::Ok;
-  if (stuck) return;
+  if (stuck) return held_.push_back(&op);
   if (op.op == StoreOp::Op::read) {
     loop_.world().after(delay_us(), &loop_, [this, &op] {
       op.error = fail_reads != Error::Ok ? fail_reads : read(op);
@@ -361,6 +378,11 @@ void FakeStore::submit(StoreOp& op) noexcept {
     }
   }
   complete_in_order(op);
+}
+
+void FakeStore::release() {
+  stuck = false;
+  for (StoreOp* op : std::exchange(held_, {})) submit(*op);
 }
 
 std::vector<std::uint32_t> FakeStore::chunks_from(const Shown& from, std::uint32_t first) {

@@ -14,9 +14,8 @@ namespace blockd::sim {
 
 class Workload {
  public:
-  // `span_bytes` from the volume's start (small: many overlaps); further `islands` at other
-  // offsets.
-  Workload(SimCluster& cluster, std::uint64_t span_bytes);
+  // On `span_bytes` from `base_bytes` of the volume on (small: many overlaps).
+  Workload(SimCluster& cluster, std::uint64_t span_bytes, std::uint64_t base_bytes = 0);
   ~Workload();
 
   // Keeps `depth` requests under way at the host's volume until stop(); those of a dead process are
@@ -42,11 +41,13 @@ class Workload {
 
  private:
   struct Client;
+  void next_in(Client& client, std::uint64_t delay_us);
   void next(Client& client);
   void fill(Client& client);
   void done(Client& client);
 
   SimCluster& cluster_;
+  std::uint64_t base_bytes_;
   std::uint64_t sectors_;
   History history_;
   std::vector<std::unique_ptr<Client>> clients_;
