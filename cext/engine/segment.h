@@ -86,6 +86,7 @@ class Segment {
   struct Report {
     std::array<Version, kMembersMax> versions{};  // {0,0}: at or below the stable mark
     MemberMask past = 0;                          // has a past content above it
+    MemberMask disowned = 0;                      // what it has was never acknowledged (O5)
   };
   using Reports = std::map<std::uint32_t, Report>;
   struct PlanItem {
@@ -178,6 +179,8 @@ class Segment {
   void start_reconcile();
   void plan_chunk(std::uint32_t chunk, const Report& report);
   [[nodiscard]] Version highest_reported(std::uint32_t chunk) const noexcept;
+  [[nodiscard]] MemberMask sources_of(const PlanItem& item) const noexcept;
+  [[nodiscard]] bool disown_newest(std::uint32_t chunk);
   void advance_reconcile() noexcept;
   void reconciled(ChunkCopy& copy) noexcept;
   void start_base_flush() noexcept;

@@ -115,6 +115,9 @@ class SimCluster {
   [[nodiscard]] std::string compare_replicas();
   [[nodiscard]] std::string describe(std::uint32_t host);
   [[nodiscard]] std::uint64_t notices(const std::string& kind) const;
+  [[nodiscard]] const std::vector<std::pair<std::string, std::uint64_t>>& all_notices() const {
+    return notices_;
+  }
 
  private:
   friend class Agent;

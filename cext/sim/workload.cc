@@ -1,8 +1,11 @@
 #include "sim/workload.h"
 
 #include <algorithm>
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
+
+#include "blockd/errors.h"
 
 namespace blockd::sim {
 
@@ -171,7 +174,12 @@ bool Workload::read_all(std::uint32_t host, std::vector<std::uint64_t>& tags,
     const std::uint64_t called = history_.read_called();
     cluster_.volume(host)->submit(request);
     fine = cluster_.world().run_until([&] { return over; }, max_us) && request.error == Error::Ok;
-    if (!fine) return false;  // the request may still be under way: its memory is left to it
+    if (!fine) {  // the request may still be under way: its memory is left to it
+      std::snprintf(unread_, sizeof unread_, "at %llu: %s",
+                    static_cast<unsigned long long>(at),
+                    over ? error_name(request.error) : "no answer");
+      return false;
+    }
     const std::uint64_t first = at / kSectorBytes;
     const std::vector<std::uint64_t> some =
         tags_of(memory, first, request.length_bytes / kSectorBytes);

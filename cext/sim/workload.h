@@ -38,6 +38,7 @@ class Workload {
   [[nodiscard]] std::uint64_t answered() const { return answered_; }
   [[nodiscard]] std::uint64_t failed() const { return failed_; }
   [[nodiscard]] const std::string& wrong() const { return wrong_; }
+  [[nodiscard]] const char* unread() const { return unread_; }  // why read_all() failed
 
  private:
   struct Client;
@@ -56,6 +57,7 @@ class Workload {
   std::uint64_t answered_ = 0;
   std::uint64_t failed_ = 0;
   std::string wrong_;
+  char unread_[64] = {};
 };
 
 }  // namespace blockd::sim
