@@ -18,6 +18,12 @@ Uuid numbered(std::uint8_t kind, std::uint32_t number) {
   return id;
 }
 
+std::string describe(const store::ChunkDigest& digest) {
+  return "version " + std::to_string(digest.version.epoch) + "." +
+         std::to_string(digest.version.seq) + " mask " + std::to_string(digest.valid_mask) +
+         " digest " + std::to_string(digest.digest);
+}
+
 }  // namespace
 
 // What the host daemon does between an engine and the metadata service.
@@ -356,7 +362,10 @@ std::string SimCluster::compare_replicas() {
         const auto found = mine.find(chunk);
         const bool same = found != mine.end() && found->second.version == digest.version &&
                           found->second.digest == digest.digest;
-        if (!same) return hosts_[i].name + " differs from host0 in chunk " + std::to_string(chunk);
+        if (same) continue;
+        return hosts_[i].name + " differs from host0 in chunk " + std::to_string(chunk) + ": " +
+               (found == mine.end() ? "nothing" : sim::describe(found->second)) + " for " +
+               sim::describe(digest);
       }
       if (mine.size() != first.size()) return hosts_[i].name + " holds chunks that host0 does not";
     }

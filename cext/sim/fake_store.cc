@@ -314,6 +314,7 @@ bool FakeMedium::rot(SegmentId id, std::uint32_t block, Random& random) {
 Error FakeStore::read(StoreOp& op) noexcept {
   const Shown from = shown(op.segment);
   if (from.segment == nullptr) return Error::NotFound;
+  Error error = Error::Ok;
   for (std::uint32_t i = 0; i < op.block_count; ++i) {
     const std::uint32_t block = op.first_block + i;
     const std::uint32_t inside = block % kBlocksPerChunk;
@@ -322,13 +323,13 @@ Error FakeStore::read(StoreOp& op) noexcept {
     const bool valid = chunk != nullptr && ((chunk->valid_mask >> inside) & 1);
     if (valid) {
       std::memcpy(to, chunk->data.data() + std::size_t{inside} * kBlockBytes, kBlockBytes);
-      if (crc32c(to, kBlockBytes) != chunk->crcs[inside]) return Error::ChecksumMismatch;
+      if (crc32c(to, kBlockBytes) != chunk->crcs[inside]) error = Error::ChecksumMismatch;
     } else {
       std::memset(to, 0, kBlockBytes);
     }
     if (op.crcs_out) op.crcs_out[i] = valid ? chunk->crcs[inside] : crc32c_zero_block();
   }
-  return Error::Ok;
+  return error;
 }
 
 // Mutations and flushes complete in the order they came.
@@ -351,7 +352,11 @@ void FakeStore::submit(StoreOp& op) noexcept {
   if (stuck) return held_.push_back(&op);
   if (op.op == StoreOp::Op::read) {
     loop_.world().after(delay_us(), &loop_, [this, &op] {
-      op.error = fail_reads != Error::Ok ? fail_reads : read(op);
+      op.error = read(op);
+      if (fail_reads != Error::Ok) {
+        std::memset(op.data, 0xee, std::size_t{op.block_count} * kBlockBytes);
+        op.error = fail_reads;
+      }
       op.done(op);
     });
     return;
