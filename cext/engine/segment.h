@@ -182,6 +182,7 @@ class Segment {
   void plan_chunk(std::uint32_t chunk, const Report& report);
   [[nodiscard]] Version highest_reported(std::uint32_t chunk) const noexcept;
   [[nodiscard]] MemberMask sources_of(const PlanItem& item) const noexcept;
+  [[nodiscard]] MemberMask newest_at(std::uint32_t chunk) const noexcept;
   [[nodiscard]] bool disown_newest(std::uint32_t chunk);
   void advance_reconcile() noexcept;
   void reconciled(ChunkCopy& copy) noexcept;

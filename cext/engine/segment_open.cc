@@ -137,19 +137,24 @@ void Segment::plan_chunk(std::uint32_t chunk, const Report& report) {
 
 // Who has the truth of the chunk, and could read it so far.
 MemberMask Segment::sources_of(const PlanItem& item) const noexcept {
-  const Report& report = reports_.at(item.chunk);
-  const auto base =
-      static_cast<MemberMask>(members_in(Member::State::base) & ~report.disowned);
-  const Version highest = highest_reported(item.chunk);
-  MemberMask sources = 0;
-  for (std::uint32_t i = 0; i < kMembersMax; ++i) {
-    if ((base & member_bit(i)) && report.versions[i] == highest) sources |= member_bit(i);
-  }
+  MemberMask sources = newest_at(item.chunk);
   // Below the mark all agree already: each has only to let go of what was never agreed.
-  const auto agreeing = static_cast<MemberMask>(item.targets & ~report.disowned);
-  if (highest == Version{} && agreeing != 0) sources = agreeing;
+  const auto agreeing = static_cast<MemberMask>(item.targets & ~reports_.at(item.chunk).disowned);
+  if (highest_reported(item.chunk) == Version{} && agreeing != 0) sources = agreeing;
   const auto bad = unreadable_.find(item.chunk);
   return bad == unreadable_.end() ? sources : static_cast<MemberMask>(sources & ~bad->second);
+}
+
+// The base members that have the truth of the chunk.
+MemberMask Segment::newest_at(std::uint32_t chunk) const noexcept {
+  const Report& report = reports_.at(chunk);
+  const auto base = static_cast<MemberMask>(members_in(Member::State::base) & ~report.disowned);
+  const Version highest = highest_reported(chunk);
+  MemberMask newest = 0;
+  for (std::uint32_t i = 0; i < kMembersMax; ++i) {
+    if ((base & member_bit(i)) && report.versions[i] == highest) newest |= member_bit(i);
+  }
+  return newest;
 }
 
 // The newest content of the chunk cannot be read anywhere. When too few can have it for a quorum
@@ -160,16 +165,14 @@ bool Segment::disown_newest(std::uint32_t chunk) {
   const MemberMask base = members_in(Member::State::base);
   const Version highest = highest_reported(chunk);
   if (highest == Version{}) return false;
-  MemberMask have = 0;
-  for (std::uint32_t i = 0; i < kMembersMax; ++i) {
-    if ((base & member_bit(i)) && report.versions[i] == highest) have |= member_bit(i);
-  }
+  const MemberMask have = newest_at(chunk);
   const auto may_have = static_cast<MemberMask>(have | report.disowned | ~base);
+  if ((base & ~(report.disowned | have)) == 0) return false;  // somebody has to have the truth
   if (counted(may_have, agreed_) && (asked_ == 0 || counted(may_have, asked_))) return false;
   report.disowned |= have;
   std::erase_if(plan_, [&](const PlanItem& item) { return item.chunk == chunk; });
   plan_chunk(chunk, report);
-  engine_.notice(index_, Uuid{}, "unacknowledged-write-dropped", chunk);
+  engine_.notice(index_, members_[nearest(have)].host_id, "unacknowledged-write-dropped", chunk);
   return true;
 }
 
@@ -181,7 +184,8 @@ void Segment::advance_reconcile() noexcept {
       if (copies_under_way_ == 0 && disown_newest(item.chunk)) continue;
       // Damaged wherever it is newest: try again, an administrator may act.
       unreadable_[item.chunk] = 0;
-      engine_.notice(index_, Uuid{}, "reconcile-blocked", item.chunk);
+      engine_.notice(index_, members_[nearest(newest_at(item.chunk))].host_id, "reconcile-blocked",
+                     item.chunk);
       return wake_at(engine_.loop.now_us() + kRetryMaxUs / 5);
     }
     if (!start_copy(ChunkCopy::Why::reconcile, item.chunk, nearest(sources), item.targets)) {

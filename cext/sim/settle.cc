@@ -28,9 +28,8 @@ bool serves(SimCluster& cluster, std::uint32_t host, std::uint64_t max_us) {
       [&] { return cluster.volume(host)->state() == engine::VolumeState::serving; }, max_us);
 }
 
-std::string settle(SimCluster& cluster, Workload& work, std::uint32_t holder,
-                   bool power_was_lost, Snapshots* snapshots,
-                   bool may_rot) {
+std::string settle(SimCluster& cluster, Workload& work, std::uint32_t holder, bool power_was_lost,
+                   Snapshots* snapshots, bool may_rot) {
   cluster.heal();
   for (std::uint32_t i = 0; i < cluster.host_count(); ++i) revive(cluster, i);
   if (!cluster.volume(holder)) cluster.attach(holder);

@@ -30,8 +30,8 @@ class Life {
       if (!result_.wrong.empty()) return over(born_us);
     }
     run_until(born_us + plan_.life_us);
-    result_.wrong = settle(cluster_, work_, newest_holder(), plan_.loses_power, &snapshots_,
-                           plan_.rots);
+    result_.wrong =
+        settle(cluster_, work_, newest_holder(), plan_.loses_power, &snapshots_, plan_.rots);
     return over(born_us);
   }
 
@@ -54,8 +54,8 @@ class Life {
   // The newest attachment's host, alive.
   std::uint32_t newest_holder() {
     for (std::uint32_t i = 0; i < cluster_.host_count(); ++i) {
-      const bool newest = cluster_.alive(i) && cluster_.volume(i) &&
-                          cluster_.process(i).epoch == cluster_.epoch();
+      const bool newest =
+          cluster_.alive(i) && cluster_.volume(i) && cluster_.process(i).epoch == cluster_.epoch();
       if (newest) return holder_ = i;
     }
     if (!cluster_.alive(holder_)) cluster_.restart(holder_);

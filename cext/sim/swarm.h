@@ -3,7 +3,8 @@
 // which kinds of fault there are at all, then a schedule of them. So some lives have everything,
 // many have few kinds but those often, and states that faults mask from each other are reached.
 //
-// The schedule is data: a life can be lived again with less of it, which is how a failure is shrunk.
+// The schedule is data: a life can be lived again with less of it, which is how a failure is
+// shrunk.
 #pragma once
 
 #include <array>
@@ -16,31 +17,31 @@
 namespace blockd::sim {
 
 enum class FaultKind : std::uint8_t {
-  kill,           // of a process
-  power_loss,     // of a host: what was not flushed may be gone or torn
+  kill,        // of a process
+  power_loss,  // of a host: what was not flushed may be gone or torn
   power_loss_all,
   restart,
-  partition,      // between two hosts, both ways
-  deaf,           // one way only
-  flap,           // a partition that comes and goes ten times
-  mend,           // the links of two hosts
-  reset,          // of their connections, in mid-frame
+  partition,  // between two hosts, both ways
+  deaf,       // one way only
+  flap,       // a partition that comes and goes ten times
+  mend,       // the links of two hosts
+  reset,      // of their connections, in mid-frame
   slow_network,
   pause,          // of a process; its clock goes on
   clock,          // another rate error
   metadata_away,  // from all
   metadata_back,
-  metadata_cut,   // from one host
+  metadata_cut,  // from one host
   metadata_slow,
   slow_disk,
   stuck_disk,
   failing_reads,
   failing_writes,
   full_disk,
-  good_disk,      // ends the last five
+  good_disk,  // ends the last five
   rot,
-  attach,         // elsewhere, whatever the old holder thinks
-  attach_race,    // at two hosts, one right after the other
+  attach,       // elsewhere, whatever the old holder thinks
+  attach_race,  // at two hosts, one right after the other
   detach,
   snapshot,
   snapshot_gone,
@@ -52,15 +53,15 @@ inline constexpr std::size_t kFaultKinds = static_cast<std::size_t>(FaultKind::s
 struct Fault {
   std::uint64_t at_us = 0;  // of the life
   FaultKind kind = FaultKind::kill;
-  std::uint32_t a = 0, b = 0;   // hosts
-  std::uint64_t value = 0;      // what the kind makes of it
+  std::uint32_t a = 0, b = 0;  // hosts
+  std::uint64_t value = 0;     // what the kind makes of it
 };
 
 struct SwarmPlan {
   std::uint64_t seed = 0;
   ClusterOptions cluster;
-  bool on_disks = false;         // the store itself; else the fake one
-  bool loses_power = false;      // then only flushed writes are held to their word
+  bool on_disks = false;     // the store itself; else the fake one
+  bool loses_power = false;  // then only flushed writes are held to their word
   bool rots = false;
   std::uint64_t base_bytes = 0;  // the clients' span of the volume
   std::uint64_t span_bytes = 0;

@@ -175,8 +175,7 @@ bool Workload::read_all(std::uint32_t host, std::vector<std::uint64_t>& tags,
     cluster_.volume(host)->submit(request);
     fine = cluster_.world().run_until([&] { return over; }, max_us) && request.error == Error::Ok;
     if (!fine) {  // the request may still be under way: its memory is left to it
-      std::snprintf(unread_, sizeof unread_, "at %llu: %s",
-                    static_cast<unsigned long long>(at),
+      std::snprintf(unread_, sizeof unread_, "at %llu: %s", static_cast<unsigned long long>(at),
                     over ? error_name(request.error) : "no answer");
       return false;
     }

@@ -23,9 +23,10 @@ std::string report(const SwarmPlan& plan, const SwarmResult& result) {
   const SwarmPlan small = shrink(plan, 200);
   const SwarmResult again = live(small);
   std::string reached;
-  for (const auto& [kind, count] : again.reached) reached += " " + kind + " " + std::to_string(count);
-  return result.wrong + "\n" + describe(plan) + "shrunk: " + again.wrong + "\n" +
-         describe(small) + "engines told:" + reached;
+  for (const auto& [kind, count] : again.reached)
+    reached += " " + kind + " " + std::to_string(count);
+  return result.wrong + "\n" + describe(plan) + "shrunk: " + again.wrong + "\n" + describe(small) +
+         "engines told:" + reached;
 }
 
 TEST_CASE("a swarm of lives keeps its promises") {
@@ -49,10 +50,11 @@ TEST_CASE("a swarm of lives keeps its promises") {
     for (std::size_t kind = 0; kind < kFaultKinds; ++kind) applied[kind] += result.applied[kind];
   }
   const std::chrono::duration<double> took = std::chrono::steady_clock::now() - started;
-  std::printf("swarm: %llu lives, %.2f simulated hours (%.0f simulated s a second), %llu requests\n",
-              static_cast<unsigned long long>(lives), static_cast<double>(simulated_us) / 3.6e9,
-              static_cast<double>(simulated_us) / 1e6 / took.count(),
-              static_cast<unsigned long long>(answered));
+  std::printf(
+      "swarm: %llu lives, %.2f simulated hours (%.0f simulated s a second), %llu requests\n",
+      static_cast<unsigned long long>(lives), static_cast<double>(simulated_us) / 3.6e9,
+      static_cast<double>(simulated_us) / 1e6 / took.count(),
+      static_cast<unsigned long long>(answered));
   for (std::size_t kind = 0; kind < kFaultKinds; ++kind) {
     std::printf("  %s %llu", fault_name(static_cast<FaultKind>(kind)),
                 static_cast<unsigned long long>(applied[kind]));
