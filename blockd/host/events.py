@@ -6,6 +6,7 @@ retried. Changes of different segments are asked for at the same time, each segm
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable
 from uuid import UUID
 
@@ -31,8 +32,18 @@ log = logging.getLogger(__name__)
 TOLD = {
     "block-repaired": ("block.repaired", "rewritten from another replica"),
     "repair-failed": ("repair.failed", "could not be rewritten from another replica"),
+    "unacknowledged-write-dropped": (
+        "write.dropped",
+        "a write that no client was told of cannot be read and was taken back",
+    ),
+    "resync-blocked": ("resync.blocked", "no replica can read what the resync has to copy"),
+    "reconcile-blocked": (
+        "opening.blocked",
+        "what may have been acknowledged cannot be read where it is newest; the volume waits",
+    ),
 }
 REPLICA_MISSING, MEMBER_IN_SYNC = "replica-missing", "member-in-sync"
+TELL_AGAIN_S = 300.0  # what the engine says again and again
 STORE_FULL, STORE_HAS_SPACE, MEMBER_LOST = "store-full", "store-has-space", "member-lost"
 REPORT_RETRY_S = 1.0
 
@@ -67,6 +78,7 @@ class EventPump:
         self._asking: dict[tuple[UUID, int], asyncio.Task[None]] = {}
         self._space: dict[tuple[UUID, UUID], native.Notice] = {}  # the newest of each member
         self._missing: set[tuple[UUID, int, UUID]] = set()  # replicas that were told of
+        self._said: dict[tuple[UUID, int, str], float] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
@@ -131,7 +143,7 @@ class EventPump:
                 replica_host_id=str(event.host_id),
             )
         told = TOLD.get(event.kind)
-        if told is not None:
+        if told is not None and self._is_news(event):
             kind, text = told
             self._reports.tell(
                 kind,
@@ -142,6 +154,13 @@ class EventPump:
                 replica_host=host,
                 replica_host_id=str(event.host_id),
             )
+
+    def _is_news(self, event: native.Notice) -> bool:
+        if not event.kind.endswith("-blocked"):
+            return True
+        now = time.monotonic()
+        self._said = {key: at for key, at in self._said.items() if now < at + TELL_AGAIN_S}
+        return self._said.setdefault((event.volume_id, event.segment, event.kind), now) == now
 
     def _name(self, volume_id: UUID) -> str:
         held = self._attachments.held.get(volume_id)

@@ -8,6 +8,7 @@
 // segment_member.cc  members, leases, the in-sync set
 // segment_open.cc    gathering, reconciling
 // segment_resync.cc  joins, copies, repairs
+// segment_heal.cc    blocks that a copy's source has lost
 // segment_past.cc    the past of a chunk that a copy brings along
 //
 // All on the loop's thread. What is decided late (membership, waiting requests) is decided in
@@ -86,6 +87,7 @@ class Segment {
   struct Report {
     std::array<Version, kMembersMax> versions{};  // {0,0}: at or below the stable mark
     MemberMask past = 0;                          // has a past content above it
+    MemberMask disowned = 0;                      // what it has was never acknowledged (O5)
   };
   using Reports = std::map<std::uint32_t, Report>;
   struct PlanItem {
@@ -128,6 +130,7 @@ class Segment {
   static void read_part_done(peer::ReplicaOp& op) noexcept;
   void read_answered(Read& read) noexcept;
   [[nodiscard]] bool saw_unsettled(const Read& read) const noexcept;
+  [[nodiscard]] bool split(Read& read) noexcept;
   void finish(Read& read, Error error) noexcept;
 
   // segment_flush.cc
@@ -180,6 +183,9 @@ class Segment {
   void start_reconcile();
   void plan_chunk(std::uint32_t chunk, const Report& report);
   [[nodiscard]] Version highest_reported(std::uint32_t chunk) const noexcept;
+  [[nodiscard]] MemberMask sources_of(const PlanItem& item) const noexcept;
+  [[nodiscard]] MemberMask newest_at(std::uint32_t chunk) const noexcept;
+  [[nodiscard]] bool disown_newest(std::uint32_t chunk);
   void advance_reconcile() noexcept;
   void reconciled(ChunkCopy& copy) noexcept;
   void start_base_flush() noexcept;
@@ -198,6 +204,7 @@ class Segment {
   void advance_joins() noexcept;
   void advance_copying(std::uint32_t index) noexcept;
   [[nodiscard]] bool copy_next(std::uint32_t index) noexcept;
+  [[nodiscard]] MemberMask join_sources(std::uint32_t index, std::uint32_t chunk) noexcept;
   static void join_flush_done(peer::ReplicaOp& op) noexcept;
   [[nodiscard]] bool accepts(Member& member, const Mutation& mutation) noexcept;
   void mark_missed(Member& member, const Mutation& mutation) noexcept;
@@ -213,6 +220,10 @@ class Segment {
   void charge_resync() noexcept;
   static void copy_read_done(peer::ReplicaOp& op) noexcept;
   void send_replaces(ChunkCopy& copy) noexcept;
+  [[nodiscard]] MemberMask healers() const noexcept;
+  [[nodiscard]] bool start_heal(ChunkCopy& copy) noexcept;
+  void heal_next(ChunkCopy& copy) noexcept;
+  static void heal_done(peer::ReplicaOp& op) noexcept;
   static void replace_done(peer::ReplicaOp& op) noexcept;
   void finish(ChunkCopy& copy) noexcept;
   void resynced(ChunkCopy& copy) noexcept;

@@ -456,8 +456,8 @@ void Segment::check_hung_operations() noexcept {
        copy = peer::List<ChunkCopy>::next(*copy)) {
     if (now <= copy->started_us + hung_us) continue;
     if (copy->stage == ChunkCopy::Stage::reading &&
-        copy->source_session == members_[copy->source].session) {
-      member_failed(copy->source, Error::Timeout);
+        copy->asked_session == members_[copy->asked].session) {
+      member_failed(copy->asked, Error::Timeout);
     }
     for (std::uint32_t i = 0; i < kMembersMax; ++i) {
       const bool here =

@@ -102,7 +102,8 @@ Version Segment::highest_reported(std::uint32_t chunk) const noexcept {
   const auto found = reports_.find(chunk);
   Version highest;
   for (std::uint32_t i = 0; i < kMembersMax && found != reports_.end(); ++i) {
-    if (base & member_bit(i)) highest = std::max(highest, found->second.versions[i]);
+    if (base & ~found->second.disowned & member_bit(i))
+      highest = std::max(highest, found->second.versions[i]);
   }
   return highest;
 }
@@ -123,7 +124,8 @@ void Segment::plan_chunk(std::uint32_t chunk, const Report& report) {
   const bool in_doubt = engine_.era > 1 && (report.past & base) != 0;
   MemberMask targets = 0;
   for (std::uint32_t i = 0; i < kMembersMax; ++i) {
-    const bool differs = report.versions[i] != highest || in_doubt;
+    const bool differs =
+        report.versions[i] != highest || in_doubt || (report.disowned & member_bit(i)) != 0;
     if (differs && (base & member_bit(i))) targets |= member_bit(i);
   }
   if (targets == 0) return;
@@ -133,25 +135,60 @@ void Segment::plan_chunk(std::uint32_t chunk, const Report& report) {
   }
 }
 
-void Segment::advance_reconcile() noexcept {
+// Who has the truth of the chunk, and could read it so far.
+MemberMask Segment::sources_of(const PlanItem& item) const noexcept {
+  MemberMask sources = newest_at(item.chunk);
+  // Below the mark all agree already: each has only to let go of what was never agreed.
+  const auto agreeing = static_cast<MemberMask>(item.targets & ~reports_.at(item.chunk).disowned);
+  if (highest_reported(item.chunk) == Version{} && agreeing != 0) sources = agreeing;
+  const auto bad = unreadable_.find(item.chunk);
+  return bad == unreadable_.end() ? sources : static_cast<MemberMask>(sources & ~bad->second);
+}
+
+// The base members that have the truth of the chunk.
+MemberMask Segment::newest_at(std::uint32_t chunk) const noexcept {
+  const Report& report = reports_.at(chunk);
+  const auto base = static_cast<MemberMask>(members_in(Member::State::base) & ~report.disowned);
+  const Version highest = highest_reported(chunk);
+  MemberMask newest = 0;
+  for (std::uint32_t i = 0; i < kMembersMax; ++i) {
+    if ((base & member_bit(i)) && report.versions[i] == highest) newest |= member_bit(i);
+  }
+  return newest;
+}
+
+// The newest content of the chunk cannot be read anywhere. When too few can have it for a quorum
+// ever to have had it, no client was told of it or shown it: what is next is the truth (O5). False:
+// it may have been acknowledged.
+bool Segment::disown_newest(std::uint32_t chunk) {
+  Report& report = reports_.at(chunk);
   const MemberMask base = members_in(Member::State::base);
+  const Version highest = highest_reported(chunk);
+  if (highest == Version{}) return false;
+  const MemberMask have = newest_at(chunk);
+  const auto may_have = static_cast<MemberMask>(have | report.disowned | ~base);
+  if ((base & ~(report.disowned | have)) == 0) return false;  // somebody has to have the truth
+  if (counted(may_have, agreed_) && (asked_ == 0 || counted(may_have, asked_))) return false;
+  report.disowned |= have;
+  std::erase_if(plan_, [&](const PlanItem& item) { return item.chunk == chunk; });
+  plan_chunk(chunk, report);
+  engine_.notice(index_, members_[nearest(have)].host_id, "unacknowledged-write-dropped", chunk);
+  return true;
+}
+
+void Segment::advance_reconcile() noexcept {
   while (!plan_.empty() && copies_under_way_ < kReconcileCopies) {
-    const auto [chunk, targets] = plan_.back();
-    const std::array<Version, kMembersMax>& versions = reports_[chunk].versions;
-    const Version highest = highest_reported(chunk);
-    MemberMask sources = 0;
-    for (std::uint32_t i = 0; i < kMembersMax; ++i) {
-      if ((base & member_bit(i)) && versions[i] == highest) sources |= member_bit(i);
-    }
-    // Below the mark all agree already: each has only to let go of what was never agreed.
-    if (highest == Version{}) sources = targets;
-    sources &= static_cast<MemberMask>(~unreadable_[chunk]);
-    if (sources == 0) {  // damaged wherever it is newest: try again, an administrator may act
-      unreadable_[chunk] = 0;
-      engine_.notice(index_, Uuid{}, "reconcile-blocked", chunk);
+    const PlanItem item = plan_.back();
+    const MemberMask sources = sources_of(item);
+    if (sources == 0) {
+      if (copies_under_way_ == 0 && disown_newest(item.chunk)) continue;
+      // Damaged wherever it is newest: try again, an administrator may act.
+      unreadable_[item.chunk] = 0;
+      engine_.notice(index_, members_[nearest(newest_at(item.chunk))].host_id, "reconcile-blocked",
+                     item.chunk);
       return wake_at(engine_.loop.now_us() + kRetryMaxUs / 5);
     }
-    if (!start_copy(ChunkCopy::Why::reconcile, chunk, nearest(sources), targets)) {
+    if (!start_copy(ChunkCopy::Why::reconcile, item.chunk, nearest(sources), item.targets)) {
       return wake_at(engine_.loop.now_us() + kShortageRetryUs);
     }
     plan_.pop_back();

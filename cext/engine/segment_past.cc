@@ -115,6 +115,8 @@ void Segment::send_past(ChunkCopy& copy, std::uint32_t to,
   op.session = members_[to].session;
   copy.stage = to_target ? ChunkCopy::Stage::replacing : ChunkCopy::Stage::reading;
   if (to_target) copy.outstanding |= member_bit(to);
+  copy.asked = to;
+  copy.asked_session = members_[to].session;
   copy.started_us = engine_.loop.now_us();
   engine_.submit(*members_[to].host, op);
 }

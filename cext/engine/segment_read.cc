@@ -4,6 +4,7 @@
 // only when a quorum has each of them; its answer is held while a mutation that began meanwhile and
 // overlaps is not settled, for the data may show it (R1, R2).
 #include <algorithm>
+#include <array>
 #include <cstring>
 
 #include "base/assert.h"
@@ -44,6 +45,7 @@ bool Segment::try_read(Read& read) noexcept {
   if (from == 0) {
     const bool all_tried = (ready_ & agreed_ & ~read.tried) == 0;
     if (must_wait || !all_tried || read.last_error == Error::Ok) return false;
+    if (medium_error(read.last_error) && read.block_count > 1) return split(read);
     finish(read, read.last_error);
     return true;
   }
@@ -67,6 +69,33 @@ bool Segment::try_read(Read& read) noexcept {
   op.session = member.session;
   if (member.distance != 0) ++engine_.stats.remote_reads;
   engine_.submit(*member.host, op);
+  return true;
+}
+
+// No member could give all of its blocks; each block may be had from another (R5). False: no room.
+bool Segment::split(Read& read) noexcept {
+  std::array<Read*, kBlocksMax> more{};
+  const std::uint32_t count = read.block_count - 1;
+  for (std::uint32_t i = 0; i < count; ++i) {
+    more[i] = engine_.reads.get();
+    if (more[i] != nullptr) continue;
+    while (i > 0) engine_.reads.put(*more[--i]);
+    wake_at(engine_.loop.now_us() + kShortageRetryUs);
+    return false;
+  }
+  BLOCKD_ASSERT(read.parent != nullptr);
+  read.parent->pieces += count;
+  for (std::uint32_t i = 0; i < count; ++i) {
+    Read& piece = *more[i];
+    piece.parent = read.parent;
+    piece.for_mutation = nullptr;
+    piece.first_block = read.first_block + 1 + i;
+    piece.block_count = 1;
+    piece.data = read.data + std::size_t{1 + i} * kBlockBytes;
+  }
+  read.block_count = 1;
+  submit(read);
+  for (std::uint32_t i = 0; i < count; ++i) submit(*more[i]);
   return true;
 }
 

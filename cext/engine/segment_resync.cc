@@ -244,23 +244,13 @@ bool Segment::copy_next(std::uint32_t index) noexcept {
     wake_at(engine_.resync_free_at_us - 10'000);
     return false;
   }
-  std::uint32_t chunk = join.cursor;
-  std::uint32_t looked = 0;
-  while (looked < kChunksPerSegment && (!test(join.pending, chunk) || test(join.copying, chunk))) {
-    chunk = chunk + 1 < kChunksPerSegment ? chunk + 1 : 0;
-    ++looked;
+  const std::uint32_t chunk = join.next_pending(now);
+  if (chunk == Join::kNone) {
+    if (!join.blocked.empty()) wake_at(join.blocked_until_us);
+    return false;
   }
-  if (looked == kChunksPerSegment) return false;
-  MemberMask sources = ready_;
-  if (const auto bad = join.unreadable.find(chunk); bad != join.unreadable.end()) {
-    sources &= static_cast<MemberMask>(~bad->second);
-    if (sources == 0) {
-      engine_.notice(index_, members_[index].host_id, "resync-blocked", chunk);
-      join.unreadable.clear();
-      wake_at(now + kRetryMaxUs / 5);
-      return false;
-    }
-  }
+  const MemberMask sources = join_sources(index, chunk);
+  if (sources == 0) return true;  // another one
   if (!start_copy(ChunkCopy::Why::resync, chunk, nearest(sources), member_bit(index))) {
     wake_at(now + kShortageRetryUs);
     return false;
@@ -270,6 +260,20 @@ bool Segment::copy_next(std::uint32_t index) noexcept {
   ++join.copies;
   charge_resync();
   return true;
+}
+
+// None: nobody can read the chunk; it is tried again after a while, an administrator may act.
+MemberMask Segment::join_sources(std::uint32_t index, std::uint32_t chunk) noexcept {
+  Join& join = *members_[index].join;
+  const auto bad = join.unreadable.find(chunk);
+  if (bad == join.unreadable.end()) return ready_;
+  const auto sources = static_cast<MemberMask>(ready_ & ~bad->second);
+  if (sources != 0) return sources;
+  engine_.notice(index_, members_[index].host_id, "resync-blocked", chunk);
+  join.unreadable.erase(bad);
+  if (join.blocked.empty()) join.blocked_until_us = engine_.loop.now_us() + kRetryMaxUs / 5;
+  join.blocked.insert(chunk);
+  return 0;
 }
 
 void Segment::charge_resync() noexcept {
@@ -399,6 +403,8 @@ bool Segment::quiet(const ChunkCopy& copy, bool with_targets) const noexcept {
 void Segment::read_current(ChunkCopy& copy) noexcept {
   copy.stage = ChunkCopy::Stage::reading;
   copy.started_us = engine_.loop.now_us();
+  copy.asked = copy.source;
+  copy.asked_session = copy.source_session;
   ReplicaOp& op = copy.read;
   op.kind = ReplicaOp::Kind::read_chunk;
   op.handle = members_[copy.source].handle;
@@ -426,6 +432,7 @@ void Segment::copy_read_done(ReplicaOp& op) noexcept {
   const bool other = copy.born != 0 && (op.era != copy.born || op.died == 0);
   if (copy.error == Error::Ok && other) copy.error = Error::NotInSync;
   if (copy.error == Error::Ok) return self.send_replaces(copy);
+  if (self.start_heal(copy)) return;
   if (!medium_error(op.error) && op.error != Error::Ok && op.error != Error::Busy) {
     self.member_error(op.tag, op.session, op.error);
   }

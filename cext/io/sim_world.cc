@@ -64,13 +64,7 @@ bool SimWorld::step_before(std::uint64_t limit_us) {
     return false;
   }
   if (event_us <= timer_us) {
-    std::pop_heap(events_.begin(), events_.end(), later);
-    Event event = std::move(events_.back());
-    events_.pop_back();
-    now_us_ = std::max(now_us_, event.at_us);
-    note(event.order);
-    const auto loop = loops_.find(event.loop_id);
-    if (event.loop_id == 0 || (loop != loops_.end() && loop->second->alive())) event.action();
+    take_event();
   } else {
     now_us_ = std::max(now_us_, timer_us);
     note(timer_loop->id());
@@ -81,11 +75,27 @@ bool SimWorld::step_before(std::uint64_t limit_us) {
   return true;
 }
 
+void SimWorld::take_event() {
+  std::pop_heap(events_.begin(), events_.end(), later);
+  Event event = std::move(events_.back());
+  events_.pop_back();
+  now_us_ = std::max(now_us_, event.at_us);
+  note(event.order);
+  if (event.loop_id == 0) return event.action();
+  const auto loop = loops_.find(event.loop_id);
+  if (loop == loops_.end() || !loop->second->alive()) return;
+  if (!loop->second->paused()) return event.action();
+  event.at_us = loop->second->paused_until_us_;
+  event.order = next_order_++;
+  events_.push_back(std::move(event));
+  std::push_heap(events_.begin(), events_.end(), later);
+}
+
 void SimWorld::run_tasks() {
   for (bool ran = true; ran;) {
     ran = false;
     for (auto loop = loops_.begin(); loop != loops_.end(); ++loop) {
-      while (!loop->second->tasks_.empty()) {
+      while (!loop->second->tasks_.empty() && !loop->second->paused()) {
         loop->second->tasks_.run_one();
         ran = true;
       }
@@ -139,6 +149,10 @@ void SimLoop::set_clock_drift_ppm(std::int64_t drift_ppm) noexcept {
   drift_ppm_ = drift_ppm;
 }
 
+void SimLoop::pause(std::uint64_t us) noexcept {
+  paused_until_us_ = std::max(paused_until_us_, world_.now_us() + us);
+}
+
 void SimLoop::kill() {
   if (!alive_) return;
   alive_ = false;
@@ -171,7 +185,8 @@ std::uint64_t SimLoop::world_us(std::uint64_t local) const noexcept {
 std::uint64_t SimLoop::next_timer_us() const noexcept {
   if (timers_.empty()) return ~std::uint64_t{0};
   if (timers_.next_deadline_us() > ~std::uint64_t{0} / 4) return ~std::uint64_t{0};
-  return std::max(world_us(timers_.next_deadline_us()), world_.now_us());
+  const std::uint64_t due_us = std::max(world_us(timers_.next_deadline_us()), world_.now_us());
+  return std::max(due_us, paused_until_us_);
 }
 
 }  // namespace blockd::io

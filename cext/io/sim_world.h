@@ -64,6 +64,7 @@ class SimWorld {
   [[nodiscard]] std::uint64_t next_event_us() const noexcept;
   SimLoop* next_timer_loop(std::uint64_t& at_us) const noexcept;
   bool step_before(std::uint64_t limit_us);
+  void take_event();
   void run_tasks();
   void note(std::uint64_t what) noexcept;
 
@@ -99,6 +100,12 @@ class SimLoop final : public Loop {
   void set_clock_offset_us(std::uint64_t offset_us) noexcept { base_local_us_ += offset_us; }
   void set_clock_drift_ppm(std::int64_t drift_ppm) noexcept;
 
+  // Stopped by its operating system (SIGSTOP, a stalled machine): until `us` have passed it does
+  // nothing, its clock goes on, and what arrives meanwhile waits for it in order. A longer pause
+  // under way stays.
+  void pause(std::uint64_t us) noexcept;
+  [[nodiscard]] bool paused() const noexcept { return world_.now_us() < paused_until_us_; }
+
   // The process dies here and now. Disks and networks on this loop see it (in the order they came).
   void kill();
   [[nodiscard]] bool alive() const noexcept { return alive_; }
@@ -119,6 +126,7 @@ class SimLoop final : public Loop {
   std::uint64_t base_world_us_ = 0;
   std::uint64_t base_local_us_ = 0;
   std::int64_t drift_ppm_ = 0;
+  std::uint64_t paused_until_us_ = 0;  // in the world's time
   TimerHeap timers_;
   TaskQueue tasks_;
   std::vector<std::function<void()>> kill_actions_;

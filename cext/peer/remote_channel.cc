@@ -93,6 +93,7 @@ void RemoteChannel::transmit(ReplicaOp& op) noexcept {
   slots_[slot] = &op;
   op.request_id = (std::uint32_t{round_} << 16) | slot;
   op.sent = op.answered = false;
+  op.damaged = 0;
   encode_request(op);
   op.item.owner = &op;
   op.item.done = item_sent;
@@ -141,14 +142,25 @@ FrameSink::Verdict RemoteChannel::on_frame(const format::FrameHeader& header) no
   const bool data =
       header.payload_bytes > 0 && (is_read(op.kind) || op.kind == ReplicaOp::Kind::read_chunk);
   if (data) {
-    const std::span<const std::uint32_t> crcs(op.frame.tail.data(), op.block_count);
-    if (crc32c_verify(op.data, crcs) != crcs.size()) op.error = Error::ChecksumMismatch;
-    if (op.crcs) std::copy(crcs.begin(), crcs.end(), op.crcs);
+    verify(op);
   }
   op.answered = true;
   transmit_waiting();
   if (op.sent) finish(op);
   return Verdict::go_on;
+}
+
+// The member may have said so by sending blocks that do not match their CRCs (read_chunk).
+void RemoteChannel::verify(ReplicaOp& op) noexcept {
+  const std::span<const std::uint32_t> crcs(op.frame.tail.data(), op.block_count);
+  if (op.crcs) std::copy(crcs.begin(), crcs.end(), op.crcs);
+  if (crc32c_verify(op.data, crcs) == crcs.size()) return;
+  op.error = Error::ChecksumMismatch;
+  if (op.kind != ReplicaOp::Kind::read_chunk) return;
+  for (std::uint32_t i = 0; i < kBlocksPerChunk; ++i) {
+    if (crc32c(op.data + std::size_t{i} * kBlockBytes, kBlockBytes) != crcs[i])
+      op.damaged |= static_cast<std::uint16_t>(1u << i);
+  }
 }
 
 std::span<std::byte> RemoteChannel::receive_buffer() noexcept {

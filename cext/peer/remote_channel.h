@@ -48,6 +48,7 @@ class RemoteChannel final : public ReplicaChannel, private io::LinkHandler, priv
   void connect() noexcept;
   void give_up() noexcept;
   void transmit(ReplicaOp& op) noexcept;
+  static void verify(ReplicaOp& op) noexcept;
   void transmit_waiting() noexcept;
   void tick() noexcept;
   void lose_link(Error reason) noexcept;

@@ -191,6 +191,8 @@ bool Replica::submit_read_chunk(ReplicaOp& op) noexcept {
     std::memset(op.data + std::size_t{i} * kBlockBytes, 0, kBlockBytes);
     op.crcs[i] = crc32c_zero_block();
   }
+  // Of a block that the store does not come to, nothing may look like an answer.
+  std::fill_n(op.crcs, op.block_count, ~crc32c_zero_block());
   submit_read(op);
   return true;
 }
@@ -229,17 +231,36 @@ void Replica::read_done(store::StoreOp& store_op) noexcept {
   --replica.reads_;
   store_op.hold.reset();
   op.error = store_op.error;
+  if (op.kind == ReplicaOp::Kind::read_chunk) replica.chunk_was_read(op, store_op.segment);
   // Another engine may have taken over while the device was busy: what was read may be its doing.
-  if (!op.service->still_open(op)) op.error = Error::NotAttached;
-  if (op.kind == ReplicaOp::Kind::read_chunk && op.error == Error::Ok) {
-    const std::uint32_t chunk = op.first_block / kBlocksPerChunk;
-    const store::SegmentHandle shown = store_op.segment;
-    const bool changed = replica.store_->chunk_version(shown, chunk) != op.version ||
-                         replica.store_->chunk_valid_mask(shown, chunk) != op.valid_mask;
-    if (changed) op.error = Error::Busy;
+  if (!op.service->still_open(op)) {
+    op.error = Error::NotAttached;
+    op.damaged = 0;
   }
-  if (op.kind == ReplicaOp::Kind::read_chunk) replica.close_view(op);
   op.service->complete(op);
+}
+
+void Replica::chunk_was_read(ReplicaOp& op, store::SegmentHandle shown) noexcept {
+  const std::uint32_t chunk = op.first_block / kBlocksPerChunk;
+  const bool medium = op.error == Error::ChecksumMismatch || op.error == Error::DiskError;
+  if (store_ != nullptr && (op.error == Error::Ok || medium)) {
+    const bool changed = store_->chunk_version(shown, chunk) != op.version ||
+                         store_->chunk_valid_mask(shown, chunk) != op.valid_mask;
+    if (changed) op.error = Error::Busy;
+    if (!changed && medium && !store_->metadata_lost()) find_damage(op);
+  }
+  close_view(op);
+}
+
+// The metadata is sound, so the CRCs are: they say which blocks did not come as they were written.
+void Replica::find_damage(ReplicaOp& op) noexcept {
+  for (std::uint32_t i = 0; i < kBlocksPerChunk; ++i) {
+    std::byte* block = op.data + std::size_t{i} * kBlockBytes;
+    if (crc32c(block, kBlockBytes) == op.crcs[i]) continue;
+    std::memset(block, 0, kBlockBytes);
+    if (op.crcs[i] != crc32c_zero_block()) op.damaged |= static_cast<std::uint16_t>(1u << i);
+  }
+  op.error = op.damaged != 0 ? Error::ChecksumMismatch : Error::Ok;
 }
 
 void Replica::list(ReplicaOp& op) const noexcept {

@@ -69,6 +69,8 @@ class Replica {
   void start_flush(ReplicaOp& op) noexcept;
   void mutation_left(ReplicaOp& op) noexcept;
   void close_view(ReplicaOp& op) noexcept;
+  void chunk_was_read(ReplicaOp& op, store::SegmentHandle shown) noexcept;
+  static void find_damage(ReplicaOp& op) noexcept;
   void list_with_past(ReplicaOp& op) const noexcept;
   void find_content(ReplicaOp& op, store::SegmentHandle shown) const noexcept;
 

@@ -62,6 +62,9 @@ struct ReplicaOp {
   std::uint32_t first_block = 0;
   std::uint32_t block_count = 0;
   std::uint16_t valid_mask = 0;
+  std::uint16_t damaged =
+      0;  // read_chunk answered with ChecksumMismatch: these blocks do not match
+          // their CRCs; everything else of the answer is there. 0: nothing is
   Era era = 0;
   Era died = 0;
   Version version;

@@ -36,6 +36,7 @@ void ReplicaService::submit(Session& session, ReplicaOp& op) noexcept {
   op.service = this;
   op.opened_by = &session;
   op.error = Error::Ok;
+  op.damaged = 0;
   switch (op.kind) {
     case ReplicaOp::Kind::open:
       return open(session, op);

@@ -168,11 +168,12 @@ void decode_body(ReplicaOp& op) noexcept {
 }
 
 void encode_reply(ReplicaOp& op) noexcept {
-  const bool ok = op.error == Error::Ok;
+  // Damaged blocks are sent as they are: their CRCs tell.
+  const bool ok = op.error == Error::Ok || op.damaged != 0;
   format::FrameHeader header;
   header.type = static_cast<std::uint8_t>(static_cast<std::uint8_t>(frame_type(op.kind)) |
                                           format::kFrameReply);
-  header.error = static_cast<std::uint16_t>(op.error);
+  header.error = static_cast<std::uint16_t>(ok ? Error::Ok : op.error);
   header.request_id = op.request_id;
   std::uint32_t head_bytes = 0;
   std::uint32_t data_bytes = 0;

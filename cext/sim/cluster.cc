@@ -9,11 +9,19 @@ namespace blockd::sim {
 
 namespace {
 
+constexpr std::uint64_t kMetaDelayUsMax = 20'000;
+
 Uuid numbered(std::uint8_t kind, std::uint32_t number) {
   Uuid id;
   id.bytes[0] = kind;
   id.bytes[15] = static_cast<std::uint8_t>(number + 1);
   return id;
+}
+
+std::string describe(const store::ChunkDigest& digest) {
+  return "version " + std::to_string(digest.version.epoch) + "." +
+         std::to_string(digest.version.seq) + " mask " + std::to_string(digest.valid_mask) +
+         " digest " + std::to_string(digest.digest);
 }
 
 }  // namespace
@@ -95,8 +103,10 @@ void SimCluster::boot(std::uint32_t index) {
   Process& process = *host.process;
   process.loop = std::make_unique<io::SimLoop>(world_);
   process.loop->set_clock_offset_us(world_.random().below(1'000'000'000));
-  process.loop->set_clock_drift_ppm(static_cast<std::int64_t>(world_.random().below(20'001)) -
-                                    10'000);
+  const std::uint64_t error_ppm = options_.clock_error_ppm;
+  process.loop->set_clock_drift_ppm(
+      static_cast<std::int64_t>(world_.random().below(2 * error_ppm + 1)) -
+      static_cast<std::int64_t>(error_ppm));
   process.buffers = std::make_unique<Buffers>(128, 64, 64);
   process.network = std::make_unique<io::SimNetwork>(fabric_, *process.loop, host.name);
   process.store = host.medium->open(*process.loop, *process.buffers);
@@ -132,9 +142,29 @@ void SimCluster::reset_links(std::uint32_t a, std::uint32_t b) {
   fabric_.reset_links(hosts_[a].name, hosts_[b].name);
 }
 
+void SimCluster::block(std::uint32_t from, std::uint32_t to, bool blocked) {
+  fabric_.block(hosts_[from].name, hosts_[to].name, blocked);
+}
+
+void SimCluster::pause(std::uint32_t index, std::uint64_t us) {
+  if (alive(index)) hosts_[index].process->loop->pause(us);
+}
+
+void SimCluster::set_clock(std::uint32_t index, std::int64_t error_ppm) {
+  if (alive(index)) hosts_[index].process->loop->set_clock_drift_ppm(error_ppm);
+}
+
+void SimCluster::set_delays(std::uint64_t us_min, std::uint64_t us_max) {
+  fabric_.set_delays(us_min, us_max);
+}
+
 void SimCluster::heal() {
   fabric_.heal();
+  const io::SimFabricOptions usual;
+  fabric_.set_delays(usual.delay_us_min, usual.delay_us_max);
   meta_reachable = true;
+  meta_delay_us_max = kMetaDelayUsMax;
+  for (Host& host : hosts_) host.cut = false;
 }
 
 // --- the metadata service
@@ -216,30 +246,42 @@ engine::Volume* SimCluster::volume_of(std::uint32_t host, std::uint64_t epoch) {
   return process && process->volume && process->epoch == epoch ? process->volume.get() : nullptr;
 }
 
-void SimCluster::change_in_sync(std::uint32_t host, std::uint64_t epoch, std::uint32_t segment,
-                                std::uint64_t generation, std::vector<Uuid> in_sync) {
-  if (!meta_reachable) return;
-  world_.after(world_.random().between(500, 20'000), nullptr,
-               [this, host, epoch, segment, generation, in_sync] {
-                 if (!meta_reachable) return;
-                 MetaSegment& meta = meta_[segment];
-                 if (epoch == epoch_ && generation == meta.generation) {
-                   ++meta.generation;
-                   for (std::uint32_t i = 0; i < host_count(); ++i) {
-                     meta.in_sync[i] =
-                         std::find(in_sync.begin(), in_sync.end(), hosts_[i].id) != in_sync.end();
-                   }
-                 }
-                 if (!world_.random().chance(8)) answer(host, epoch, segment);  // or it is lost
-               });
+std::uint64_t SimCluster::meta_delay_us() {
+  return world_.random().between(500, std::max<std::uint64_t>(500, meta_delay_us_max));
 }
 
+// What the metadata service tells an attachment is heard by its process, when that runs.
+io::SimLoop* SimCluster::loop_of(std::uint32_t host, std::uint64_t epoch) {
+  return volume_of(host, epoch) ? hosts_[host].process->loop.get() : nullptr;
+}
+
+void SimCluster::change_in_sync(std::uint32_t host, std::uint64_t epoch, std::uint32_t segment,
+                                std::uint64_t generation, std::vector<Uuid> in_sync) {
+  if (!reaches_metadata(host)) return;
+  world_.after(meta_delay_us(), nullptr, [this, host, epoch, segment, generation, in_sync] {
+    if (!meta_reachable) return;
+    MetaSegment& meta = meta_[segment];
+    if (epoch == epoch_ && generation == meta.generation) {
+      ++meta.generation;
+      for (std::uint32_t i = 0; i < host_count(); ++i) {
+        meta.in_sync[i] = std::find(in_sync.begin(), in_sync.end(), hosts_[i].id) != in_sync.end();
+      }
+    }
+    if (!world_.random().chance(8)) answer(host, epoch, segment);  // or it is lost
+  });
+}
+
+// What it says is of now; what it finds is of when it gets there.
 void SimCluster::answer(std::uint32_t host, std::uint64_t epoch, std::uint32_t segment) {
-  world_.after(world_.random().between(500, 20'000), nullptr, [this, host, epoch, segment] {
+  io::SimLoop* loop = loop_of(host, epoch);
+  if (loop == nullptr) return;
+  const bool over = epoch != epoch_;
+  const engine::SegmentConfig config = segment_config(segment, host);
+  world_.after(meta_delay_us(), loop, [this, host, epoch, segment, over, config] {
     engine::Volume* volume = volume_of(host, epoch);
-    if (volume == nullptr || !meta_reachable) return;
-    if (epoch != epoch_) return volume->in_sync_change_failed(segment, Error::EpochFenced);
-    volume->in_sync_changed(segment_config(segment, host));
+    if (volume == nullptr || !reaches_metadata(host)) return;
+    if (over) return volume->in_sync_change_failed(segment, Error::EpochFenced);
+    volume->in_sync_changed(config);
   });
 }
 
@@ -250,7 +292,7 @@ Era SimCluster::take_snapshot(std::uint32_t holder) {
   const Era taken = era_++;
   snapshots_.insert(taken);
   const std::uint64_t epoch = process(holder).epoch;
-  world_.after(world_.random().between(500, 20'000), nullptr, [this, holder, epoch, taken] {
+  world_.after(meta_delay_us(), loop_of(holder, epoch), [this, holder, epoch, taken] {
     engine::Volume* volume = volume_of(holder, epoch);
     if (volume == nullptr) return;  // a later attachment begins in a later era
     volume->begin_era(taken + 1, [this, epoch, taken](Error error) {
@@ -320,7 +362,10 @@ std::string SimCluster::compare_replicas() {
         const auto found = mine.find(chunk);
         const bool same = found != mine.end() && found->second.version == digest.version &&
                           found->second.digest == digest.digest;
-        if (!same) return hosts_[i].name + " differs from host0 in chunk " + std::to_string(chunk);
+        if (same) continue;
+        return hosts_[i].name + " differs from host0 in chunk " + std::to_string(chunk) + ": " +
+               (found == mine.end() ? "nothing" : sim::describe(found->second)) + " for " +
+               sim::describe(digest);
       }
       if (mine.size() != first.size()) return hosts_[i].name + " holds chunks that host0 does not";
     }

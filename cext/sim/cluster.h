@@ -26,6 +26,7 @@ struct ClusterOptions {
   std::uint64_t lease_us = 400'000;
   std::uint64_t heartbeat_us = 80'000;
   std::uint64_t member_timeout_us = 400'000;
+  std::uint64_t clock_error_ppm = 10'000;  // at most, either way, of each process's clock
   // What each host's store stands on; empty: a fake store.
   std::function<std::unique_ptr<Medium>(io::SimWorld&, Uuid store_id, Uuid cluster_id)> make_medium;
 };
@@ -57,8 +58,19 @@ class SimCluster {
   void restart(std::uint32_t host);
   void partition(std::uint32_t a, std::uint32_t b, bool parted);
   void reset_links(std::uint32_t a, std::uint32_t b);
+  void block(std::uint32_t from, std::uint32_t to, bool blocked);  // what `from` sends is not heard
+  void pause(std::uint32_t host, std::uint64_t us);                // SIGSTOP, and SIGCONT in time
+  void set_clock(std::uint32_t host, std::int64_t error_ppm);
+  void set_delays(std::uint64_t us_min, std::uint64_t us_max);
+  void cut_from_metadata(std::uint32_t host, bool cut) { hosts_[host].cut = cut; }
+  // Ends every fault but death, pauses and what a medium has.
   void heal();
   bool meta_reachable = true;
+  std::uint64_t meta_delay_us_max = 20'000;
+
+  [[nodiscard]] bool reaches_metadata(std::uint32_t host) const {
+    return meta_reachable && !hosts_[host].cut;
+  }
 
   // A new epoch for a living host; another holder is not told.
   engine::Volume& attach(std::uint32_t host);
@@ -103,6 +115,9 @@ class SimCluster {
   [[nodiscard]] std::string compare_replicas();
   [[nodiscard]] std::string describe(std::uint32_t host);
   [[nodiscard]] std::uint64_t notices(const std::string& kind) const;
+  [[nodiscard]] const std::vector<std::pair<std::string, std::uint64_t>>& all_notices() const {
+    return notices_;
+  }
 
  private:
   friend class Agent;
@@ -111,6 +126,7 @@ class SimCluster {
     Uuid id, store_id;
     std::unique_ptr<Medium> medium;
     std::unique_ptr<Process> process;
+    bool cut = false;  // from the metadata service
   };
   struct MetaSegment {
     std::uint64_t generation = 1;
@@ -122,6 +138,8 @@ class SimCluster {
   void change_in_sync(std::uint32_t host, std::uint64_t epoch, std::uint32_t segment,
                       std::uint64_t generation, std::vector<Uuid> in_sync);
   void answer(std::uint32_t host, std::uint64_t epoch, std::uint32_t segment);
+  [[nodiscard]] std::uint64_t meta_delay_us();
+  [[nodiscard]] io::SimLoop* loop_of(std::uint32_t host, std::uint64_t epoch);
   [[nodiscard]] engine::Volume* volume_of(std::uint32_t host, std::uint64_t epoch);
   void boot(std::uint32_t host);
   void tell_snapshots(std::uint32_t host);

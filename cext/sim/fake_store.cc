@@ -296,11 +296,29 @@ std::size_t FakeStore::list_states(SegmentHandle segment, std::uint32_t from_chu
   return count;
 }
 
+bool FakeMedium::rot(SegmentId id, std::uint32_t block, Random& random) {
+  const std::uint32_t chunk = block / kBlocksPerChunk, inside = block % kBlocksPerChunk;
+  const std::size_t byte = std::size_t{inside} * kBlockBytes + random.below(kBlockBytes);
+  const auto bit = static_cast<std::byte>(1u << random.below(8));
+  bool any = false;
+  for (auto* image : {&base, &live}) {
+    for (auto& [handle, segment] : *image) {
+      const auto found = segment.chunks.find(chunk);
+      if (segment.info.id != id || found == segment.chunks.end()) continue;
+      if (!(found->second.valid_mask >> inside & 1)) continue;
+      found->second.data[byte] ^= bit;
+      any = true;
+    }
+  }
+  return any;
+}
+
 // --- operations ----------------------------------------------------------------------------------
 
 Error FakeStore::read(StoreOp& op) noexcept {
   const Shown from = shown(op.segment);
   if (from.segment == nullptr) return Error::NotFound;
+  Error error = Error::Ok;
   for (std::uint32_t i = 0; i < op.block_count; ++i) {
     const std::uint32_t block = op.first_block + i;
     const std::uint32_t inside = block % kBlocksPerChunk;
@@ -309,13 +327,13 @@ Error FakeStore::read(StoreOp& op) noexcept {
     const bool valid = chunk != nullptr && ((chunk->valid_mask >> inside) & 1);
     if (valid) {
       std::memcpy(to, chunk->data.data() + std::size_t{inside} * kBlockBytes, kBlockBytes);
-      if (crc32c(to, kBlockBytes) != chunk->crcs[inside]) return Error::ChecksumMismatch;
+      if (crc32c(to, kBlockBytes) != chunk->crcs[inside]) error = Error::ChecksumMismatch;
     } else {
       std::memset(to, 0, kBlockBytes);
     }
     if (op.crcs_out) op.crcs_out[i] = valid ? chunk->crcs[inside] : crc32c_zero_block();
   }
-  return Error::Ok;
+  return error;
 }
 
 // Mutations and flushes complete in the order they came.
@@ -335,10 +353,14 @@ void FakeStore::complete_in_order(StoreOp& op) {
 
 void FakeStore::submit(StoreOp& op) noexcept {
   op.error = Error::Ok;
-  if (stuck) return;
+  if (stuck) return held_.push_back(&op);
   if (op.op == StoreOp::Op::read) {
     loop_.world().after(delay_us(), &loop_, [this, &op] {
-      op.error = fail_reads != Error::Ok ? fail_reads : read(op);
+      op.error = read(op);
+      if (fail_reads != Error::Ok) {
+        std::memset(op.data, 0xee, std::size_t{op.block_count} * kBlockBytes);
+        op.error = fail_reads;
+      }
       op.done(op);
     });
     return;
@@ -365,6 +387,11 @@ void FakeStore::submit(StoreOp& op) noexcept {
     }
   }
   complete_in_order(op);
+}
+
+void FakeStore::release() {
+  stuck = false;
+  for (StoreOp* op : std::exchange(held_, {})) submit(*op);
 }
 
 std::vector<std::uint32_t> FakeStore::chunks_from(const Shown& from, std::uint32_t first) {

@@ -69,6 +69,8 @@ struct FakeMedium {
   static void apply(std::map<store::SegmentHandle, FakeSegment>& to, const FakeMutation& m);
   void fold(std::size_t count);  // the first `count` of the log are durable
   void crash(Random& random, bool power_loss);
+  // Flips a bit of the block as it is now, and as a power loss would bring it back. False: a hole.
+  bool rot(SegmentId segment, std::uint32_t block, Random& random);
 };
 
 class FakeStore final : public store::Store {
@@ -115,7 +117,8 @@ class FakeStore final : public store::Store {
   Error fail_mutations = Error::Ok;
   std::uint32_t fail_count = ~std::uint32_t{0};  // so many of them
   Error fail_reads = Error::Ok;
-  bool stuck = false;
+  bool stuck = false;  // nothing that comes is answered
+  void release();      // it is, and what came is done now
   std::uint64_t slowness = 1;
 
  private:
@@ -151,6 +154,7 @@ class FakeStore final : public store::Store {
   std::map<store::SegmentHandle, View> views_;
   store::SegmentHandle next_view_ = kFirstView;
   std::uint64_t last_completion_us_ = 0;
+  std::vector<store::StoreOp*> held_;  // while stuck
 };
 
 }  // namespace blockd::sim

@@ -17,6 +17,14 @@ class Medium {
   virtual std::unique_ptr<store::Store> open(io::SimLoop& loop, Buffers& buffers) = 0;
   // After the loop was killed.
   virtual void killed(bool power_loss) = 0;
+
+  // Faults, while a process has it open; a new process finds none of them but the rot.
+  virtual void set_slowness(std::uint64_t factor) = 0;
+  virtual void set_stuck(bool stuck) = 0;  // what comes meanwhile is done when it is released
+  virtual void fail_reads(bool failing) = 0;
+  virtual void fail_writes(Error error) = 0;  // Ok: no longer
+  // Flips a bit of one block of the segment at rest. False: it picked one that holds nothing.
+  virtual bool rot(SegmentId segment, std::uint32_t block) = 0;
 };
 
 // The store of tests: fast, and correct by construction.
@@ -32,6 +40,18 @@ class FakeStoreMedium final : public Medium {
     return opened;
   }
   void killed(bool power_loss) override { medium_.crash(world_.random(), power_loss); }
+  void set_slowness(std::uint64_t factor) override { store_->slowness = factor; }
+  void set_stuck(bool stuck) override {
+    if (stuck) store_->stuck = true;
+    if (!stuck && store_->stuck) store_->release();
+  }
+  void fail_reads(bool failing) override {
+    store_->fail_reads = failing ? Error::DiskError : Error::Ok;
+  }
+  void fail_writes(Error error) override { store_->fail_mutations = error; }
+  bool rot(SegmentId segment, std::uint32_t block) override {
+    return medium_.rot(segment, block, world_.random());
+  }
   [[nodiscard]] FakeStore& store() noexcept { return *store_; }  // of the living process
   [[nodiscard]] FakeMedium& medium() noexcept { return medium_; }
 
@@ -46,21 +66,49 @@ class DiskMedium final : public Medium {
  public:
   DiskMedium(io::SimWorld& world, Uuid store_id, Uuid cluster_id, std::uint64_t capacity_bytes,
              std::uint64_t journal_bytes)
-      : disk_(world, capacity_bytes), cluster_id_(cluster_id) {
+      : world_(world), disk_(world, capacity_bytes), cluster_id_(cluster_id) {
     store::Store::format(disk_, {store_id, cluster_id, journal_bytes, false});
   }
   std::unique_ptr<store::Store> open(io::SimLoop& loop, Buffers& buffers) override {
     disk_.attach(loop);
-    return store::Store::open(disk_, loop, buffers, {cluster_id_});
+    auto opened = store::Store::open(disk_, loop, buffers, {cluster_id_});
+    store_ = opened.get();
+    return opened;
   }
   void killed(bool power_loss) override {
     if (power_loss) disk_.crash(io::SimDisk::Crash::random);
+    disk_.set_slowness(1);
+    disk_.set_stuck(false);
+    disk_.clear_faults();
   }
+  void set_slowness(std::uint64_t factor) override { disk_.set_slowness(factor); }
+  void set_stuck(bool stuck) override { disk_.set_stuck(stuck); }
+  void fail_reads(bool failing) override {
+    disk_.clear_faults();
+    if (failing) disk_.fail_reads(0, disk_.capacity_bytes());
+  }
+  void fail_writes(Error error) override {
+    disk_.clear_faults();
+    if (error != Error::Ok) disk_.fail_everything(true);
+  }
+  bool rot(SegmentId segment, std::uint32_t block) override;
   [[nodiscard]] io::SimDisk& disk() noexcept { return disk_; }
 
  private:
+  io::SimWorld& world_;
   io::SimDisk disk_;
   Uuid cluster_id_;
+  store::Store* store_ = nullptr;  // of the living process
 };
+
+inline bool DiskMedium::rot(SegmentId segment, std::uint32_t block) {
+  const auto handle = store_->find_segment(segment);
+  if (!handle || block >= store_->segment_info(*handle).block_count) return false;
+  const store::BlockLocation at = store_->locate(*handle, block);
+  if (!at.allocated || at.in_journal) return false;
+  const std::uint64_t byte = world_.random().below(kBlockBytes);
+  disk_.corrupt(at.device_offset_bytes + byte, static_cast<unsigned>(world_.random().below(8)));
+  return true;
+}
 
 }  // namespace blockd::sim

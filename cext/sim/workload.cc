@@ -1,8 +1,11 @@
 #include "sim/workload.h"
 
 #include <algorithm>
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
+
+#include "blockd/errors.h"
 
 namespace blockd::sim {
 
@@ -21,8 +24,11 @@ struct Workload::Client {
   ~Client() { std::free(memory); }
 };
 
-Workload::Workload(SimCluster& cluster, std::uint64_t span_bytes)
-    : cluster_(cluster), sectors_(span_bytes / kSectorBytes), history_(sectors_) {}
+Workload::Workload(SimCluster& cluster, std::uint64_t span_bytes, std::uint64_t base_bytes)
+    : cluster_(cluster),
+      base_bytes_(base_bytes),
+      sectors_(span_bytes / kSectorBytes),
+      history_(sectors_) {}
 
 void Workload::start(std::uint32_t host, std::uint32_t depth) {
   running_ = true;
@@ -33,7 +39,7 @@ void Workload::start(std::uint32_t host, std::uint32_t depth) {
     client->epoch = cluster_.process(host).epoch;
     client->memory = static_cast<std::byte*>(std::aligned_alloc(kBlockBytes, kMutationBytesMax));
     clients_.push_back(std::move(client));
-    next(*clients_.back());
+    next_in(*clients_.back(), 0);
   }
 }
 
@@ -44,6 +50,13 @@ bool Workload::idle() const {
     return client->busy && cluster_.alive(client->host) &&
            cluster_.process(client->host).epoch == client->epoch;
   });
+}
+
+// In the process that serves it: when that stands still, so does the client.
+void Workload::next_in(Client& client, std::uint64_t delay_us) {
+  if (!cluster_.alive(client.host)) return;
+  cluster_.world().after(delay_us, cluster_.process(client.host).loop.get(),
+                         [this, &client] { next(client); });
 }
 
 void Workload::next(Client& client) {
@@ -82,6 +95,7 @@ void Workload::fill(Client& client) {
   request.offset_bytes = random.below(span_bytes / unit - units + 1) * unit;
   const std::uint64_t first = request.offset_bytes / kSectorBytes;
   const std::uint64_t count = request.length_bytes / kSectorBytes;
+  request.offset_bytes += base_bytes_;
   request.data = client.memory;
   if (read) {
     request.op = BlockRequest::Op::read;
@@ -130,7 +144,7 @@ void Workload::done(Client& client) {
   } else if (request.op == BlockRequest::Op::flush) {
     history_.flush_answered(client.called, client.epoch);
   } else if (request.op == BlockRequest::Op::read) {
-    const std::uint64_t first = request.offset_bytes / kSectorBytes;
+    const std::uint64_t first = (request.offset_bytes - base_bytes_) / kSectorBytes;
     history_.read_answered(client.called, first,
                            tags_of(client.memory, first, request.length_bytes / kSectorBytes));
   } else {
@@ -139,8 +153,7 @@ void Workload::done(Client& client) {
   }
   // Not from inside done(): a front answers its client, who thinks first.
   if (request.error == Error::EpochFenced || request.error == Error::ShuttingDown) return;
-  cluster_.world().after(cluster_.world().random().below(think_us), nullptr,
-                         [this, &client] { next(client); });
+  next_in(client, cluster_.world().random().below(think_us));
 }
 
 bool Workload::read_all(std::uint32_t host, std::vector<std::uint64_t>& tags,
@@ -152,7 +165,7 @@ bool Workload::read_all(std::uint32_t host, std::vector<std::uint64_t>& tags,
     bool over = false;
     BlockRequest request;
     request.op = BlockRequest::Op::read;
-    request.offset_bytes = at;
+    request.offset_bytes = base_bytes_ + at;
     request.length_bytes = static_cast<std::uint32_t>(
         std::min<std::uint64_t>(kMutationBytesMax, sectors_ * kSectorBytes - at));
     request.data = memory;
@@ -161,7 +174,11 @@ bool Workload::read_all(std::uint32_t host, std::vector<std::uint64_t>& tags,
     const std::uint64_t called = history_.read_called();
     cluster_.volume(host)->submit(request);
     fine = cluster_.world().run_until([&] { return over; }, max_us) && request.error == Error::Ok;
-    if (!fine) return false;  // the request may still be under way: its memory is left to it
+    if (!fine) {  // the request may still be under way: its memory is left to it
+      std::snprintf(unread_, sizeof unread_, "at %llu: %s", static_cast<unsigned long long>(at),
+                    over ? error_name(request.error) : "no answer");
+      return false;
+    }
     const std::uint64_t first = at / kSectorBytes;
     const std::vector<std::uint64_t> some =
         tags_of(memory, first, request.length_bytes / kSectorBytes);

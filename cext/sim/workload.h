@@ -14,9 +14,8 @@ namespace blockd::sim {
 
 class Workload {
  public:
-  // `span_bytes` from the volume's start (small: many overlaps); further `islands` at other
-  // offsets.
-  Workload(SimCluster& cluster, std::uint64_t span_bytes);
+  // On `span_bytes` from `base_bytes` of the volume on (small: many overlaps).
+  Workload(SimCluster& cluster, std::uint64_t span_bytes, std::uint64_t base_bytes = 0);
   ~Workload();
 
   // Keeps `depth` requests under way at the host's volume until stop(); those of a dead process are
@@ -39,14 +38,17 @@ class Workload {
   [[nodiscard]] std::uint64_t answered() const { return answered_; }
   [[nodiscard]] std::uint64_t failed() const { return failed_; }
   [[nodiscard]] const std::string& wrong() const { return wrong_; }
+  [[nodiscard]] const char* unread() const { return unread_; }  // why read_all() failed
 
  private:
   struct Client;
+  void next_in(Client& client, std::uint64_t delay_us);
   void next(Client& client);
   void fill(Client& client);
   void done(Client& client);
 
   SimCluster& cluster_;
+  std::uint64_t base_bytes_;
   std::uint64_t sectors_;
   History history_;
   std::vector<std::unique_ptr<Client>> clients_;
@@ -55,6 +57,7 @@ class Workload {
   std::uint64_t answered_ = 0;
   std::uint64_t failed_ = 0;
   std::string wrong_;
+  char unread_[64] = {};
 };
 
 }  // namespace blockd::sim

@@ -123,9 +123,9 @@ struct SnapshotSet {
 
 struct StoreOp {
   enum class Op : std::uint8_t {
-    read,     // `data` <- blocks, crcs_out <- their CRCs; holes read as zeros
-    write,    // blocks <- `data` with `crcs`; where all of a chunk's part is zeros, as `zero` does
-    zero,     // blocks become holes (trim and write-zeroes alike: both read back as zeros)
+    read,   // `data` <- blocks, crcs_out <- their CRCs, also where blocks are damaged; holes: zeros
+    write,  // blocks <- `data` with `crcs`; where all of a chunk's part is zeros, as `zero` does
+    zero,   // blocks become holes (trim and write-zeroes alike: both read back as zeros)
     replace,  // resync: the whole of one chunk becomes `data` where valid_mask has a bit, a hole
               // elsewhere, at exactly `version`, whatever was there. first_block is the chunk's
               // first, block_count kBlocksPerChunk; data and crcs have kBlocksPerChunk places.

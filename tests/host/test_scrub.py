@@ -139,3 +139,12 @@ async def test_a_repair_at_the_holder_becomes_an_event(rig, metadata, eventually
     assert metadata.events[0].kind == "block.repaired"
     assert metadata.events[0].volume_id == str(volume_id)
     assert metadata.events[0].details["chunk"] == "7"
+
+
+async def test_what_is_blocked_is_told_once_for_a_while(rig, metadata, eventually) -> None:
+    volume_id = uuid4()
+    for chunk in (7, 7, 8):
+        rig.core.emit(Notice(volume_id, 2, rig.host_id, "resync-blocked", chunk))
+    rig.core.emit(Notice(volume_id, 2, rig.host_id, "unacknowledged-write-dropped", 9))
+    await eventually(lambda: len(metadata.events) == 2)
+    assert [event.kind for event in metadata.events] == ["resync.blocked", "write.dropped"]

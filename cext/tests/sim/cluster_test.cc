@@ -6,6 +6,7 @@
 #include <cstdlib>
 #include <string>
 
+#include "sim/settle.h"
 #include "sim/snapshots.h"
 #include "sim/workload.h"
 
@@ -27,44 +28,6 @@ void for_seeds(std::uint64_t count, Story story) {
     const std::string wrong = story(seed);
     REQUIRE_MESSAGE(wrong.empty(), "seed " << seed << ": " << wrong);
   }
-}
-
-bool serves(SimCluster& cluster, std::uint32_t host, std::uint64_t max_us = 60'000'000) {
-  return cluster.world().run_until(
-      [&] { return cluster.volume(host)->state() == engine::VolumeState::serving; }, max_us);
-}
-
-// Faults are over: everything comes back, agrees, and holds what clients saw.
-std::string settle(SimCluster& cluster, Workload& work, std::uint32_t holder,
-                   bool power_was_lost = false, Snapshots* snapshots = nullptr) {
-  cluster.heal();
-  for (std::uint32_t i = 0; i < cluster.host_count(); ++i) {
-    if (!cluster.alive(i)) cluster.restart(i);
-  }
-  if (!cluster.volume(holder)) cluster.attach(holder);
-  if (!serves(cluster, holder))
-    return "does not serve after the faults: " + cluster.describe(holder);
-  work.stop();
-  if (!cluster.world().run_until([&] { return work.idle(); }, 90'000'000)) {
-    return "requests are never answered: " + cluster.describe(holder);
-  }
-  if (!cluster.world().run_until([&] { return cluster.all_in_sync(); }, 90'000'000)) {
-    return "not all in sync after the faults: " + cluster.describe(holder);
-  }
-  std::vector<std::uint64_t> tags;
-  if (!work.read_all(holder, tags)) return "cannot read everything";
-  if (!work.flush(holder)) return "cannot flush";
-  cluster.world().run_for(3'000'000);
-  if (snapshots) {
-    const std::string differs = snapshots->compare_all();
-    if (!differs.empty()) return differs;
-  }
-  if (!work.wrong().empty()) return work.wrong();
-  // Without its power a host forgets what was not flushed: then only flushes are held to their
-  // word.
-  std::string wrong = power_was_lost ? work.history().restart(tags) : work.history().check();
-  if (!wrong.empty()) return wrong;
-  return cluster.compare_replicas();
 }
 
 std::string calm_story(std::uint64_t seed, ClusterOptions options) {

@@ -1,0 +1,59 @@
+#include "sim/settle.h"
+
+#include <vector>
+
+namespace blockd::sim {
+
+namespace {
+
+// Its medium is well again (rot aside). A store that failed, or could not read its metadata,
+// has to be opened anew.
+void revive(SimCluster& cluster, std::uint32_t host) {
+  if (!cluster.alive(host)) return cluster.restart(host);
+  Medium& medium = cluster.medium(host);
+  medium.set_slowness(1);
+  medium.set_stuck(false);
+  medium.fail_reads(false);
+  medium.fail_writes(Error::Ok);
+  const store::Store& store = *cluster.process(host).store;
+  if (store.info().failed == Error::Ok && !store.metadata_lost()) return;
+  cluster.kill(host, false);
+  cluster.restart(host);
+}
+
+}  // namespace
+
+bool serves(SimCluster& cluster, std::uint32_t host, std::uint64_t max_us) {
+  return cluster.world().run_until(
+      [&] { return cluster.volume(host)->state() == engine::VolumeState::serving; }, max_us);
+}
+
+std::string settle(SimCluster& cluster, Workload& work, std::uint32_t holder, bool power_was_lost,
+                   Snapshots* snapshots, bool may_rot) {
+  cluster.heal();
+  for (std::uint32_t i = 0; i < cluster.host_count(); ++i) revive(cluster, i);
+  if (!cluster.volume(holder)) cluster.attach(holder);
+  if (!serves(cluster, holder))
+    return "does not serve after the faults: " + cluster.describe(holder);
+  work.stop();
+  if (!cluster.world().run_until([&] { return work.idle(); }, 90'000'000)) {
+    return "requests are never answered: " + cluster.describe(holder);
+  }
+  if (!cluster.world().run_until([&] { return cluster.all_in_sync(); }, 90'000'000)) {
+    return "not all in sync after the faults: " + cluster.describe(holder);
+  }
+  std::vector<std::uint64_t> tags;
+  if (!work.read_all(holder, tags)) return std::string("cannot read everything, ") + work.unread();
+  if (!work.flush(holder)) return "cannot flush";
+  cluster.world().run_for(3'000'000);
+  if (snapshots) {
+    const std::string differs = snapshots->compare_all(may_rot);
+    if (!differs.empty()) return differs;
+  }
+  if (!work.wrong().empty()) return work.wrong();
+  std::string wrong = power_was_lost ? work.history().restart(tags) : work.history().check();
+  if (!wrong.empty()) return wrong;
+  return cluster.compare_replicas();
+}
+
+}  // namespace blockd::sim

@@ -1,0 +1,116 @@
+// Damage at several members, each at other blocks: as long as a block is sound anywhere, it is read
+// and healed, and nothing waits for ever.
+#include "tests/sim/story.h"
+
+namespace blockd::sim {
+namespace {
+
+void damage(SimCluster& cluster, std::uint32_t host, std::uint32_t block) {
+  REQUIRE(cluster.medium(host).rot({cluster.volume_id(), 0}, block));
+}
+
+TEST_CASE("a read whose blocks are damaged at every member, but not the same ones") {
+  Fixture f;
+  REQUIRE(f.io.write(0, 16 * kBlockBytes, 0x11, true) == Error::Ok);
+  for (std::uint32_t host = 0; host < 3; ++host) damage(f.cluster, host, 2 + host);
+  CHECK(f.io.read(0, 16 * kBlockBytes) == Error::Ok);
+  CHECK(f.io.all(0x11, 0, 16 * kBlockBytes));
+  // Each is healed from the others, though none of these has the whole chunk.
+  CHECK(f.cluster.world().run_until([&] { return f.cluster.notices("block-repaired") >= 1; },
+                                    kPatienceUs));
+  CHECK(f.io.read(0, 16 * kBlockBytes) == Error::Ok);
+}
+
+TEST_CASE("a block that is damaged everywhere fails alone") {
+  Fixture f;
+  REQUIRE(f.io.write(0, 16 * kBlockBytes, 0x11, true) == Error::Ok);
+  for (std::uint32_t host = 0; host < 3; ++host) damage(f.cluster, host, 5);
+  CHECK(f.io.read(0, 16 * kBlockBytes) == Error::ChecksumMismatch);
+  CHECK(f.io.read(0, 5 * kBlockBytes) == Error::Ok);
+  CHECK(f.io.read(6 * kBlockBytes, 10 * kBlockBytes) == Error::Ok);
+  CHECK(f.io.read(5 * kBlockBytes, kBlockBytes) == Error::ChecksumMismatch);
+}
+
+TEST_CASE("a resync takes what its source has lost from the joiner itself") {
+  Fixture f;
+  REQUIRE(f.io.write(0, 16 * kBlockBytes, 0x11, true) == Error::Ok);
+  f.cluster.kill(1, false);
+  REQUIRE(until_in_sync(f.cluster, 2));
+  REQUIRE(f.io.write(0, kBlockBytes, 0x22, true) == Error::Ok);  // the chunk moves on without host1
+  damage(f.cluster, 0, 3);
+  damage(f.cluster, 2, 3);
+  f.cluster.restart(1);
+  REQUIRE(until_in_sync(f.cluster, 3));
+  CHECK(f.cluster.notices("resync-blocked") == 0);
+  f.cluster.world().run_for(3'000'000);  // the engine has heard that host1 counts
+  CHECK(f.io.read(0, 16 * kBlockBytes) == Error::Ok);
+  CHECK(f.io.all(0x22, 0, kBlockBytes));
+  CHECK(f.io.all(0x11, kBlockBytes, 15 * kBlockBytes));
+  CHECK(f.cluster.compare_replicas() == "");
+}
+
+TEST_CASE("a resync that nobody can read for does not spin, and goes on once it can") {
+  Fixture f;
+  REQUIRE(f.io.write(0, 16 * kBlockBytes, 0x11, true) == Error::Ok);
+  f.cluster.kill(1, false);
+  REQUIRE(until_in_sync(f.cluster, 2));
+  REQUIRE(f.io.write(0, 16 * kBlockBytes, 0x22, true) == Error::Ok);
+  damage(f.cluster, 0, 3);
+  damage(f.cluster, 2, 3);
+  f.cluster.restart(1);
+  f.cluster.world().run_for(5'000'000);
+  CHECK_FALSE(f.cluster.in_sync(1));
+  const std::uint64_t blocked = f.cluster.notices("resync-blocked");
+  CHECK(blocked >= 2);
+  CHECK(blocked <= 8);  // once a second
+  REQUIRE(f.io.write(3 * kBlockBytes, kBlockBytes, 0x33, true) == Error::Ok);
+  CHECK(until_in_sync(f.cluster, 3));
+  CHECK(f.cluster.compare_replicas() == "");
+}
+
+// Host2 alone has a write that no client was told of, and cannot read the chunk it is in.
+TEST_CASE("an opening is not held up by a write that no quorum can have had") {
+  ClusterOptions options;
+  options.min_in_sync = 3;  // nothing is acknowledged without all of them
+  Fixture f(options);
+  REQUIRE(f.io.write(0, 16 * kBlockBytes, 0x11, true) == Error::Ok);
+  std::memset(f.io.memory, 0x22, kBlockBytes);
+  f.io.begin(BlockRequest::Op::write, kBlockBytes, kBlockBytes);
+  f.cluster.kill(1, false);  // before it gets there
+  f.cluster.world().run_for(100'000);
+  CHECK_FALSE(f.io.over);
+  f.cluster.kill(0, false);  // the engine; host0 and host2 have the write
+  f.cluster.kill(2, false);
+  for (std::uint32_t host = 0; host < 3; ++host) f.cluster.restart(host);
+  damage(f.cluster, 0, 1);
+  damage(f.cluster, 2, 1);
+  f.cluster.attach(1);
+  REQUIRE(until_state(f.cluster, 1, VolumeState::serving));
+  CHECK(f.cluster.notices("unacknowledged-write-dropped") == 1);
+  Io at_one(f.cluster, 1);
+  REQUIRE(at_one.read(0, 16 * kBlockBytes) == Error::Ok);
+  CHECK(at_one.all(0x11, 0, 16 * kBlockBytes));
+  f.cluster.world().run_for(2'000'000);
+  CHECK(f.cluster.compare_replicas() == "");
+}
+
+// The same, but a quorum may have had it: better no answer than a wrong one.
+TEST_CASE("an opening waits for a write that may have been acknowledged") {
+  Fixture f;  // of three, two are enough
+  REQUIRE(f.io.write(0, 16 * kBlockBytes, 0x11, true) == Error::Ok);
+  f.cluster.kill(1, false);
+  REQUIRE(f.io.write(kBlockBytes, kBlockBytes, 0x22, true) == Error::Ok);
+  f.cluster.kill(0, false);
+  f.cluster.kill(2, false);
+  for (std::uint32_t host = 0; host < 3; ++host) f.cluster.restart(host);
+  damage(f.cluster, 0, 1);
+  damage(f.cluster, 2, 1);
+  f.cluster.attach(1);
+  f.cluster.world().run_for(3'000'000);
+  CHECK(f.cluster.volume(1)->state() != VolumeState::serving);
+  CHECK(f.cluster.notices("unacknowledged-write-dropped") == 0);
+  CHECK(f.cluster.notices("reconcile-blocked") >= 1);
+}
+
+}  // namespace
+}  // namespace blockd::sim
