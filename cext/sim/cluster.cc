@@ -205,11 +205,15 @@ engine::Volume& SimCluster::attach(std::uint32_t index) {
 
 bool SimCluster::detach(std::uint32_t index, std::uint64_t max_us) {
   Process& process = *hosts_[index].process;
-  bool closed = false;
-  process.volume->close([&](Error) { closed = true; });
-  const bool in_time = world_.run_until([&] { return closed; }, max_us);
-  if (in_time) process.volume.reset();
-  return in_time;
+  if (process.closing == Process::Closing::no) {
+    process.closing = Process::Closing::under_way;
+    process.volume->close([&process](Error) { process.closing = Process::Closing::done; });
+  }
+  const auto over = [&] { return !alive(index) || process.closing == Process::Closing::done; };
+  if (!world_.run_until(over, max_us) || !alive(index)) return false;
+  process.volume.reset();
+  process.closing = Process::Closing::no;
+  return true;
 }
 
 Error SimCluster::shrink(std::uint32_t index, std::uint64_t size_bytes) {

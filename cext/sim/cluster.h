@@ -44,6 +44,7 @@ struct Process {
   std::unique_ptr<engine::Volume> volume;
   std::uint64_t epoch = 0;  // of the volume
   Era opened_in = 0;        // the era it was attached in
+  enum class Closing : std::uint8_t { no, under_way, done } closing = Closing::no;  // the volume
 };
 
 class SimCluster {
