@@ -21,7 +21,9 @@ stage() {
 
 stage "C++ under ASan and UBSan" env BLOCKD_SEEDS="${BLOCKD_SEEDS:-20}" scripts/ctest.sh asan
 stage "C++ release: crash points, clusters" scripts/ctest.sh release store nbd sim
-stage "Python, clusters and guest" python -m pytest tests -m "not soak" --durations=10
+# Two at a time: a cluster's tests mostly wait. A file's tests share its cluster.
+stage "Python, clusters and guest" python -m pytest tests -m "not soak" -n 2 --dist loadfile \
+  --durations=10
 
 printf '\n== summary\n'
 printf '%s\n' "${summary[@]}"
