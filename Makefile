@@ -64,8 +64,13 @@ asan tsan: packages ## C++ tests under ASan+UBSan, under TSan
 	scripts/ctest.sh $@
 
 .PHONY: sim
-sim: packages ## the cluster simulator (BLOCKD_SEEDS=1000, BLOCKD_SEED=n replays one)
+sim: packages ## the cluster simulator (BLOCKD_SEEDS=1000; SEED=n replays one life of the swarm)
+ifdef SEED
+	cmake --preset release >/dev/null && cmake --build --preset release --target test_sim
+	BLOCKD_SEED=$(SEED) build/release/test_sim --test-case='a swarm of lives*'
+else
 	scripts/ctest.sh release sim
+endif
 
 .PHONY: fuzz
 fuzz: packages ## every libFuzzer target for FUZZ_SECONDS (60) each

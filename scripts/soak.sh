@@ -25,6 +25,20 @@ crash_stores() {
 }
 crash_stores
 
+# Lives of whole clusters under everything at once, as long as the other parts.
+swarm_clusters() {
+  local shard pids=() failed=0
+  cmake --build --preset release --target test_sim
+  for ((shard = 0; shard < $(nproc); shard++)); do
+    BLOCKD_SEED_FROM=$(fresh_seed) BLOCKD_SECONDS=$seconds \
+      build/release/test_sim --test-case='a swarm of lives*' &
+    pids+=($!)
+  done
+  for pid in "${pids[@]}"; do wait "$pid" || failed=1; done
+  return $failed
+}
+swarm_clusters
+
 end=$((SECONDS + seconds))
 export BLOCKD_SEED
 while ((SECONDS < end)); do

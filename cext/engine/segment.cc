@@ -158,7 +158,7 @@ void Segment::part_done(ReplicaOp& op) noexcept {
 void Segment::evaluate(Mutation& mutation) noexcept {
   BLOCKD_ASSERT(mutation.stage == Mutation::Stage::in_flight);
   Parent* answer = nullptr;
-  if (!mutation.quorum_acked && !mutation.requeue && quorum(mutation.acked)) {
+  if (!mutation.quorum_acked && !mutation.requeue && answerable(mutation.acked)) {
     mutation.quorum_acked = true;
     max_acked_seq_ = std::max(max_acked_seq_, mutation.seq);
     answer = std::exchange(mutation.parent, nullptr);

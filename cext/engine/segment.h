@@ -146,6 +146,7 @@ class Segment {
   [[nodiscard]] std::uint32_t write_quorum(std::uint32_t members) const noexcept;
   [[nodiscard]] bool counted(MemberMask mask, MemberMask config) const noexcept;
   [[nodiscard]] bool quorum(MemberMask mask) const noexcept;
+  [[nodiscard]] bool answerable(MemberMask mask) const noexcept;
   [[nodiscard]] bool meets_every_quorum(MemberMask mask) const noexcept;
   [[nodiscard]] MemberMask leased(std::uint64_t now_us) const noexcept;
   void start_open(std::uint32_t index) noexcept;

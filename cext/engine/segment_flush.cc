@@ -65,7 +65,7 @@ void Segment::flush_part_done(ReplicaOp& op) noexcept {
 
 void Segment::evaluate(Flush& flush) noexcept {
   Parent* answer = nullptr;
-  if (!flush.answered && quorum(flush.acked)) {
+  if (!flush.answered && answerable(flush.acked)) {
     flush.answered = true;
     flushed_seq_ = std::max(flushed_seq_, flush.covers_seq);
     answer = std::exchange(flush.parent, nullptr);

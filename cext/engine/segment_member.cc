@@ -32,6 +32,14 @@ bool Segment::quorum(MemberMask mask) const noexcept {
   return counted(have, agreed_) && (asked_ == 0 || counted(have, asked_));
 }
 
+// May a client be told what these members have? While a member that holds everything waits to be
+// asked for, the larger set's quorum is needed as well: else, under a load that never pauses, there
+// is always something that only the smaller one has, and Q3 forbids to ask.
+bool Segment::answerable(MemberMask mask) const noexcept {
+  const bool grows = asked_ == 0 && (ready_ & ~agreed_) != 0;
+  return quorum(mask) && (!grows || counted(static_cast<MemberMask>(mask & ready_), ready_));
+}
+
 // `mask` shares a member with every write quorum there may have been.
 bool Segment::meets_every_quorum(MemberMask mask) const noexcept {
   const auto meets = [&](MemberMask config) {

@@ -613,5 +613,31 @@ TEST_CASE("the checker finds what it is there to find") {
   CHECK_FALSE(unwritten.check().empty());
 }
 
+// Clients that never pause: there is always a write that only the smaller set has.
+TEST_CASE("a member comes back into the set under a load that never pauses") {
+  for (const std::uint32_t replicas : {2u, 3u, 5u}) {
+    CAPTURE(replicas);
+    ClusterOptions options;
+    options.seed = 3;
+    options.hosts = replicas + 1;
+    options.replicas = replicas;
+    options.min_in_sync = 1;
+    SimCluster cluster(options);
+    Workload work(cluster, 1 << 20);
+    work.think_us = 100;
+    cluster.attach(0);
+    REQUIRE(until_state(cluster, 0, VolumeState::serving));
+    work.start(0, 16);
+    cluster.world().run_for(100'000);
+    cluster.kill(1, false);
+    REQUIRE(until_in_sync(cluster, replicas - 1));
+    cluster.restart(1);
+    CHECK(until_in_sync(cluster, replicas, 3'000'000));
+    work.stop();
+    REQUIRE(cluster.world().run_until([&] { return work.idle(); }, kPatienceUs));
+    CHECK(work.history().check() == "");
+  }
+}
+
 }  // namespace
 }  // namespace blockd::sim
