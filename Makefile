@@ -67,6 +67,10 @@ asan tsan: packages ## C++ tests under ASan+UBSan, under TSan
 sim: packages ## the cluster simulator (BLOCKD_SEEDS=1000, BLOCKD_SEED=n replays one)
 	scripts/ctest.sh release sim
 
+.PHONY: mutants
+mutants: packages ## bugs planted on purpose, each of which the simulator must find (ARGS="--list")
+	python3 scripts/mutants.py $(ARGS)
+
 .PHONY: fuzz
 fuzz: packages ## every libFuzzer target for FUZZ_SECONDS (60) each
 	scripts/fuzz.sh $${FUZZ_SECONDS:-60}

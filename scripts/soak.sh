@@ -33,5 +33,6 @@ while ((SECONDS < end)); do
   scripts/ctest.sh release store nbd sim
 done
 unset BLOCKD_SEED
+scripts/mutants.py
 scripts/fuzz.sh "$seconds"
 SOAK_SECONDS=$seconds python -m pytest tests -m soak --timeout $((seconds * 3 + 600))
