@@ -18,11 +18,77 @@ int shown(SimCluster& cluster, std::uint32_t at) {
   return io.all(byte, 0, kBlockBytes) ? byte : -1;
 }
 
+// How many hosts' stores show the byte in the block, done or not.
+std::uint32_t holders(SimCluster& cluster, std::uint32_t block, int byte) {
+  std::uint32_t count = 0;
+  for (std::uint32_t host = 0; host < cluster.options().replicas; ++host) {
+    const auto& chunks = fake(cluster, host).medium().live.begin()->second.chunks;
+    const auto chunk = chunks.find(block / kBlocksPerChunk);
+    const std::size_t at = std::size_t{block % kBlocksPerChunk} * kBlockBytes;
+    if (chunk != chunks.end() && chunk->second.data[at] == static_cast<std::byte>(byte)) ++count;
+  }
+  return count;
+}
+
+// All that the host's store has not flushed is lost with its power.
+void lose_power(SimCluster& cluster, std::uint32_t host) {
+  fake(cluster, host).medium().log.clear();
+  cluster.kill(host, true);
+}
+
 ClusterOptions one_is_enough(std::uint32_t replicas) {
   ClusterOptions options;
   options.replicas = replicas;
   options.min_in_sync = 1;
   return options;
+}
+
+// Q1.
+TEST_CASE("a write is answered when a quorum has it, a flush when a quorum has flushed") {
+  Fixture f;
+  Io flush(f.cluster, 0);
+  REQUIRE(f.io.write(0, kBlockBytes, 1) == Error::Ok);
+  for (const std::uint32_t host : {1u, 2u}) fake(f.cluster, host).store().stuck = true;
+  flush.begin(BlockRequest::Op::flush, 0, 0);
+  CHECK(flush.wait(500'000) == Error::Timeout);
+  f.io.begin(BlockRequest::Op::write, 0, kBlockBytes);
+  CHECK(f.io.wait(500'000) == Error::Timeout);
+}
+
+// Q1. Two of the three are up; the third is still agreed, and comes back.
+TEST_CASE("a member that joins counts for what it has, not for what it was sent") {
+  for (std::uint64_t seed = 1; seed <= 8; ++seed) {
+    CAPTURE(seed);
+    ClusterOptions options;
+    options.seed = seed;
+    Fixture f(options);
+    f.cluster.meta_reachable = false;
+    f.cluster.kill(2, false);
+    REQUIRE(f.io.write(0, kBlockBytes, 1) == Error::Ok);
+    f.cluster.fabric().set_delays(5'000, 40'000);
+    f.cluster.restart(2);
+    for (int byte = 2; f.cluster.notices("resync-finished") == 0; byte = byte % 250 + 1) {
+      REQUIRE(f.io.write(0, kBlockBytes, byte) == Error::Ok);
+      CHECK(holders(f.cluster, 0, byte) >= 2);
+    }
+  }
+}
+
+// J1. The nearest member, which a joiner is compared with, lacks a mutation that is in flight.
+TEST_CASE("a member that joins has missed what was in flight") {
+  Fixture f;
+  REQUIRE(f.io.write(0, kBlockBytes, 1) == Error::Ok);
+  REQUIRE(f.io.flush() == Error::Ok);
+  f.cluster.kill(2, false);
+  REQUIRE(until_in_sync(f.cluster, 2));
+  f.cluster.world().run_for(100'000);
+  fake(f.cluster, 0).store().stuck = true;
+  std::memset(f.io.memory, 2, kBlockBytes);
+  f.io.begin(BlockRequest::Op::write, 0, kBlockBytes);
+  f.cluster.world().run_for(5'000);
+  f.cluster.restart(2);
+  REQUIRE(f.io.wait() == Error::Ok);
+  CHECK(holders(f.cluster, 0, 2) >= 2);
 }
 
 // Q2. The metadata service has agreed to a set, and the engine does not know: the one member that
@@ -95,6 +161,186 @@ TEST_CASE("a set is asked for only when it has flushed what clients were told") 
   f.cluster.restart(2);
   REQUIRE(until_state(f.cluster, 1, VolumeState::serving));
   CHECK(shown(f.cluster, 1) == 2);
+}
+
+// R1, R2. Only the engine's own host has the second write.
+TEST_CASE("a read shows nothing that no quorum has") {
+  for (const bool read_first : {false, true}) {
+    CAPTURE(read_first);
+    Fixture f;
+    Io reader(f.cluster, 0);
+    REQUIRE(f.io.write(0, kBlockBytes, 1) == Error::Ok);
+    f.cluster.world().run_for(1'000'000);
+    for (const std::uint32_t host : {1u, 2u}) f.cluster.partition(0, host, true);
+    std::memset(f.io.memory, 2, kBlockBytes);
+    if (read_first) reader.begin(BlockRequest::Op::read, 0, kBlockBytes);
+    f.io.begin(BlockRequest::Op::write, 0, kBlockBytes);
+    f.cluster.world().run_for(2'000);
+    if (!read_first) reader.begin(BlockRequest::Op::read, 0, kBlockBytes);
+    CHECK(reader.wait(100'000) == Error::Timeout);
+    f.cluster.kill(0, true);
+    f.cluster.attach(1);
+    REQUIRE(until_state(f.cluster, 1, VolumeState::serving));
+    CHECK(shown(f.cluster, 1) == 1);
+  }
+}
+
+// R1. The nearest member has the write under way for ever.
+TEST_CASE("a read goes to a member that has what was acknowledged") {
+  Fixture f;
+  REQUIRE(f.io.write(0, kBlockBytes, 1) == Error::Ok);
+  f.cluster.world().run_for(100'000);
+  fake(f.cluster, 0).store().stuck = true;
+  REQUIRE(f.io.write(0, kBlockBytes, 2) == Error::Ok);
+  fake(f.cluster, 0).store().stuck = false;
+  CHECK(shown(f.cluster, 0) == 2);
+}
+
+// O3. Host 0 has a write that nobody was told of. The next engine must not show its absence before
+// host 0 is out of the set; and what it does while it waits must not hide the difference.
+TEST_CASE("nothing is served, and nothing stable, while an agreed member is absent") {
+  Fixture f;
+  REQUIRE(f.io.write(0, kBlockBytes, 1) == Error::Ok);
+  REQUIRE(f.io.flush() == Error::Ok);
+  f.cluster.world().run_for(3'000'000);
+  for (const std::uint32_t host : {1u, 2u}) f.cluster.partition(0, host, true);
+  std::memset(f.io.memory, 2, kBlockBytes);
+  f.io.begin(BlockRequest::Op::write, 0, kBlockBytes);
+  f.cluster.world().run_for(5'000);
+  f.cluster.kill(0, false);
+  f.cluster.heal();
+  f.cluster.meta_reachable = false;
+  f.cluster.attach(1);
+  CHECK_FALSE(until_state(f.cluster, 1, VolumeState::serving, 5'000'000));
+  f.cluster.kill(1, false);
+  f.cluster.meta_reachable = true;
+  f.cluster.restart(0);
+  f.cluster.restart(1);
+  f.cluster.attach(2);
+  REQUIRE(until_state(f.cluster, 2, VolumeState::serving));
+  REQUIRE(until_in_sync(f.cluster, 3));
+  const int seen = shown(f.cluster, 2);
+  CHECK(f.cluster.compare_replicas() == "");
+  CHECK(shown(f.cluster, 2) == seen);
+}
+
+// O2. Host 2 is brought to the common state in an opening, and loses its power.
+TEST_CASE("what an opening made equal stays so without power") {
+  ClusterOptions options;
+  options.hosts = 4;
+  Fixture f(options);
+  REQUIRE(f.io.write(0, kBlockBytes, 1) == Error::Ok);
+  REQUIRE(f.io.flush() == Error::Ok);
+  f.cluster.world().run_for(3'000'000);
+  f.cluster.partition(0, 2, true);
+  REQUIRE(f.io.write(0, kBlockBytes, 2) == Error::Ok);
+  f.cluster.kill(0, false);
+  f.cluster.heal();
+  f.cluster.attach(3);
+  REQUIRE(until_state(f.cluster, 3, VolumeState::serving));
+  f.cluster.world().run_for(3'000'000);
+  f.cluster.kill(3, false);
+  lose_power(f.cluster, 2);
+  for (const std::uint32_t host : {2u, 3u}) f.cluster.restart(host);
+  f.cluster.attach(3);
+  REQUIRE(until_state(f.cluster, 3, VolumeState::serving));
+  f.cluster.restart(0);
+  REQUIRE(until_in_sync(f.cluster, 3));
+  CHECK(f.cluster.compare_replicas() == "");
+}
+
+// J4 and the stable mark. Host 1 joins slowly while clients write, is agreed without the engine's
+// knowledge, flushes nothing from then on, and loses its power.
+TEST_CASE("the stable mark covers only what a member that joins has flushed") {
+  Fixture f(one_is_enough(2), 2);
+  f.cluster.kill(1, false);
+  REQUIRE(f.io.write(0, kBlockBytes, 1) == Error::Ok);
+  REQUIRE(until_in_sync(f.cluster, 1));
+  f.cluster.restart(1);
+  fake(f.cluster, 1).store().slowness = 300;
+  for (std::uint64_t chunk = 1; f.cluster.notices("resync-finished") == 0; chunk = chunk % 30 + 1) {
+    REQUIRE(f.io.write(chunk * kChunkBytes, kBlockBytes, 2) == Error::Ok);
+    f.cluster.world().run_for(3'000);
+  }
+  REQUIRE(until_in_sync(f.cluster, 2));
+  f.cluster.meta_reachable = false;
+  REQUIRE(f.io.write(31 * kChunkBytes, kBlockBytes, 3) == Error::Ok);
+  fake(f.cluster, 1).store().stuck = true;
+  f.cluster.world().run_for(2'500'000);
+  lose_power(f.cluster, 1);
+  f.cluster.kill(2, false);
+  f.cluster.restart(1);
+  f.cluster.restart(2);
+  f.cluster.meta_reachable = true;
+  f.cluster.attach(2);
+  REQUIRE(until_state(f.cluster, 2, VolumeState::serving));
+  REQUIRE(until_in_sync(f.cluster, 2));
+  CHECK(f.cluster.compare_replicas() == "");
+}
+
+// F1. Host 2 was opened by the engine at host 1, and has been restarted since.
+TEST_CASE("a member that was restarted takes no older engine") {
+  Fixture f;
+  REQUIRE(f.io.write(0, kBlockBytes, 1) == Error::Ok);
+  f.cluster.world().run_for(1'000'000);
+  for (const std::uint32_t host : {1u, 2u}) f.cluster.partition(0, host, true);
+  f.cluster.attach(1);
+  Io other(f.cluster, 1);
+  REQUIRE(until_state(f.cluster, 1, VolumeState::serving));
+  REQUIRE(other.write(0, kBlockBytes, 2) == Error::Ok);
+  f.cluster.kill(2, false);
+  f.cluster.partition(1, 2, true);
+  f.cluster.partition(0, 2, false);
+  f.cluster.restart(2);
+  f.io.begin(BlockRequest::Op::read, 0, kBlockBytes);
+  CHECK(f.io.wait(10'000'000) == Error::EpochFenced);
+}
+
+// F2. Both members of the newer engine have just started, while the older one's leases are alive.
+TEST_CASE("a member that was restarted may have granted a lease") {
+  Fixture f;
+  REQUIRE(f.io.write(0, kBlockBytes, 1) == Error::Ok);
+  f.cluster.world().run_for(1'000'000);
+  for (const std::uint32_t host : {1u, 2u}) {
+    f.cluster.partition(0, host, true);
+    f.cluster.kill(host, false);
+    f.cluster.restart(host);
+  }
+  f.cluster.attach(1);
+  Io other(f.cluster, 1);
+  REQUIRE(until_state(f.cluster, 1, VolumeState::serving));
+  REQUIRE(other.write(0, kBlockBytes, 2) == Error::Ok);
+  f.io.begin(BlockRequest::Op::read, 0, kBlockBytes);
+  CHECK(f.io.wait(50'000) == Error::Timeout);
+}
+
+// F3. What an engine's resync sent arrives when a newer one has written.
+TEST_CASE("what an ended session sent is refused when it arrives late") {
+  for (std::uint64_t seed = 1; seed <= 8; ++seed) {
+    CAPTURE(seed);
+    ClusterOptions options;
+    options.seed = seed;
+    Fixture f(options);
+    f.cluster.kill(1, false);
+    REQUIRE(until_in_sync(f.cluster, 2));
+    for (std::uint64_t chunk = 0; chunk < 30; ++chunk)
+      REQUIRE(f.io.write(chunk * kChunkBytes, kBlockBytes, 1) == Error::Ok);
+    f.cluster.fabric().set_delays(2'000, 20'000);
+    f.cluster.restart(1);
+    const auto copying = [&] { return f.cluster.volume(0)->stats().resync_bytes > 0; };
+    REQUIRE(f.cluster.world().run_until(copying, kPatienceUs));
+    f.cluster.partition(0, 1, true);
+    f.cluster.attach(2);
+    REQUIRE(until_state(f.cluster, 2, VolumeState::serving));
+    REQUIRE(f.cluster.world().run_until([&] { return f.cluster.in_sync(1); }, kPatienceUs));
+    Io other(f.cluster, 2);
+    for (std::uint64_t chunk = 0; chunk < 30; ++chunk)
+      REQUIRE(other.write(chunk * kChunkBytes, kBlockBytes, 2) == Error::Ok);
+    f.cluster.heal();
+    f.cluster.world().run_for(2'000'000);
+    REQUIRE(until_in_sync(f.cluster, 3));
+    CHECK(f.cluster.compare_replicas() == "");
+  }
 }
 
 // L. The engine's clock runs slow, its members' run fast, by not quite a fifth between them.
