@@ -313,6 +313,7 @@ TEST_CASE("nothing is served, and nothing stable, while an agreed member is abse
   std::memset(f.io.memory, 2, kBlockBytes);
   f.io.begin(BlockRequest::Op::write, 0, kBlockBytes);
   f.cluster.world().run_for(5'000);
+  for (const std::uint32_t host : {1u, 2u}) f.cluster.reset_links(0, host);
   f.cluster.kill(0, false);
   f.cluster.heal();
   f.cluster.meta_reachable = false;
