@@ -72,6 +72,10 @@ else
 	scripts/ctest.sh release sim
 endif
 
+.PHONY: mutants
+mutants: packages ## bugs planted on purpose, each of which the simulator must find (ARGS="--list")
+	python3 scripts/mutants.py $(ARGS)
+
 .PHONY: fuzz
 fuzz: packages ## every libFuzzer target for FUZZ_SECONDS (60) each
 	scripts/fuzz.sh $${FUZZ_SECONDS:-60}

@@ -1,5 +1,6 @@
 #!/bin/bash
 # The long tests, about SOAK_SECONDS (600) for each part: seeds no run has tried, fuzzing, real clusters.
+# Between them, once: the bugs that the simulator must find.
 # First SOAK_CRASHES (100,000) crashes of a store, and a tenth as many stores that rot.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -47,5 +48,6 @@ while ((SECONDS < end)); do
   scripts/ctest.sh release store nbd sim
 done
 unset BLOCKD_SEED
+scripts/mutants.py
 scripts/fuzz.sh "$seconds"
 SOAK_SECONDS=$seconds python -m pytest tests -m soak --timeout $((seconds * 3 + 600))
