@@ -49,6 +49,27 @@ TEST_CASE("a resync takes what its source has lost from the joiner itself") {
   CHECK(f.cluster.compare_replicas() == "");
 }
 
+// The joiner has that block, too, but from before; and no link looks at what is local to the
+// engine.
+TEST_CASE("a lost block is not healed with an older one") {
+  Fixture f;
+  REQUIRE(f.io.write(0, 16 * kBlockBytes, 0x11, true) == Error::Ok);
+  f.cluster.kill(0, false);
+  f.cluster.attach(2);
+  Io at_two(f.cluster, 2);
+  REQUIRE(until_in_sync(f.cluster, 2));
+  REQUIRE(at_two.write(3 * kBlockBytes, kBlockBytes, 0x22, true) == Error::Ok);
+  damage(f.cluster, 1, 3);
+  damage(f.cluster, 2, 3);
+  REQUIRE(f.cluster.detach(2));
+  f.cluster.restart(0);
+  f.cluster.attach(0);
+  REQUIRE(until_state(f.cluster, 0, VolumeState::serving));
+  f.cluster.world().run_for(4'000'000);
+  CHECK_FALSE(f.cluster.in_sync(0));
+  CHECK(f.io.read(3 * kBlockBytes, kBlockBytes) == Error::ChecksumMismatch);
+}
+
 TEST_CASE("a resync that nobody can read for does not spin, and goes on once it can") {
   Fixture f;
   REQUIRE(f.io.write(0, 16 * kBlockBytes, 0x11, true) == Error::Ok);

@@ -591,5 +591,23 @@ TEST_CASE("leases end in time where their answers are long on their way") {
   }
 }
 
+// The first member in line is still agreed, and lacks what the others acknowledged.
+TEST_CASE("the highest version is the truth, whoever reports first") {
+  Fixture f({}, 2);
+  REQUIRE(f.io.write(0, kBlockBytes, 0x11) == Error::Ok);
+  f.cluster.meta_reachable = false;  // nobody leaves the set
+  f.cluster.kill(0, false);
+  REQUIRE(f.io.write(0, kBlockBytes, 0x22) == Error::Ok);
+  f.cluster.kill(1, false);
+  f.cluster.kill(2, false);
+  f.cluster.meta_reachable = true;
+  for (std::uint32_t host = 0; host < 3; ++host) f.cluster.restart(host);
+  f.cluster.attach(1);
+  REQUIRE(until_state(f.cluster, 1, VolumeState::serving));
+  Io at_one(f.cluster, 1);
+  REQUIRE(at_one.read(0, kBlockBytes) == Error::Ok);
+  CHECK(at_one.all(0x22, 0, kBlockBytes));
+}
+
 }  // namespace
 }  // namespace blockd::sim
