@@ -17,10 +17,9 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from blockd.rpc.gen import host_pb2, meta_pb2, types_pb2
-
 from blockd.model.errors import BlockdError
 from blockd.rpc.channel import HostClient, MetaClient
+from blockd.rpc.gen import host_pb2, meta_pb2, types_pb2
 
 COMMAND_S = 120
 NETS = range(20, 250)

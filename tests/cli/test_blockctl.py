@@ -3,11 +3,11 @@
 import json
 
 import pytest
-from blockd.rpc.gen import host_pb2
 
 from blockd.cli import blockctl
 from blockd.cli.blockctl_session import find_endpoints
 from blockd.model.errors import ChecksumMismatch, InvalidArgument, LinkLost, NotFound
+from blockd.rpc.gen import host_pb2
 
 NO_METADATA = "127.0.0.1:1"
 

@@ -1,8 +1,7 @@
 """`blockctl scrub` against fake hosts: who is asked, what is shown, which exit code."""
 
-from blockd.rpc.gen import host_pb2
-
 from blockd.model.errors import LinkLost
+from blockd.rpc.gen import host_pb2
 
 
 def change(cluster, host, **fields):

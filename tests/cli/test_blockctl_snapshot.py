@@ -1,9 +1,9 @@
 """blockctl's commands for snapshots, clones, differences and groups."""
 
 import pytest
-from blockd.rpc.gen import host_pb2, meta_pb2
 
 from blockd.model.errors import LinkLost
+from blockd.rpc.gen import host_pb2, meta_pb2
 from tests.cli.test_blockctl import error_line
 
 CHUNK = 65536

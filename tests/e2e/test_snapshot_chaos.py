@@ -9,9 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from blockd.rpc.gen import meta_pb2, types_pb2
 
 from blockd.model.errors import BlockdError
+from blockd.rpc.gen import meta_pb2, types_pb2
 from tests.cluster import DevCluster, wait_until
 from tests.e2e.history import History, Recording, read_back, record
 from tests.e2e.patterns import past_bytes, remove, take, unexport, wait_flattened

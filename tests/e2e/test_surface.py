@@ -8,10 +8,10 @@ from collections.abc import AsyncIterator
 
 import grpc
 import pytest
-from blockd.rpc.gen import volume_io_pb2, volume_io_pb2_grpc
 
 from blockd.native.checksum import crc32c
 from blockd.rpc.channel import open_channel
+from blockd.rpc.gen import volume_io_pb2, volume_io_pb2_grpc
 from tests.cluster import DevCluster, run, wait_until
 from tests.e2e.history import PYTHON
 

@@ -10,7 +10,6 @@ from uuid import UUID, uuid4
 
 import grpc
 import pytest
-from blockd.rpc.gen import host_pb2_grpc, volume_io_pb2_grpc
 
 from blockd.host import agent as agent_module
 from blockd.host.agent import Agent, Presence
@@ -31,6 +30,7 @@ from blockd.host.space import SpaceWatch, Thresholds
 from blockd.host.topology import Topology
 from blockd.host.volume_io import VolumeIO
 from blockd.rpc.channel import HostClient, open_channel
+from blockd.rpc.gen import host_pb2_grpc, volume_io_pb2_grpc
 from blockd.rpc.server import Server
 from tests.host.fake_core import Core
 from tests.host.fake_metadata import FakeMetadata

@@ -3,9 +3,8 @@
 from typing import Any
 from uuid import UUID, uuid4
 
-from blockd.rpc.gen import meta_pb2, meta_pb2_grpc, types_pb2
-
 from blockd.model.errors import BlockdError, EpochFenced, NotAttached, NotFound, StaleGeneration
+from blockd.rpc.gen import meta_pb2, meta_pb2_grpc, types_pb2
 from blockd.rpc.server import Server
 
 

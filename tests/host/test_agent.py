@@ -4,11 +4,11 @@ import asyncio
 from uuid import uuid4
 
 import pytest
-from blockd.rpc.gen import meta_pb2, types_pb2
 
 from blockd.host import agent as agent_module
 from blockd.host.stores import open_store
 from blockd.model.errors import QuorumLost, StoreForeign
+from blockd.rpc.gen import meta_pb2, types_pb2
 from tests.host.fake_core import format_store
 from tests.host.fake_metadata import make_volume
 

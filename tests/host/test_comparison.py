@@ -3,10 +3,10 @@
 from uuid import UUID, uuid4
 
 import pytest
-from blockd.rpc.gen import types_pb2
 
 from blockd.host import comparison as comparison_module
 from blockd.native.values import ReplicaInfo
+from blockd.rpc.gen import types_pb2
 from tests.host.fake_metadata import make_volume
 from tests.meta.fake_host import FakeHost
 

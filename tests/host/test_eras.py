@@ -4,11 +4,11 @@ import asyncio
 from uuid import UUID, uuid4
 
 import pytest
-from blockd.rpc.gen import host_pb2
 
 from blockd.host.attachments import NOTHING, Drained
 from blockd.host.eras import Eras
 from blockd.model.errors import Busy, EpochFenced, InvalidArgument, NotAttached
+from blockd.rpc.gen import host_pb2
 from tests.host.fake_metadata import make_volume
 
 LONG_US = 5_000_000

@@ -5,10 +5,10 @@ from uuid import UUID, uuid4
 
 import grpc
 import pytest
-from blockd.rpc.gen import host_pb2, types_pb2
 
 from blockd.host import flattening as flattening_module
 from blockd.model.errors import InvalidArgument, MetadataUnreachable, QuorumLost
+from blockd.rpc.gen import host_pb2, types_pb2
 from tests.host.fake_metadata import make_volume
 
 

@@ -2,9 +2,8 @@
 
 from uuid import UUID, uuid4
 
-from blockd.rpc.gen import meta_pb2, types_pb2
-
 from blockd.model.errors import DiskError
+from blockd.rpc.gen import meta_pb2, types_pb2
 from tests.host.test_snapshots import make_view
 
 

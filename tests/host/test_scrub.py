@@ -5,13 +5,13 @@ from pathlib import Path
 from uuid import UUID, uuid4
 
 import pytest
-from blockd.rpc.gen import host_pb2
 
 from blockd.host import scrub as scrub_module
 from blockd.host.scrub import ScrubPlan, Scrubs
 from blockd.host.scrub_state import SCRUB_DIR
 from blockd.model.errors import InvalidArgument, NotAttached, NotFound
 from blockd.native.values import Notice, ScrubCursor, ScrubFinding, StoreInfo
+from blockd.rpc.gen import host_pb2
 from tests.host.fake_metadata import make_volume
 
 

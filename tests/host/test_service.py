@@ -5,10 +5,10 @@ from uuid import UUID, uuid4
 
 import grpc
 import pytest
-from blockd.rpc.gen import host_pb2, meta_pb2, volume_io_pb2
 
 from blockd.host.stores import open_store
 from blockd.native.checksum import crc32c
+from blockd.rpc.gen import host_pb2, meta_pb2, volume_io_pb2
 from tests.host.fake_core import format_store
 from tests.host.fake_metadata import make_volume
 

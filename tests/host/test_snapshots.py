@@ -4,12 +4,12 @@ import asyncio
 from uuid import UUID, uuid4
 
 import pytest
-from blockd.rpc.gen import host_pb2, meta_pb2, types_pb2
 
 from blockd.host import snapshots as snapshots_module
 from blockd.host.stores import open_store
 from blockd.model.errors import AlreadyExists, DiskError, LinkLost
 from blockd.native.values import ChunkView
+from blockd.rpc.gen import host_pb2, meta_pb2, types_pb2
 from tests.host.fake_core import format_store
 from tests.host.fake_metadata import make_volume
 

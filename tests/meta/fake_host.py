@@ -4,9 +4,8 @@ from collections.abc import Callable
 from typing import Any
 from uuid import uuid4
 
-from blockd.rpc.gen import host_pb2, host_pb2_grpc, meta_pb2, types_pb2
-
 from blockd.model.errors import BlockdError, Busy, EpochFenced, NotAttached
+from blockd.rpc.gen import host_pb2, host_pb2_grpc, meta_pb2, types_pb2
 from blockd.rpc.server import Server
 
 SERVICE = host_pb2.DESCRIPTOR.services_by_name["HostService"].full_name

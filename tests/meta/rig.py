@@ -5,13 +5,12 @@ import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
-from blockd.rpc.gen import meta_pb2, types_pb2
-
 from blockd.config.meta import MetaSettings
 from blockd.meta.etcd import Delete, Etcd
 from blockd.meta.main import start
 from blockd.meta.records import ROOT
 from blockd.rpc.channel import MetaClient
+from blockd.rpc.gen import meta_pb2, types_pb2
 from tests.meta.fake_host import FakeHost
 
 GIB = 1 << 30

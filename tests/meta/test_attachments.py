@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 
 import pytest
-from blockd.rpc.gen import meta_pb2
 
 from blockd.meta.attachments import Attachments
 from blockd.model.errors import (
@@ -19,6 +18,7 @@ from blockd.model.errors import (
     StaleGeneration,
     VolumeAttached,
 )
+from blockd.rpc.gen import meta_pb2
 from blockd.rpc.status import hints_of
 from tests.meta.rig import wait_until
 

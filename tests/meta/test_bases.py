@@ -3,7 +3,6 @@
 import asyncio
 
 import pytest
-from blockd.rpc.gen import meta_pb2
 
 from blockd.meta import layers as layers_module
 from blockd.model.errors import (
@@ -16,6 +15,7 @@ from blockd.model.errors import (
     NotFound,
     VolumeAttached,
 )
+from blockd.rpc.gen import meta_pb2
 from tests.meta.rig import GIB
 
 pytestmark = pytest.mark.usefixtures("volume")

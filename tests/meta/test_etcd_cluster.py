@@ -7,13 +7,13 @@ import signal
 from pathlib import Path
 
 import pytest
-from blockd.rpc.gen import meta_pb2, types_pb2
 
 from blockd.config.meta import MetaSettings
 from blockd.meta.etcd import CompactedError, Delete, Etcd, Put, Unchanged
 from blockd.meta.main import start
 from blockd.model.errors import AddressInUse, InvalidArgument, MetadataUnreachable, Unsupported
 from blockd.rpc.channel import MetaClient
+from blockd.rpc.gen import meta_pb2, types_pb2
 from tests.meta.etcd_process import free_ports, running
 from tests.meta.rig import wait_until
 

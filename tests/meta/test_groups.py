@@ -3,7 +3,6 @@
 import asyncio
 
 import pytest
-from blockd.rpc.gen import meta_pb2, types_pb2
 
 from blockd.meta.etcd import Delete, Etcd
 from blockd.meta.records import WORKING
@@ -16,6 +15,7 @@ from blockd.model.errors import (
     NotAttached,
     NotFound,
 )
+from blockd.rpc.gen import meta_pb2, types_pb2
 from tests.meta.rig import wait_until
 
 AVAILABLE = types_pb2.SNAPSHOT_STATE_AVAILABLE

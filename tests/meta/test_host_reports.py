@@ -3,9 +3,9 @@
 from uuid import uuid4
 
 import pytest
-from blockd.rpc.gen import meta_pb2
 
 from blockd.model.errors import InvalidArgument, NotAttached, NotFound, NotInSync
+from blockd.rpc.gen import meta_pb2
 
 
 async def events(rig) -> list:

@@ -3,9 +3,9 @@
 from uuid import uuid4
 
 import pytest
-from blockd.rpc.gen import meta_pb2, types_pb2
 
 from blockd.model.errors import AlreadyExists, Busy, InvalidArgument, NotFound
+from blockd.rpc.gen import meta_pb2, types_pb2
 from blockd.rpc.status import hints_of
 from tests.meta.fake_host import FakeHost
 from tests.meta.rig import wait_until

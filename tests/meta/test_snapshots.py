@@ -4,7 +4,6 @@ them; and hosts learn of all that."""
 import asyncio
 
 import pytest
-from blockd.rpc.gen import meta_pb2, types_pb2
 
 from blockd.meta import snapshots as snapshots_module
 from blockd.meta.attachments import Attachments
@@ -18,6 +17,7 @@ from blockd.model.errors import (
     NotFound,
 )
 from blockd.model.ids import new_id
+from blockd.rpc.gen import meta_pb2, types_pb2
 from blockd.rpc.status import hints_of
 from tests.meta.rig import wait_until
 

@@ -1,9 +1,9 @@
 """Stores as the metadata service knows them: what is placed there, how full they are, events."""
 
 import pytest
-from blockd.rpc.gen import meta_pb2, types_pb2
 
 from blockd.model.errors import EpochFenced, NotFound
+from blockd.rpc.gen import meta_pb2, types_pb2
 from tests.meta.rig import GIB, wait_until
 
 

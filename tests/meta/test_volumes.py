@@ -1,7 +1,6 @@
 """Volumes from creation to deletion, with hosts that fail on the way."""
 
 import pytest
-from blockd.rpc.gen import meta_pb2, types_pb2
 
 from blockd.meta.etcd import Delete, Etcd
 from blockd.meta.records import VOLUMES, WORKING
@@ -16,6 +15,7 @@ from blockd.model.errors import (
     QuorumLost,
     VolumeAttached,
 )
+from blockd.rpc.gen import meta_pb2, types_pb2
 from blockd.rpc.status import hints_of
 from tests.meta.rig import GIB, SITES, wait_until
 

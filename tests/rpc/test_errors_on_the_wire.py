@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator
 import grpc
 import grpc.aio
 import pytest
-from blockd.rpc.gen import meta_pb2, meta_pb2_grpc, types_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
@@ -20,6 +19,7 @@ from blockd.model.errors import (
     Timeout,
 )
 from blockd.rpc.channel import MetaClient, open_channel
+from blockd.rpc.gen import meta_pb2, meta_pb2_grpc, types_pb2
 from blockd.rpc.server import Server
 from blockd.rpc.status import from_rpc_error, hinted, hints_of
 
