@@ -248,7 +248,6 @@ void StoreImpl::maybe_checkpoint() noexcept {
   if (due > 0) return checkpoint_->start(journal_.behind_tail(due));
   if (stopping_ || idle_timer_.armed()) return;
   idle_lsn_ = journal_.appended_lsn();
-  idle_reads_ = device_.stats.reads;
   loop_.arm(idle_timer_, loop_.now_us() + kIdleCheckpointUs);
 }
 
@@ -256,9 +255,7 @@ void StoreImpl::maybe_checkpoint() noexcept {
 // nothing.
 void StoreImpl::idle_timer_fired() noexcept {
   loop_.defer(end_task_);
-  // Also no reads: what goes home at once, most of a journal, would hold them up.
-  const bool quiet =
-      journal_.idle() && journal_.appended_lsn() == idle_lsn_ && device_.stats.reads == idle_reads_;
+  const bool quiet = journal_.idle() && journal_.appended_lsn() == idle_lsn_;
   if (!quiet || checkpoint_->running() || device_.failed() != Error::Ok) return;
   if (journal_.holds_completed()) checkpoint_->start(journal_.completed());
 }

@@ -207,8 +207,7 @@ class StoreImpl final : public Store, private JournalListener {
   std::unique_ptr<Checkpoint> checkpoint_;  // after recovery
   io::Task end_task_;
   io::Timer idle_timer_;
-  std::uint64_t idle_lsn_ = 0;    // the newest when the timer was armed
-  std::uint64_t idle_reads_ = 0;  // by then
+  std::uint64_t idle_lsn_ = 0;  // the newest when the timer was armed
 
   StoreOp* waiting_head_ = nullptr;  // mutations not started, in order
   StoreOp* waiting_tail_ = nullptr;
