@@ -80,7 +80,6 @@ class Journal {
   [[nodiscard]] std::uint64_t capacity_bytes() const noexcept { return bytes_; }
   // Of the batch behind this position, which behind_tail() has given: those that a crash left may
   // have been written by an earlier open.
-  [[nodiscard]] std::uint64_t incarnation() const noexcept { return incarnation_; }  // of this open
   [[nodiscard]] std::uint64_t incarnation_behind(const JournalPosition& position) const noexcept;
   [[nodiscard]] bool idle() const noexcept { return !has_open() && in_flight_ == 0; }
 
