@@ -43,11 +43,11 @@ void Recovery::run() {
   // on it.
   if (device_.disk().flush_now() != Error::Ok)
     throw Fault(Error::DiskError, "the device fails to flush");
-  const JournalPosition tail{record_.tail_lsn - 1, record_.tail_offset};
-  JournalPosition newest = tail;
+  JournalPosition newest{record_.tail_lsn - 1, record_.tail_offset};
   if (!chain_.empty()) newest = {chain_.back().lsn, chain_.back().position + chain_.back().bytes};
   device_.stats.recovered_batches = chain_.size();
-  journal_.resume(std::max(incarnation_seen_, record_.incarnation) + 1, newest, tail);
+  journal_.resume(std::max(incarnation_seen_, record_.incarnation) + 1, newest,
+                  record_.tail_offset);
 }
 
 void Recovery::read_record() {
@@ -296,7 +296,7 @@ void Recovery::replay_entry(const EntryHeader& entry, const std::byte* extra, co
     if (entry.kind == EntryKind::copy) i = block;  // it has a CRC for the holes, too
     if (entry.kind == EntryKind::zero || !(blocks >> block & 1)) continue;
     std::memcpy(&record.crcs[block], extra + 4 * i++, 4);
-    if (!mapped) staged_.stage(entry.slot, block, payload_block++);
+    if (!mapped) staged_.stage(entry.slot, block, payload_block++, batch.lsn, 0);
   }
   if (entry.old_slot == format::kNoSlot) return;
   if (entry.flags & format::keeps_old) {

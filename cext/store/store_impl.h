@@ -9,7 +9,6 @@
 #include <deque>
 
 #include "store/checkpoint.h"
-#include "store/checkpoint_schedule.h"
 #include "store/copies.h"
 #include "store/direct_writer.h"
 #include "store/flusher.h"
@@ -202,7 +201,6 @@ class StoreImpl final : public Store, private JournalListener {
   Reader reader_;
   DirectWriter direct_;
   ChunkCopies copies_;
-  const CheckpointSchedule schedule_;
   std::span<std::byte> small_buffers_;      // registered: pinning pages is felt with single blocks
   std::unique_ptr<Checkpoint> checkpoint_;  // after recovery
   io::Task end_task_;
