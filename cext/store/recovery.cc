@@ -39,12 +39,13 @@ void Recovery::run() {
   replay_in_memory(Index::now);
   metadata_.check_torn_pages();
   metadata_.index(touched_);
+  JournalPosition newest{record_.tail_lsn - 1, record_.tail_offset};
+  if (!chain_.empty()) newest = {chain_.back().lsn, chain_.back().position + chain_.back().bytes};
+  erase_abandoned(newest);
   // The page cache of a dead process may hold what we have just read: durable before anybody relies
   // on it.
   if (device_.disk().flush_now() != Error::Ok)
     throw Fault(Error::DiskError, "the device fails to flush");
-  JournalPosition newest{record_.tail_lsn - 1, record_.tail_offset};
-  if (!chain_.empty()) newest = {chain_.back().lsn, chain_.back().position + chain_.back().bytes};
   device_.stats.recovered_batches = chain_.size();
   journal_.resume(std::max(incarnation_seen_, record_.incarnation) + 1, newest,
                   record_.tail_offset);
@@ -222,6 +223,26 @@ void Recovery::refuse_damage() {
                   "journal batch " + std::to_string(next) +
                       " is damaged although it was flushed: rebuild this store from its peers");
     }
+  }
+}
+
+// Headers behind the end of the chain, torn or whole. A batch written over a torn one may itself be
+// torn, and the sectors of the two together be the older one, sound: it would come back after it
+// was seen not to be there. So they go before anybody is served.
+void Recovery::erase_abandoned(const JournalPosition& newest) {
+  const std::uint64_t size = superblock_.journal_bytes;
+  const std::uint64_t live_bytes = newest.end_position - record_.tail_offset;
+  for (std::uint64_t behind = live_bytes; behind < size; behind += kBlockBytes) {
+    const std::uint64_t offset = (record_.tail_offset + behind) % size;
+    const std::span<std::byte> block = journal_.mirror().subspan(offset, kBlockBytes);
+    BatchHeader header;
+    std::memcpy(static_cast<void*>(&header), block.data(), sizeof header);
+    const bool abandoned = header.magic == format::kBatchMagic &&
+                           header.store_id == superblock_.store_id && header.lsn > newest.lsn;
+    if (!abandoned) continue;
+    std::memset(block.data(), 0, kBlockBytes);
+    if (device_.disk().write_now(superblock_.journal_offset + offset, block) != Error::Ok)
+      throw Fault(Error::DiskError, "the device fails to write to the journal");
   }
 }
 

@@ -55,6 +55,7 @@ class Recovery {
   [[nodiscard]] bool map_whole(const format::EntryHeader& entry, const std::byte* extra);
   void supersede(const format::EntryHeader& entry);
   void refuse_damage();
+  void erase_abandoned(const JournalPosition& newest);
   [[nodiscard]] std::vector<bool> touched_pages() const;
   void replay();
   void replay_batch(const Found& batch);
