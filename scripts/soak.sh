@@ -9,36 +9,33 @@ seconds=${SOAK_SECONDS:-600}
 
 fresh_seed() { od -An -N4 -tu4 /dev/urandom | tr -d ' '; }
 
-# One process a processor: a store's life has one thread.
-crash_stores() {
-  local crashes=${SOAK_CRASHES:-100000} shards pids=() failed=0
-  shards=$(nproc)
-  cmake --preset release >/dev/null
-  cmake --build --preset release --target test_store
-  for ((shard = 0; shard < shards; shard++)); do
-    BLOCKD_SEED=$(fresh_seed) BLOCKD_CRASHES=$((crashes / shards)) \
-      BLOCKD_SEEDS=$((crashes / shards / 10)) \
-      build/release/test_store --source-file='*store_crash_test*,*store_rot_test*' &
+# The command once for each processor: what is simulated has one thread.
+on_each_processor() {
+  local pids=() pid failed=0
+  for _ in $(seq "$(nproc)"); do
+    "$@" &
     pids+=($!)
   done
   for pid in "${pids[@]}"; do wait "$pid" || failed=1; done
   return $failed
 }
-crash_stores
 
-# Lives of whole clusters under everything at once, as long as the other parts.
-swarm_clusters() {
-  local shard pids=() failed=0
-  cmake --build --preset release --target test_sim
-  for ((shard = 0; shard < $(nproc); shard++)); do
-    BLOCKD_SEED_FROM=$(fresh_seed) BLOCKD_SECONDS=$seconds \
-      build/release/test_sim --test-case='a swarm of lives*' &
-    pids+=($!)
-  done
-  for pid in "${pids[@]}"; do wait "$pid" || failed=1; done
-  return $failed
+crash_stores() {
+  local crashes=$((${SOAK_CRASHES:-100000} / $(nproc)))
+  BLOCKD_SEED=$(fresh_seed) BLOCKD_CRASHES=$crashes BLOCKD_SEEDS=$((crashes / 10)) \
+    build/release/test_store --source-file='*store_crash_test*,*store_rot_test*'
 }
-swarm_clusters
+
+# Lives of whole clusters under everything at once.
+swarm_clusters() {
+  BLOCKD_SEED_FROM=$(fresh_seed) BLOCKD_SECONDS=$seconds \
+    build/release/test_sim --test-case='a swarm of lives*'
+}
+
+cmake --preset release >/dev/null
+cmake --build --preset release --target test_store test_sim
+on_each_processor crash_stores
+on_each_processor swarm_clusters
 
 end=$((SECONDS + seconds))
 export BLOCKD_SEED

@@ -3,7 +3,6 @@ say of epochs and eras is put on record before a snapshot rests on it."""
 
 import pytest
 
-from blockd.meta import snapshots as snapshots_module
 from blockd.model.errors import Busy, LinkLost, NotAttached
 from blockd.rpc.gen import meta_pb2, types_pb2
 from blockd.rpc.status import hints_of
@@ -12,13 +11,6 @@ from tests.meta.rig import GIB
 
 AVAILABLE = types_pb2.SNAPSHOT_STATE_AVAILABLE
 CREATING = types_pb2.SNAPSHOT_STATE_CREATING
-
-
-@pytest.fixture
-async def volume(rig, monkeypatch):
-    monkeypatch.setattr(snapshots_module, "OPENING_SECONDS", 0.5)
-    await rig.add_cluster()
-    return await rig.create()
 
 
 def forget(rig, volume, *, era: int = 0, epoch: int = 0, hosts=None) -> None:

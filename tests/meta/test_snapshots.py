@@ -25,13 +25,6 @@ AVAILABLE = types_pb2.SNAPSHOT_STATE_AVAILABLE
 CREATING = types_pb2.SNAPSHOT_STATE_CREATING
 
 
-@pytest.fixture
-async def volume(rig, monkeypatch):
-    monkeypatch.setattr(snapshots_module, "OPENING_SECONDS", 0.5)
-    await rig.add_cluster()
-    return await rig.create()
-
-
 async def known_set(rig, host: str = "paris-1"):
     """What a host that registers is told."""
     request = meta_pb2.RegisterHostRequest(host=rig.hosts[host].message())

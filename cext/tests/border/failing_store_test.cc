@@ -10,7 +10,7 @@
 #include "io/sim_disk.h"
 #include "io/sim_network.h"
 #include "io/sim_world.h"
-#include "tests/border/borrowed_disk.h"
+#include "tests/io/borrowed_disk.h"
 
 using namespace blockd;
 using namespace blockd::border;
@@ -46,7 +46,7 @@ struct Rig final : PlaneSink {
     plane = std::make_unique<HostPlane>(
         loop, buffers, network,
         [this](const std::string& path) {
-          return std::make_unique<BorrowedDisk>(disks[path == "b"]);
+          return std::make_unique<io::testing::BorrowedDisk>(disks[path == "b"]);
         },
         config, *this);
     for (std::size_t i = 0; i < 2; ++i) set_up(i);

@@ -16,7 +16,7 @@
 #include "io/sim_disk.h"
 #include "io/sim_network.h"
 #include "io/sim_world.h"
-#include "tests/border/borrowed_disk.h"
+#include "tests/io/borrowed_disk.h"
 
 namespace blockd::border {
 
@@ -62,7 +62,7 @@ class Host final : public PlaneSink {
         *loop_, *buffers_, *network_,
         [this](const std::string& path) -> std::unique_ptr<io::Disk> {
           if (path != name) throw Fault(Error::NotFound, path + ": no such disk");
-          return std::make_unique<BorrowedDisk>(disk_);
+          return std::make_unique<io::testing::BorrowedDisk>(disk_);
         },
         config, *this);
   }

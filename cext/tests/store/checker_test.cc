@@ -4,6 +4,7 @@
 #include <doctest/doctest.h>
 
 #include "format/disk.h"
+#include "tests/io/borrowed_disk.h"
 #include "tests/store/store_client.h"
 
 using namespace blockd;
@@ -13,27 +14,16 @@ using namespace blockd::store::testing;
 namespace {
 
 // Passes everything on and counts what would change the device.
-class CountingDisk final : public io::Disk {
+class CountingDisk final : public io::testing::BorrowedDisk {
  public:
-  explicit CountingDisk(io::SimDisk& disk) : disk_(disk) {}
-  void submit(io::DiskRequest& request) noexcept override { disk_.submit(request); }
-  [[nodiscard]] std::uint64_t capacity_bytes() const noexcept override {
-    return disk_.capacity_bytes();
-  }
-  [[nodiscard]] Error read_now(std::uint64_t offset, std::span<std::byte> into) noexcept override {
-    return disk_.read_now(offset, into);
-  }
+  using BorrowedDisk::BorrowedDisk;
   [[nodiscard]] Error write_now(std::uint64_t offset,
                                 std::span<const std::byte> from) noexcept override {
     ++writes;
-    return disk_.write_now(offset, from);
+    return BorrowedDisk::write_now(offset, from);
   }
-  [[nodiscard]] Error flush_now() noexcept override { return disk_.flush_now(); }
 
   std::uint32_t writes = 0;
-
- private:
-  io::SimDisk& disk_;
 };
 
 CheckReport check(Rig& rig, CheckOptions options = {.data = true}) {

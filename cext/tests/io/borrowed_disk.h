@@ -1,16 +1,16 @@
-// A disk that the plane opens and closes while its content stays.
+// A disk that its borrower opens and closes while the content stays.
 #pragma once
 
 #include <span>
 
 #include "io/sim_disk.h"
 
-namespace blockd::border {
+namespace blockd::io::testing {
 
-class BorrowedDisk final : public io::Disk {
+class BorrowedDisk : public Disk {
  public:
-  explicit BorrowedDisk(io::SimDisk& disk) : disk_(disk) {}
-  void submit(io::DiskRequest& request) noexcept override { disk_.submit(request); }
+  explicit BorrowedDisk(SimDisk& disk) : disk_(disk) {}
+  void submit(DiskRequest& request) noexcept override { disk_.submit(request); }
   [[nodiscard]] std::uint64_t capacity_bytes() const noexcept override {
     return disk_.capacity_bytes();
   }
@@ -24,7 +24,7 @@ class BorrowedDisk final : public io::Disk {
   [[nodiscard]] Error flush_now() noexcept override { return disk_.flush_now(); }
 
  private:
-  io::SimDisk& disk_;
+  SimDisk& disk_;
 };
 
-}  // namespace blockd::border
+}  // namespace blockd::io::testing
