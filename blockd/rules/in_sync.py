@@ -3,9 +3,11 @@
 The holder of the volume's attachment proposes; the metadata service decides, against the record as
 it stands, and commits the verdict as a compare-and-set. Invariants (docs/REPLICATION.md):
   * only the engine of the current epoch changes the set, and only from the generation it knows;
-  * a change takes members out or brings members in, never both: members that come in were caught up
-    against the set as it was;
-  * the set is never empty, and no change takes it below the policy's min_in_sync.
+  * a change takes members out, brings members in, or both at once: the engine asks only for members
+    that hold everything a client was told of, whoever else is in the set (Q2, Q3), and a member that
+    is lost while another one comes back is replaced by it;
+  * the set is never empty, and no change that takes a member out leaves fewer than the policy's
+    min_in_sync.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -59,12 +61,7 @@ def decide_in_sync(
             f"the in-sync set is at generation {generation}, not {known_generation}",
             generation=generation,
         )
-    if not (new < old or new > old):
-        raise InvalidArgument(
-            "a change takes members out of the in-sync set or brings members in, not both",
-            field="in_sync_host_ids",
-        )
-    if len(new) < len(old) and len(new) < min_in_sync:
+    if old - new and len(new) < min_in_sync:
         raise QuorumLost(
             f"{len(new)} in sync would be fewer than the policy's min_in_sync of {min_in_sync}",
             in_sync=len(new),

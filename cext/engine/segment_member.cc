@@ -339,8 +339,8 @@ void Segment::start_open(std::uint32_t index) noexcept {
   op.store = member.store;
   op.version = {engine_.epoch, 0};
   op.first_block = 0;
-  op.block_count = kBlocksPerSegment;  // of one that has to be made
-  op.may_create = (agreed_ & member_bit(index)) == 0;
+  op.block_count = kBlocksPerSegment;                             // of one that has to be made
+  op.may_create = ((agreed_ | asked_) & member_bit(index)) == 0;  // asked for: may be agreed
   op.stable = Version{};
   control(index, index, open_done);
 }

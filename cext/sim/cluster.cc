@@ -266,6 +266,7 @@ void SimCluster::change_in_sync(std::uint32_t host, std::uint64_t epoch, std::ui
     if (!meta_reachable) return;
     MetaSegment& meta = meta_[segment];
     if (epoch == epoch_ && generation == meta.generation) {
+      check_rules(meta, in_sync);
       ++meta.generation;
       for (std::uint32_t i = 0; i < host_count(); ++i) {
         meta.in_sync[i] = std::find(in_sync.begin(), in_sync.end(), hosts_[i].id) != in_sync.end();
@@ -273,6 +274,16 @@ void SimCluster::change_in_sync(std::uint32_t host, std::uint64_t epoch, std::ui
     }
     if (!world_.random().chance(8)) answer(host, epoch, segment);  // or it is lost
   });
+}
+
+// What the service refuses for good (blockd/rules/in_sync.py) an engine must not ask for: it would
+// wait for ever.
+void SimCluster::check_rules(const MetaSegment& meta, const std::vector<Uuid>& in_sync) const {
+  BLOCKD_ASSERT(!in_sync.empty());
+  for (std::uint32_t i = 0; i < host_count(); ++i) {
+    const bool stays = std::find(in_sync.begin(), in_sync.end(), hosts_[i].id) != in_sync.end();
+    BLOCKD_ASSERT(!meta.in_sync[i] || stays || in_sync.size() >= options_.min_in_sync);
+  }
 }
 
 // What it says is of now; what it finds is of when it gets there.

@@ -139,6 +139,7 @@ class SimCluster {
   void change_in_sync(std::uint32_t host, std::uint64_t epoch, std::uint32_t segment,
                       std::uint64_t generation, std::vector<Uuid> in_sync);
   void answer(std::uint32_t host, std::uint64_t epoch, std::uint32_t segment);
+  void check_rules(const MetaSegment& meta, const std::vector<Uuid>& in_sync) const;
   [[nodiscard]] std::uint64_t meta_delay_us();
   [[nodiscard]] io::SimLoop* loop_of(std::uint32_t host, std::uint64_t epoch);
   [[nodiscard]] engine::Volume* volume_of(std::uint32_t host, std::uint64_t epoch);

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.cluster import DevCluster, run, wait_until
+from tests.e2e.patterns import MIB, can_write, write
 
 IMAGE_BYTES = 384 << 20
 TREE = Path("/usr/share/doc")
@@ -103,6 +104,37 @@ def test_writes_go_on_while_a_replica_is_frozen(
     History.read(tmp_path / "log").check(read_back(uri, blocks))
     cluster.detach(name)
     cluster.delete(name)
+
+
+def test_a_member_that_comes_back_takes_the_place_of_one_that_is_lost(
+    cluster: DevCluster, name: str
+) -> None:
+    """Two are in sync, the third is being resynced, and one of the two is killed: writes wait for
+    the third alone."""
+    volume = cluster.create(name, 768 * MIB)
+    uri = cluster.attach(name, "paris-1").nbd_uris[0]
+
+    def in_sync() -> set[str]:
+        members = cluster.volume(name).segments[0].members
+        return {member.host_name for member in members if member.in_sync}
+
+    cluster.kill("marseille-1")
+    cluster.wait_in_sync(name, replicas=2)
+    for at in range(0, 640, 32):
+        write(uri, (0x11, at * MIB, 32 * MIB))
+    victim = cluster.status()["lyon-1"]["pid"]
+    cluster.start("marseille-1")
+
+    def resynced() -> int:
+        return cluster.attachment("paris-1", volume.id).counters["resync_bytes"]
+
+    wait_until(lambda: resynced() > 8 * MIB, 60, "a part is resynced", poll=0.02)
+    assert in_sync() == {"paris-1", "lyon-1"}, "the resync was over before the kill"
+    os.kill(victim, signal.SIGKILL)
+    wait_until(lambda: in_sync() == {"paris-1", "marseille-1"}, 60, "the one replaces the other")
+    assert can_write(uri)
+    cluster.start("lyon-1")
+    cluster.wait_in_sync(name, replicas=3)
 
 
 def compare(image: Path, uri: str) -> None:

@@ -181,6 +181,36 @@ TEST_CASE("with the replicas gone that may be the newest, nothing is served, and
   CHECK(f.cluster.in_sync_count(0) == 3);
 }
 
+// The set with host2 has become true, and the engine does not know it yet: to it host2 is asked
+// for.
+TEST_CASE("a member that may be agreed by now is not made anew, empty") {
+  Fixture f;
+  REQUIRE(f.io.write(0, 65536, 1, true) == Error::Ok);
+  f.cluster.kill(2, false);
+  REQUIRE(until_in_sync(f.cluster, 2));
+  for (std::uint64_t at = 65536; at < 2u << 20; at += 65536)
+    REQUIRE(f.io.write(at, 65536, 2, true) == Error::Ok);
+  f.cluster.restart(2);
+  REQUIRE(f.cluster.world().run_until([&] { return f.cluster.in_sync(2); }, kPatienceUs));
+  f.cluster.cut_from_metadata(0, true);
+  f.cluster.world().run_for(1'000'000);
+  REQUIRE(f.cluster.volume(0)->status()[0].in_sync.size() == 2);
+  f.cluster.kill(2, false);
+  format_anew(f.cluster, 2);
+  f.cluster.restart(2);
+  f.cluster.world().run_for(5'000'000);
+  CHECK(fake(f.cluster, 2).medium().live.empty());
+  f.cluster.kill(0, false);
+  f.cluster.attach(2);
+  f.cluster.world().run_for(5'000'000);
+  CHECK(f.cluster.volume(2)->state() != VolumeState::serving);  // host1 may lack something
+  f.cluster.restart(0);
+  REQUIRE(until_state(f.cluster, 2, VolumeState::serving));
+  Io io(f.cluster, 2);
+  REQUIRE(io.read(0, 65536) == Error::Ok);
+  CHECK(io.all(1, 0, 65536));
+}
+
 TEST_CASE("a damaged block is read elsewhere, repaired and reported") {
   Fixture f;
   REQUIRE(f.io.write(0, 65536, 6) == Error::Ok);
