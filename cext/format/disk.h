@@ -105,7 +105,7 @@ struct CheckpointRecord {
   std::uint64_t generation = 0;   // generation & 1 is the copy it is written to
   std::uint64_t tail_lsn = 1;     // replay starts with this batch
   std::uint64_t tail_offset = 0;  // from the start of the journal
-  std::uint64_t incarnation = 0;  // of the open that wrote it
+  std::uint64_t incarnation = 0;  // batches from the tail on have this one or a higher one
   std::byte reserved[kBlockBytes - 56] = {};
 };
 static_assert(sizeof(CheckpointRecord) == kBlockBytes &&

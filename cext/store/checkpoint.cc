@@ -18,7 +18,7 @@ Checkpoint::Checkpoint(Device& device, Journal& journal, Flusher& flusher, Metad
       metadata_(metadata),
       staged_(staged),
       store_id_(superblock.store_id),
-      journal_bytes_(superblock.journal_bytes),
+      journal_blocks_(static_cast<std::uint32_t>(superblock.journal_bytes / kBlockBytes)),
       page_memory_(kBlockBytes, kPagesPerRound + 1),
       generation_(record_generation) {
   device_.disk().register_memory({page_memory_.base(), page_memory_.bytes()});
@@ -64,12 +64,12 @@ Checkpoint::~Checkpoint() {
   device_.disk().unregister_memory({page_memory_.base(), page_memory_.bytes()});
 }
 
-void Checkpoint::start() noexcept {
-  BLOCKD_ASSERT(phase_ == Phase::idle);
-  ++visit_;
-  target_ = journal_.completed();
-  page_cursor_ = 0;
-  flush_then(target_.lsn, Phase::journal_flush);
+void Checkpoint::start(JournalPosition target) noexcept {
+  BLOCKD_ASSERT(phase_ == Phase::idle && target.lsn <= journal_.completed().lsn);
+  target_ = target;
+  incarnation_ = journal_.incarnation_behind(target_);
+  home_position_ = journal_.tail().end_position;
+  flush_journal_then(target_.lsn, Phase::journal_flush);
 }
 
 void Checkpoint::flush_then(std::uint64_t min_lsn, Phase phase) noexcept {
@@ -77,6 +77,13 @@ void Checkpoint::flush_then(std::uint64_t min_lsn, Phase phase) noexcept {
   flush_.min_lsn = min_lsn;
   flusher_.wait(flush_);
   flusher_.pump();
+}
+
+// For steps that wait for the journal only: an earlier flush will do.
+void Checkpoint::flush_journal_then(std::uint64_t lsn, Phase phase) noexcept {
+  if (lsn > journal_.flushed_lsn()) return flush_then(lsn, phase);
+  phase_ = phase;
+  flush_done(device_.failed());
 }
 
 void Checkpoint::flush_done(Error error) noexcept {
@@ -90,7 +97,7 @@ void Checkpoint::flush_done(Error error) noexcept {
     case Phase::home_flush:
       return write_record();
     case Phase::record_flush:
-      journal_.release(target_.end_position);
+      journal_.release(target_);
       ++device_.stats.checkpoints;
       return finish();
     case Phase::idle:
@@ -104,10 +111,11 @@ void Checkpoint::flush_done(Error error) noexcept {
 
 void Checkpoint::write_home() noexcept {
   if (device_.failed() == Error::Ok) {
-    for (StagedChunk* chunk = staged_.oldest(); chunk && chunk->visit != visit_;
-         chunk = staged_.oldest()) {
-      if (!write_chunk_home(*chunk)) return;  // goes on when a write is done
-      staged_.visited(*chunk, visit_);
+    for (; home_position_ < target_.end_position; home_position_ += kBlockBytes) {
+      const auto [chunk, block] = staged_.to_write(journal_block(home_position_));
+      if (!chunk) continue;
+      if (!home_free_) return;  // goes on when a write is done
+      submit_home(*chunk, block);
     }
   }
   if (home_in_flight_ > 0) return;
@@ -115,28 +123,21 @@ void Checkpoint::write_home() noexcept {
   stage_pages();
 }
 
-// One device write for each run of adjacent blocks. False when out of write slots, nothing
-// submitted: a chunk has at most eight runs.
-bool Checkpoint::write_chunk_home(StagedChunk& chunk) noexcept {
-  static_assert(kHomeWritesMax >= kBlocksPerChunk / 2);
-  if (kHomeWritesMax - home_in_flight_ < kBlocksPerChunk / 2) return false;
-  auto due = [&](std::uint32_t block) {
-    return (chunk.mask >> block & 1) && chunk.lsn[block] <= target_.lsn;
-  };
-  for (std::uint32_t block = 0; block < kBlocksPerChunk;) {
-    if (!due(block)) {
-      ++block;
-      continue;
-    }
-    const std::uint32_t first = block;
-    while (block < kBlocksPerChunk && due(block)) ++block;
-    submit_home(*std::exchange(home_free_, home_free_->next), chunk, first, block);
-  }
-  return true;
+// Staged between where we are and the target, and not on its way yet.
+bool Checkpoint::due(const StagedChunk& chunk, std::uint32_t block) const noexcept {
+  if (!(chunk.mask >> block & 1)) return false;
+  const std::uint32_t at = chunk.journal_block[block], here = journal_block(home_position_);
+  const std::uint32_t ahead = at >= here ? at - here : at + journal_blocks_ - here;
+  return ahead < (target_.end_position - home_position_) / kBlockBytes &&
+         staged_.to_write(at).chunk != nullptr;
 }
 
-void Checkpoint::submit_home(HomeWrite& write, const StagedChunk& chunk, std::uint32_t first,
-                             std::uint32_t end) noexcept {
+// The block, and those beside it in the chunk that are due as well: one device write.
+void Checkpoint::submit_home(const StagedChunk& chunk, std::uint32_t block) noexcept {
+  std::uint32_t first = block, end = block + 1;
+  while (first > 0 && due(chunk, first - 1)) --first;
+  while (end < kBlocksPerChunk && due(chunk, end)) ++end;
+  HomeWrite& write = *std::exchange(home_free_, home_free_->next);
   write.slot = chunk.slot;
   write.first_block = first;
   write.block_count = end - first;
@@ -144,10 +145,11 @@ void Checkpoint::submit_home(HomeWrite& write, const StagedChunk& chunk, std::ui
   write.request.error = Error::Ok;
   write.request.offset_bytes =
       metadata_.device_offset(chunk.slot) + std::uint64_t{first} * kBlockBytes;
-  for (std::uint32_t block = first; block < end; ++block) {
-    write.lsn[block - first] = chunk.lsn[block];
-    std::byte* data =
-        journal_.mirror().data() + std::uint64_t{chunk.journal_block[block]} * kBlockBytes;
+  for (block = first; block < end; ++block) {
+    const std::uint32_t at = chunk.journal_block[block];
+    write.journal_block[block - first] = at;
+    staged_.begin_write(at);
+    std::byte* data = journal_.mirror().data() + std::uint64_t{at} * kBlockBytes;
     iovec* last = write.request.iov_count ? &write.iov[write.request.iov_count - 1] : nullptr;
     if (last && static_cast<std::byte*>(last->iov_base) + last->iov_len == data) {
       last->iov_len += kBlockBytes;
@@ -170,9 +172,8 @@ void Checkpoint::home_done(HomeWrite& write) noexcept {
     std::uint16_t written = 0;
     for (std::uint32_t i = 0; i < write.block_count; ++i) {
       const std::uint32_t block = write.first_block + i;
-      if ((chunk->mask >> block & 1) && chunk->lsn[block] == write.lsn[i]) {
+      if (chunk->holds(block, write.journal_block[i]))
         written |= static_cast<std::uint16_t>(1u << block);
-      }
     }
     staged_.drop(write.slot, written);
   }
@@ -185,18 +186,18 @@ void Checkpoint::home_done(HomeWrite& write) noexcept {
 // must be flushed before the record is, or the pages are, written.
 void Checkpoint::stage_pages() noexcept {
   pages_staged_ = 0;
-  std::uint64_t min_lsn = 0;
-  for (; page_cursor_ < metadata_.page_count() && pages_staged_ < kPagesPerRound; ++page_cursor_) {
-    if (!metadata_.page_dirty(page_cursor_)) continue;
-    min_lsn = std::max(min_lsn, metadata_.page_lsn(page_cursor_));
+  std::uint64_t last_lsn = 0;
+  while (pages_staged_ < kPagesPerRound) {
+    const auto page = metadata_.page_due(target_.lsn);
+    if (!page) break;
+    last_lsn = std::max(last_lsn, metadata_.page_lsn(*page));
     PageWrite& write = page_writes_[pages_staged_];
-    write.page = page_cursor_;
+    write.page = *page;
     write.request.error = Error::Ok;
-    write.request.offset_bytes =
-        metadata_.stage_page(page_cursor_, page_buffers_[pages_staged_].data());
+    write.request.offset_bytes = metadata_.stage_page(*page, page_buffers_[pages_staged_].data());
     ++pages_staged_;
   }
-  if (pages_staged_ > 0) return flush_then(min_lsn, Phase::pages_flush);
+  if (pages_staged_ > 0) return flush_journal_then(last_lsn, Phase::pages_flush);
   flush_then(journal_.appended_lsn(), Phase::home_flush);
 }
 
@@ -222,8 +223,8 @@ void Checkpoint::write_record() noexcept {
   record->store_id = store_id_;
   record->generation = generation_;
   record->tail_lsn = target_.lsn + 1;
-  record->tail_offset = target_.end_position % journal_bytes_;
-  record->incarnation = journal_.incarnation();
+  record->tail_offset = std::uint64_t{journal_block(target_.end_position)} * kBlockBytes;
+  record->incarnation = incarnation_;
   format::seal(*record);
   record_write_.error = Error::Ok;
   record_write_.offset_bytes =

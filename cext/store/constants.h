@@ -34,6 +34,10 @@ inline constexpr std::uint32_t kPinnedSlotsMax =
     kReadRunsMax * (kMutationBytesMax / kChunkBytes + 1) + kHomeWritesMax + kCopiesMax;
 inline constexpr std::uint32_t kPagesPerRound = 256;  // metadata pages staged and written at a time
 
+// Of the journal so much is kept free for what is written while a checkpoint runs, in one that is
+// long enough.
+inline constexpr std::uint64_t kCheckpointRoomBytes = 16ull << 20;
+
 inline constexpr std::uint64_t kIdleCheckpointUs =
     5'000'000;  // a quiet journal goes home after this long
 

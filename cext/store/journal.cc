@@ -36,15 +36,15 @@ Journal::~Journal() {
 }
 
 void Journal::resume(std::uint64_t incarnation, JournalPosition newest,
-                     std::uint64_t tail_position) noexcept {
-  BLOCKD_ASSERT(tail_position <= newest.end_position &&
-                newest.end_position - tail_position <= bytes_);
+                     JournalPosition tail) noexcept {
+  BLOCKD_ASSERT(tail.end_position <= newest.end_position &&
+                newest.end_position - tail.end_position <= bytes_);
   incarnation_ = incarnation;
   next_lsn_ = newest.lsn + 1;
   completed_ = newest;
   flushed_lsn_ = newest.lsn;
   head_position_ = newest.end_position;
-  tail_position_ = tail_position;
+  tail_ = tail;
 }
 
 bool Journal::reserve(std::uint32_t entries, std::uint32_t entry_bytes,
@@ -65,10 +65,8 @@ bool Journal::reserve(std::uint32_t entries, std::uint32_t entry_bytes,
 }
 
 bool Journal::open_batch() noexcept {
-  std::uint64_t start = head_position_;
-  const std::uint64_t to_end = bytes_ - start % bytes_;
-  if (to_end < kBatchBytesMax) start += to_end;
-  if (start + kBatchBytesMax - tail_position_ > bytes_) return false;
+  const std::uint64_t start = start_after(head_position_);
+  if (start + kBatchBytesMax - tail_.end_position > bytes_) return false;
   BLOCKD_ASSERT(in_flight_ < kBatches);
   open_ = &batches_[(first_ + in_flight_) % kBatches];
   open_->lsn = next_lsn_;
@@ -81,6 +79,12 @@ bool Journal::open_batch() noexcept {
   open_->header->lsn = next_lsn_;
   open_->header->incarnation = incarnation_;
   return true;
+}
+
+// A batch that may not fit before the end of the region starts at its beginning.
+std::uint64_t Journal::start_after(std::uint64_t end_position) const noexcept {
+  const std::uint64_t to_end = bytes_ - end_position % bytes_;
+  return to_end < kBatchBytesMax ? end_position + to_end : end_position;
 }
 
 void Journal::append(const format::EntryHeader& entry, std::span<const std::byte> extra) noexcept {
@@ -154,9 +158,29 @@ void Journal::set_flushed(std::uint64_t lsn) noexcept {
   flushed_lsn_ = std::max(flushed_lsn_, lsn);
 }
 
-void Journal::release(std::uint64_t tail_position) noexcept {
-  BLOCKD_ASSERT(tail_position >= tail_position_ && tail_position <= head_position_);
-  tail_position_ = tail_position;
+void Journal::release(JournalPosition passed) noexcept {
+  BLOCKD_ASSERT(passed.end_position >= tail_.end_position &&
+                passed.end_position <= completed_.end_position && passed.lsn <= completed_.lsn);
+  tail_ = passed;
+}
+
+// Along the headers in the mirror. Each vouches for the end of the one before: memory may rot, and
+// a position that is none would lose the journal.
+JournalPosition Journal::behind_tail(std::uint64_t bytes) const noexcept {
+  JournalPosition at = tail_;
+  while (at.lsn < completed_.lsn) {
+    const std::uint64_t start = start_after(at.end_position);
+    const format::BatchHeader& header = header_at(start);
+    if (header.magic != format::kBatchMagic || header.lsn != at.lsn + 1) break;
+    if (at.end_position >= tail_.end_position + bytes && at.lsn > tail_.lsn) return at;
+    at = {header.lsn, start + (1 + std::uint64_t{header.payload_blocks}) * kBlockBytes};
+  }
+  return completed_;
+}
+
+std::uint64_t Journal::incarnation_behind(const JournalPosition& position) const noexcept {
+  if (position.lsn == completed_.lsn) return incarnation_;
+  return header_at(start_after(position.end_position)).incarnation;
 }
 
 }  // namespace blockd::store

@@ -39,8 +39,7 @@ class Journal {
 
   [[nodiscard]] std::span<std::byte> mirror() noexcept { return {memory_.base(), memory_.bytes()}; }
   // Where recovery left off.
-  void resume(std::uint64_t incarnation, JournalPosition newest,
-              std::uint64_t tail_position) noexcept;
+  void resume(std::uint64_t incarnation, JournalPosition newest, JournalPosition tail) noexcept;
 
   // Makes room for that much in the open batch, closing it and opening another where needed.
   // False: wait for a batch to complete or for a checkpoint.
@@ -68,12 +67,21 @@ class Journal {
   }
   [[nodiscard]] std::uint64_t flushed_lsn() const noexcept { return flushed_lsn_; }
   void set_flushed(std::uint64_t lsn) noexcept;
-  void release(std::uint64_t tail_position) noexcept;  // a durable checkpoint has passed it
+  void release(JournalPosition passed) noexcept;  // by a durable checkpoint
+  // Behind the newest batch that a durable checkpoint has passed; all after it is in the mirror.
+  [[nodiscard]] const JournalPosition& tail() const noexcept { return tail_; }
+  [[nodiscard]] bool holds_completed() const noexcept { return completed_.lsn > tail_.lsn; }
+  // The end of the first batch that ends `bytes` or more behind the tail; of the newest completed
+  // one when none does.
+  [[nodiscard]] JournalPosition behind_tail(std::uint64_t bytes) const noexcept;
   [[nodiscard]] std::uint64_t used_bytes() const noexcept {
-    return head_position_ - tail_position_;
+    return head_position_ - tail_.end_position;
   }
   [[nodiscard]] std::uint64_t capacity_bytes() const noexcept { return bytes_; }
-  [[nodiscard]] std::uint64_t incarnation() const noexcept { return incarnation_; }
+  // Of the batch behind this position, which behind_tail() has given: those that a crash left may
+  // have been written by an earlier open.
+  [[nodiscard]] std::uint64_t incarnation() const noexcept { return incarnation_; }  // of this open
+  [[nodiscard]] std::uint64_t incarnation_behind(const JournalPosition& position) const noexcept;
   [[nodiscard]] bool idle() const noexcept { return !has_open() && in_flight_ == 0; }
 
  private:
@@ -90,6 +98,10 @@ class Journal {
   static constexpr std::uint32_t kBatches = kBatchesInFlightMax + 1;
 
   [[nodiscard]] bool open_batch() noexcept;
+  [[nodiscard]] std::uint64_t start_after(std::uint64_t end_position) const noexcept;
+  [[nodiscard]] const format::BatchHeader& header_at(std::uint64_t position) const noexcept {
+    return *reinterpret_cast<const format::BatchHeader*>(memory_.base() + position % bytes_);
+  }
   void completed_one(Batch& batch) noexcept;
 
   Device& device_;
@@ -105,9 +117,9 @@ class Journal {
   std::uint64_t next_lsn_ = 1;
   std::uint64_t incarnation_ = 1;
   std::uint64_t head_position_ = 0;
-  std::uint64_t tail_position_ = 0;
   std::uint64_t flushed_lsn_ = 0;
   JournalPosition completed_;
+  JournalPosition tail_;
 };
 
 }  // namespace blockd::store

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 #include <string>
+#include <utility>
 
 #include "base/assert.h"
 #include "base/buffer.h"
@@ -176,8 +177,8 @@ void Metadata::set_taken(std::uint32_t slot, bool taken) noexcept {
 void Metadata::mark_segment(std::uint32_t handle, std::uint64_t lsn) noexcept {
   BLOCKD_ASSERT(handle < segments_.size());
   SegmentPageState& state = segment_pages_[handle / kRecordsPerPage];
-  state.dirty = true;
   BLOCKD_ASSERT(lsn >= state.last_lsn);
+  if (!std::exchange(state.dirty, true)) state.first_lsn = lsn;
   state.last_lsn = lsn;
 }
 
@@ -281,9 +282,19 @@ std::uint64_t Metadata::page_lsn(std::uint32_t page) const noexcept {
   return slot_pages_.last_lsn(page - superblock_.segment_page_count);
 }
 
+std::optional<std::uint32_t> Metadata::page_due(std::uint64_t lsn) const noexcept {
+  if (const auto oldest = slot_pages_.oldest_dirty(); oldest && oldest->first_lsn <= lsn)
+    return superblock_.segment_page_count + oldest->number;
+  for (std::uint32_t page = 0; page < segment_pages_.size(); ++page) {
+    if (segment_pages_[page].dirty && segment_pages_[page].first_lsn <= lsn) return page;
+  }
+  return std::nullopt;
+}
+
 std::uint64_t Metadata::stage_page(std::uint32_t page, std::byte* into) noexcept {
   if (page < segment_pages_.size()) return stage_segments(page, into);
-  return slot_pages_.stage(page - superblock_.segment_page_count, into);
+  BLOCKD_ASSERT(slot_pages_.oldest_dirty()->number == page - superblock_.segment_page_count);
+  return slot_pages_.stage_oldest(into);
 }
 
 void Metadata::page_written(std::uint32_t page) noexcept {

@@ -2,9 +2,9 @@
 //
 // Resident for every slot: whether it is taken, and which slot holds which chunk. The slots'
 // records (owner, version, mask, checksums) are paged (slot_pages.h). Records change when a journal
-// entry is appended; the page of a changed record is dirty until a checkpoint writes it, and
-// carries the LSN of its last change: it may be written only when that LSN has been flushed (the
-// page must never be ahead of the journal).
+// entry is appended; the page of a changed record is dirty until a checkpoint writes it. It carries
+// the LSN of the first change since it was last written, which the journal's tail must not pass
+// before, and of the last one, which must have been flushed (a page is never ahead of the journal).
 #pragma once
 
 #include <cstdint>
@@ -128,13 +128,15 @@ class Metadata {
   }
   [[nodiscard]] bool page_dirty(std::uint32_t page) const noexcept;
   [[nodiscard]] std::uint64_t page_lsn(std::uint32_t page) const noexcept;
-  // Copies the page as it is now into `into` (4 KiB), clean from here on; returns where to write
-  // it.
+  // A dirty page that has a change up to this LSN to write, oldest first; none: they are written.
+  [[nodiscard]] std::optional<std::uint32_t> page_due(std::uint64_t lsn) const noexcept;
+  // Copies the page, which page_due() has named, as it is now into `into` (4 KiB), clean from here
+  // on; returns where to write it.
   [[nodiscard]] std::uint64_t stage_page(std::uint32_t page, std::byte* into) noexcept;
   void page_written(std::uint32_t page) noexcept;
   // Dirty pages cannot leave memory: a checkpoint is due, and in the end writers wait for it.
   [[nodiscard]] bool many_dirty() const noexcept {
-    return slot_pages_.dirty_count() > slot_pages_.frame_limit() / 2;
+    return slot_pages_.dirty_count() > std::uint64_t{slot_pages_.frame_limit()} * 5 / 8;
   }
   [[nodiscard]] bool too_many_dirty() const noexcept {
     return slot_pages_.dirty_count() > slot_pages_.frame_limit() - slot_pages_.frame_limit() / 8;
@@ -143,6 +145,7 @@ class Metadata {
  private:
   struct SegmentPageState {
     std::uint64_t generation = 0;
+    std::uint64_t first_lsn = 0;  // of the changes that are not written yet
     std::uint64_t last_lsn = 0;
     bool dirty = false;
   };

@@ -39,7 +39,8 @@ void Recovery::run() {
   replay_in_memory(Index::now);
   metadata_.check_torn_pages();
   metadata_.index(touched_);
-  JournalPosition newest{record_.tail_lsn - 1, record_.tail_offset};
+  const JournalPosition tail{record_.tail_lsn - 1, record_.tail_offset};
+  JournalPosition newest = tail;
   if (!chain_.empty()) newest = {chain_.back().lsn, chain_.back().position + chain_.back().bytes};
   erase_abandoned(newest);
   // The page cache of a dead process may hold what we have just read: durable before anybody relies
@@ -47,8 +48,7 @@ void Recovery::run() {
   if (device_.disk().flush_now() != Error::Ok)
     throw Fault(Error::DiskError, "the device fails to flush");
   device_.stats.recovered_batches = chain_.size();
-  journal_.resume(std::max(incarnation_seen_, record_.incarnation) + 1, newest,
-                  record_.tail_offset);
+  journal_.resume(std::max(incarnation_seen_, record_.incarnation) + 1, newest, tail);
 }
 
 void Recovery::read_record() {
@@ -317,7 +317,7 @@ void Recovery::replay_entry(const EntryHeader& entry, const std::byte* extra, co
     if (entry.kind == EntryKind::copy) i = block;  // it has a CRC for the holes, too
     if (entry.kind == EntryKind::zero || !(blocks >> block & 1)) continue;
     std::memcpy(&record.crcs[block], extra + 4 * i++, 4);
-    if (!mapped) staged_.stage(entry.slot, block, payload_block++, batch.lsn, 0);
+    if (!mapped) staged_.stage(entry.slot, block, payload_block++);
   }
   if (entry.old_slot == format::kNoSlot) return;
   if (entry.flags & format::keeps_old) {

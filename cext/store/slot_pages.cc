@@ -65,9 +65,18 @@ format::SlotRecord& SlotPages::change(std::uint32_t slot, std::uint64_t lsn) noe
   if (&frame != &nowhere_ && !state.dirty) {
     state.dirty = 1;
     state.blank = 0;
-    ++dirty_count_;
+    frame.first_lsn = lsn;
+    append_dirty(frame);
   }
   return frame.records[slot % kRecordsPerPage];
+}
+
+void SlotPages::append_dirty(Frame& frame) noexcept {
+  BLOCKD_ASSERT(!dirty_tail_ || frame.first_lsn >= dirty_tail_->first_lsn);
+  frame.next_dirty = nullptr;
+  (dirty_tail_ ? dirty_tail_->next_dirty : dirty_head_) = &frame;
+  dirty_tail_ = &frame;
+  ++dirty_count_;
 }
 
 SlotPages::Frame& SlotPages::resident(std::uint32_t number) noexcept {
@@ -161,9 +170,12 @@ void SlotPages::load_done(Load& load) noexcept {
   came(owner);
 }
 
-std::uint64_t SlotPages::stage(std::uint32_t number, std::byte* into) noexcept {
+std::uint64_t SlotPages::stage_oldest(std::byte* into) noexcept {
+  BLOCKD_ASSERT(dirty_head_ && !dirty_head_->writing);
+  const std::uint32_t number = dirty_head_->number;
+  dirty_head_ = dirty_head_->next_dirty;
+  if (!dirty_head_) dirty_tail_ = nullptr;
   State& state = states_[number];
-  BLOCKD_ASSERT(state.dirty && state.frame && !state.frame->writing);
   state.dirty = 0;
   --dirty_count_;
   state.generation = state.generation + 1;

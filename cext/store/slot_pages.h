@@ -9,6 +9,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "base/buffer.h"
@@ -51,10 +52,19 @@ class SlotPages {
   [[nodiscard]] std::uint64_t last_lsn(std::uint32_t number) const noexcept {
     return states_[number].frame ? states_[number].frame->last_lsn : 0;
   }
+  // The dirty page whose oldest unwritten change is the oldest of all; null when none is dirty.
+  struct Dirty {
+    std::uint32_t number = 0;
+    std::uint64_t first_lsn = 0;
+  };
+  [[nodiscard]] std::optional<Dirty> oldest_dirty() const noexcept {
+    if (!dirty_head_) return std::nullopt;
+    return Dirty{dirty_head_->number, dirty_head_->first_lsn};
+  }
   [[nodiscard]] std::uint32_t frame_limit() const noexcept { return frame_limit_; }
-  // Copies the page as it is now into `into`, clean from here on; returns where to write it. It
-  // stays in memory until written().
-  [[nodiscard]] std::uint64_t stage(std::uint32_t number, std::byte* into) noexcept;
+  // Copies the oldest dirty page as it is now into `into`, clean from here on; returns where to
+  // write it. It stays in memory until written().
+  [[nodiscard]] std::uint64_t stage_oldest(std::byte* into) noexcept;
   void written(std::uint32_t number) noexcept;
 
   void (*came)(void* owner) noexcept = nullptr;  // a page that was prefetched, or that none will
@@ -64,7 +74,9 @@ class SlotPages {
   static constexpr std::uint32_t kLoadsMax = 64;
 
   struct Frame {
+    std::uint64_t first_lsn = 0;  // of the changes that are not written yet
     std::uint64_t last_lsn = 0;
+    Frame* next_dirty = nullptr;
     std::uint32_t number = 0;
     bool referenced = false;
     bool writing = false;
@@ -87,6 +99,7 @@ class SlotPages {
     SlotPages* pages = nullptr;
   };
 
+  void append_dirty(Frame& frame) noexcept;
   [[nodiscard]] Frame& resident(std::uint32_t number) noexcept;
   [[nodiscard]] Frame& take_frame(std::uint32_t number) noexcept;
   [[nodiscard]] Frame* evict() noexcept;
@@ -102,6 +115,8 @@ class SlotPages {
   std::vector<std::unique_ptr<Frame>> frames_;
   std::size_t hand_ = 0;
   std::uint32_t dirty_count_ = 0;
+  Frame* dirty_head_ = nullptr;  // in the order in which they became so, which is that of LSNs
+  Frame* dirty_tail_ = nullptr;
   bool any_lost_ = false;
   Frame nowhere_;  // stands for a page that is lost
   BufferPool memory_;

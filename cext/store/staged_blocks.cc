@@ -7,16 +7,17 @@
 namespace blockd::store {
 
 StagedBlocks::StagedBlocks(std::uint32_t journal_blocks)
-    : index_(journal_blocks), chunks_(journal_blocks) {
+    : index_(journal_blocks), chunks_(journal_blocks), whose_(journal_blocks) {
+  BLOCKD_ASSERT(journal_blocks < ~std::uint32_t{0} / kBlocksPerChunk);
   for (auto chunk = chunks_.rbegin(); chunk != chunks_.rend(); ++chunk) {
     chunk->next = free_;
     free_ = &*chunk;
   }
 }
 
-void StagedBlocks::stage(std::uint32_t slot, std::uint32_t block, std::uint32_t journal_block,
-                         std::uint64_t lsn, std::uint32_t visit) noexcept {
-  BLOCKD_ASSERT(block < kBlocksPerChunk);
+void StagedBlocks::stage(std::uint32_t slot, std::uint32_t block,
+                         std::uint32_t journal_block) noexcept {
+  BLOCKD_ASSERT(block < kBlocksPerChunk && journal_block < whose_.size());
   std::uint32_t place = index_.find(slot);
   if (place == 0) {
     BLOCKD_ASSERT(free_ != nullptr);
@@ -24,8 +25,6 @@ void StagedBlocks::stage(std::uint32_t slot, std::uint32_t block, std::uint32_t 
     free_ = fresh->next;
     fresh->slot = slot;
     fresh->mask = 0;
-    fresh->visit = visit;
-    append(*fresh);
     place = static_cast<std::uint32_t>(fresh - chunks_.data()) + 1;
     index_.set(slot, place);
   }
@@ -34,7 +33,7 @@ void StagedBlocks::stage(std::uint32_t slot, std::uint32_t block, std::uint32_t 
   if (!(chunk.mask & bit)) ++block_count_;
   chunk.mask |= bit;
   chunk.journal_block[block] = journal_block;
-  chunk.lsn[block] = lsn;
+  whose_[journal_block] = 1 + (place - 1) * kBlocksPerChunk + block;
 }
 
 void StagedBlocks::drop(std::uint32_t slot, std::uint16_t mask) noexcept {
@@ -47,27 +46,17 @@ void StagedBlocks::drop(std::uint32_t slot, std::uint16_t mask) noexcept {
   chunk.mask &= static_cast<std::uint16_t>(~mask);
   if (chunk.mask != 0) return;
   index_.set(slot, 0);
-  unlink(chunk);
   chunk.next = free_;
   free_ = &chunk;
 }
 
-void StagedBlocks::visited(StagedChunk& chunk, std::uint32_t visit) noexcept {
-  unlink(chunk);
-  append(chunk);
-  chunk.visit = visit;
-}
-
-void StagedBlocks::append(StagedChunk& chunk) noexcept {
-  chunk.next = nullptr;
-  chunk.prev = tail_;
-  (tail_ ? tail_->next : head_) = &chunk;
-  tail_ = &chunk;
-}
-
-void StagedBlocks::unlink(StagedChunk& chunk) noexcept {
-  (chunk.prev ? chunk.prev->next : head_) = chunk.next;
-  (chunk.next ? chunk.next->prev : tail_) = chunk.prev;
+StagedBlocks::Staged StagedBlocks::to_write(std::uint32_t journal_block) const noexcept {
+  const std::uint32_t whose = whose_[journal_block];
+  if (whose == 0) return {};
+  const StagedChunk& chunk = chunks_[(whose - 1) / kBlocksPerChunk];
+  const std::uint32_t block = (whose - 1) % kBlocksPerChunk;
+  if (!chunk.holds(block, journal_block)) return {};
+  return {&chunk, block};
 }
 
 }  // namespace blockd::store

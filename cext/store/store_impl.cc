@@ -54,6 +54,7 @@ StoreImpl::StoreImpl(io::Disk& disk, io::Loop& loop, Buffers& buffers,
       reader_(device_, journal_, metadata_, views_, staged_),
       direct_(device_, metadata_, buffers),
       copies_(device_, journal_, metadata_, staged_),
+      schedule_(superblock.journal_bytes),
       small_buffers_{buffers.small.base(), std::min(buffers.small.bytes(), kRegisteredBytesMax)} {
   disk.register_memory(small_buffers_);
   end_task_.owner = this;
@@ -238,16 +239,16 @@ void StoreImpl::reclaim_slots() noexcept {
 
 void StoreImpl::maybe_checkpoint() noexcept {
   if (checkpoint_->running() || device_.failed() != Error::Ok) return;
-  // Early enough that a batch, and the skip before it when it would cross the end, still find room.
-  const std::uint64_t bytes = journal_.capacity_bytes();
-  const bool half_full = journal_.used_bytes() > std::min(bytes / 2, bytes - 2 * kBatchBytesMax);
   const bool last = closing_ && !closing_checkpointed_ && mutations_in_flight_ == 0 &&
                     !waiting_head_ && meta_waiting_.empty() && reaping_.empty() && journal_.idle();
   if (last) closing_checkpointed_ = true;
-  const bool due = half_full || metadata_.many_dirty();
-  if (last || (due && !closing_checkpointed_)) return checkpoint_->start();
-  if (stopping_ || idle_timer_.armed() || journal_.used_bytes() == 0) return;
+  if (last) return checkpoint_->start(journal_.completed());
+  if (!journal_.holds_completed() || closing_checkpointed_) return;
+  const std::uint64_t due = schedule_.due(journal_.used_bytes(), metadata_.many_dirty());
+  if (due > 0) return checkpoint_->start(journal_.behind_tail(due));
+  if (stopping_ || idle_timer_.armed()) return;
   idle_lsn_ = journal_.appended_lsn();
+  idle_reads_ = device_.stats.reads;
   loop_.arm(idle_timer_, loop_.now_us() + kIdleCheckpointUs);
 }
 
@@ -255,8 +256,11 @@ void StoreImpl::maybe_checkpoint() noexcept {
 // nothing.
 void StoreImpl::idle_timer_fired() noexcept {
   loop_.defer(end_task_);
-  const bool quiet = journal_.idle() && journal_.appended_lsn() == idle_lsn_;
-  if (quiet && !checkpoint_->running() && device_.failed() == Error::Ok) checkpoint_->start();
+  // Also no reads: what goes home at once, most of a journal, would hold them up.
+  const bool quiet =
+      journal_.idle() && journal_.appended_lsn() == idle_lsn_ && device_.stats.reads == idle_reads_;
+  if (!quiet || checkpoint_->running() || device_.failed() != Error::Ok) return;
+  if (journal_.holds_completed()) checkpoint_->start(journal_.completed());
 }
 
 void StoreImpl::close(Done done) {

@@ -9,6 +9,7 @@
 #include <deque>
 
 #include "store/checkpoint.h"
+#include "store/checkpoint_schedule.h"
 #include "store/copies.h"
 #include "store/direct_writer.h"
 #include "store/flusher.h"
@@ -201,11 +202,13 @@ class StoreImpl final : public Store, private JournalListener {
   Reader reader_;
   DirectWriter direct_;
   ChunkCopies copies_;
+  const CheckpointSchedule schedule_;
   std::span<std::byte> small_buffers_;      // registered: pinning pages is felt with single blocks
   std::unique_ptr<Checkpoint> checkpoint_;  // after recovery
   io::Task end_task_;
   io::Timer idle_timer_;
-  std::uint64_t idle_lsn_ = 0;  // the newest when the timer was armed
+  std::uint64_t idle_lsn_ = 0;    // the newest when the timer was armed
+  std::uint64_t idle_reads_ = 0;  // by then
 
   StoreOp* waiting_head_ = nullptr;  // mutations not started, in order
   StoreOp* waiting_tail_ = nullptr;

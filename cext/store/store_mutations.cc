@@ -274,7 +274,7 @@ void StoreImpl::append_write(const StoreOp& op, std::uint32_t chunk, std::uint32
     const std::uint32_t block =
         journal_.append_payload(op.data + std::size_t{op_block + i} * kBlockBytes);
     record.crcs[first + i] = op.crcs[op_block + i];
-    staged_.stage(slot, first + i, block, journal_.open_lsn(), checkpoint_->visit());
+    staged_.stage(slot, first + i, block);
   }
 }
 
@@ -451,7 +451,7 @@ void StoreImpl::fill_replaced(const StoreOp& op, std::uint32_t slot,
     if (!(op.valid_mask >> block & 1)) continue;
     record.crcs[block] = op.crcs[block];
     const std::uint32_t at = journal_.append_payload(op.data + std::size_t{block} * kBlockBytes);
-    staged_.stage(slot, block, at, journal_.open_lsn(), checkpoint_->visit());
+    staged_.stage(slot, block, at);
   }
 }
 

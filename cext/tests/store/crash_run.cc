@@ -8,15 +8,24 @@ namespace {
 
 constexpr std::uint64_t kOldEpoch = 1;  // of replaced chunks: below every engine's
 
+// In every fifth store a longer journal: several checkpoints pass before one takes what was new
+// when the first began.
+std::uint64_t journal_for(std::uint64_t seed) {
+  return seed % 5 == 0 ? 3 * kMiB : kMiB;
+}
+
 std::uint64_t capacity_for(std::uint64_t seed) {
   constexpr std::array<std::uint64_t, 3> kCapacities = {4 * kMiB, 6 * kMiB, 9 * kMiB};
-  return kCapacities[seed % kCapacities.size()];
+  return kCapacities[seed % kCapacities.size()] + journal_for(seed) - kMiB;
 }
 
 }  // namespace
 
 CrashRun::CrashRun(std::uint64_t seed, CrashStats& stats)
-    : stats_(stats), random_(seed), rig_(seed, capacity_for(seed)) {
+    : stats_(stats),
+      random_(seed),
+      rig_(seed, capacity_for(seed)),
+      journal_bytes_(journal_for(seed)) {
   constexpr std::array<Weights, 6> kMixtures = {{
       //  small large chunk zero zchunk repl drop read flush stable promise segment snapshot
       {40, 10, 10, 8, 4, 5, 1, 20, 6, 4, 1, 1, 0},    // a little of everything
@@ -46,7 +55,7 @@ CrashRun::~CrashRun() {
 }
 
 std::string CrashRun::run(std::uint32_t lives) {
-  rig_.format();
+  rig_.format(journal_bytes_);
   closed_ = true;
   for (std::uint32_t life = 0; life <= lives && ok(); ++life) {
     open_after_crash();

@@ -155,6 +155,7 @@ class CrashRun {
   CrashStats& stats_;
   Random random_;
   Rig rig_;
+  std::uint64_t journal_bytes_;
   std::string failure_;
   Weights weights_{};
   std::uint32_t flights_limit_ = 1;

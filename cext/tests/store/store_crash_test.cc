@@ -61,3 +61,9 @@ TEST_CASE("a seed that once left batches to replay after an orderly end") {
   CrashStats stats;
   check_seed(20367, stats);
 }
+
+// A batch that recovery had dropped, whole again when the one written over it was torn.
+TEST_CASE("a seed that once brought back what a crash had taken") {
+  CrashStats stats;
+  check_seed(363790790, stats);
+}
