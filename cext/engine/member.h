@@ -1,11 +1,11 @@
 // One member of a segment as its engine sees it, and the lease its host grants.
 #pragma once
 
+#include <algorithm>
 #include <bit>
 #include <cstdint>
 #include <map>
 #include <memory>
-#include <set>
 #include <vector>
 
 #include "blockd/types.h"
@@ -46,22 +46,23 @@ struct Join {
   std::uint32_t source = 0;  // of the list
   std::uint32_t source_session = 0;
   std::vector<std::uint64_t> copying;  // a bit a chunk: a copy of it is under way
-  std::set<std::uint32_t> blocked;     // chunks that nobody could read
+  std::vector<std::uint64_t> blocked;  // a bit a chunk: nobody could read it
+  bool any_blocked = false;
   std::uint64_t blocked_until_us = 0;
 
   static constexpr std::uint32_t kNone = ~std::uint32_t{0};
   // From the cursor on, round: pending, not under way, not blocked. kNone: there is none.
   [[nodiscard]] std::uint32_t next_pending(std::uint64_t now_us) noexcept {
-    if (now_us >= blocked_until_us) blocked.clear();
+    if (any_blocked && now_us >= blocked_until_us) {
+      std::fill(blocked.begin(), blocked.end(), 0);
+      any_blocked = false;
+    }
     const auto words = static_cast<std::uint32_t>(pending.size());
     for (std::uint32_t looked = 0; looked <= words; ++looked) {  // the cursor's word twice
       const std::uint32_t word = (cursor / 64 + looked) % words;
-      std::uint64_t bits = pending[word] & ~copying[word];
+      std::uint64_t bits = pending[word] & ~copying[word] & ~blocked[word];
       if (looked == 0) bits &= ~std::uint64_t{0} << (cursor % 64);
-      for (; bits != 0; bits &= bits - 1) {
-        const std::uint32_t chunk = word * 64 + static_cast<std::uint32_t>(std::countr_zero(bits));
-        if (!blocked.contains(chunk)) return chunk;
-      }
+      if (bits != 0) return word * 64 + static_cast<std::uint32_t>(std::countr_zero(bits));
     }
     return kNone;
   }

@@ -140,9 +140,11 @@ struct ChunkCopy {
   std::uint32_t asked = 0;  // reading: the member that has to answer
   std::uint32_t asked_session = 0;
   MemberMask heal_tried = 0;
-  std::uint32_t heal_crc = 0;
+  BufferRef heal_buffer;
+  std::array<std::uint32_t, kBlocksPerChunk> heal_crcs;
+  bool orphan = false;  // over: only the operations of members that are lost are still out
   peer::ReplicaOp read;
-  peer::ReplicaOp heal;  // of a block that the source has lost
+  peer::ReplicaOp heal;  // the chunk elsewhere, for blocks that the source has lost
   std::array<peer::ReplicaOp, kMembersMax> replaces;
   std::unique_ptr<PastSync> past;  // of a copy that brings the chunk's past, too: one target
 };

@@ -2,6 +2,7 @@
 #include "engine/segment.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "base/assert.h"
 #include "base/crc32c.h"
@@ -33,10 +34,12 @@ void Segment::wake_at(std::uint64_t at_us) noexcept {
 void Segment::run() noexcept {
   if (engine_.fenced || engine_.closed) return;
   open_members();
+  if (std::exchange(reevaluate_, false)) evaluate_all();
   if (phase_ == Phase::gather) advance_gather();
   if (phase_ == Phase::reconcile) advance_reconcile();
   pump_copies();
   advance_joins();
+  if (std::exchange(reopen_wanted_, false) && phase_ == Phase::formed) reopen();
   maybe_ask();
   maybe_serve();
   pump_flushes();

@@ -165,6 +165,7 @@ class Segment {
   void emit_ask(const char* reason) noexcept;
   void maybe_serve() noexcept;
   void check_hung_operations() noexcept;
+  void check_hung_copies() noexcept;
   void check_hung_reads() noexcept;
   void check_hung_controls() noexcept;
   void place_members(const SegmentConfig& config);
@@ -187,6 +188,7 @@ class Segment {
   [[nodiscard]] MemberMask sources_of(const PlanItem& item) const noexcept;
   [[nodiscard]] MemberMask newest_at(std::uint32_t chunk) const noexcept;
   [[nodiscard]] bool disown_newest(std::uint32_t chunk);
+  void opening_blocked(std::uint32_t chunk) noexcept;
   void advance_reconcile() noexcept;
   void reconciled(ChunkCopy& copy) noexcept;
   void start_base_flush() noexcept;
@@ -212,12 +214,17 @@ class Segment {
   [[nodiscard]] ChunkCopy* start_copy(ChunkCopy::Why why, std::uint32_t chunk, std::uint32_t source,
                                       MemberMask targets) noexcept;
   void pump_copies() noexcept;
-  void let_go_of_copies(std::uint32_t index) noexcept;
+  void let_go_of_copies() noexcept;
+  [[nodiscard]] MemberMask awaited(const ChunkCopy& copy) const noexcept;
+  void orphan_if_alone(ChunkCopy& copy) noexcept;
+  void settle(ChunkCopy& copy) noexcept;
+  void release(ChunkCopy& copy) noexcept;
   [[nodiscard]] bool try_copy(ChunkCopy& copy) noexcept;
   [[nodiscard]] bool quiet(const ChunkCopy& copy, bool with_targets) const noexcept;
   void read_current(ChunkCopy& copy) noexcept;
   void no_longer_pending(ChunkCopy& copy) noexcept;
   void count_copied(const ChunkCopy& copy, std::uint16_t valid_mask) noexcept;
+  void resync_blocked(std::uint32_t index) noexcept;
   void charge_resync() noexcept;
   static void copy_read_done(peer::ReplicaOp& op) noexcept;
   void send_replaces(ChunkCopy& copy) noexcept;
@@ -225,6 +232,7 @@ class Segment {
   [[nodiscard]] bool start_heal(ChunkCopy& copy) noexcept;
   void heal_next(ChunkCopy& copy) noexcept;
   static void heal_done(peer::ReplicaOp& op) noexcept;
+  static void take_healed(ChunkCopy& copy) noexcept;
   static void replace_done(peer::ReplicaOp& op) noexcept;
   void finish(ChunkCopy& copy) noexcept;
   void resynced(ChunkCopy& copy) noexcept;
@@ -267,6 +275,9 @@ class Segment {
   bool serve_started_ = false;  // every agreed member was brought to one state
   bool ever_served_ = false;
   std::uint64_t grace_until_us_ = 0;
+  std::uint64_t blocked_until_us_ = 0;  // an opening that nobody could read for
+  bool reevaluate_ = false;             // a member is ready no more: less may be needed now
+  bool reopen_wanted_ = false;
   std::uint64_t last_seq_ = 0;
   std::uint64_t max_acked_seq_ = 0;
   std::uint64_t flushed_seq_ = 0;  // a client was told so

@@ -226,7 +226,8 @@ void Segment::member_failed(std::uint32_t index, Error error) noexcept {
   member.state = Member::State::absent;
   ready_ &= static_cast<MemberMask>(~member_bit(index));
   member.lag_bytes = member.lag_ops = 0;
-  let_go_of_copies(index);
+  reevaluate_ = reevaluate_ || before == Member::State::ready;
+  let_go_of_copies();
   count_join(member, false);
   member.join.reset();
   member.backoff_us = std::clamp(member.backoff_us * 2, kRetryMinUs, kRetryMaxUs);
@@ -460,20 +461,8 @@ void Segment::check_hung_operations() noexcept {
     }
     if (phase_ != Phase::formed) return;  // reopened: the list is not what it was
   }
-  for (ChunkCopy* copy = active_copies_.front(); copy != nullptr;
-       copy = peer::List<ChunkCopy>::next(*copy)) {
-    if (now <= copy->started_us + hung_us) continue;
-    if (copy->stage == ChunkCopy::Stage::reading &&
-        copy->asked_session == members_[copy->asked].session) {
-      member_failed(copy->asked, Error::Timeout);
-    }
-    for (std::uint32_t i = 0; i < kMembersMax; ++i) {
-      const bool here =
-          (copy->outstanding & member_bit(i)) && copy->target_sessions[i] == members_[i].session;
-      if (here) member_failed(i, Error::Timeout);
-    }
-    if (phase_ != Phase::formed) return;
-  }
+  check_hung_copies();
+  if (phase_ != Phase::formed) return;
   for (Flush* flush = flushes_.front(); flush != nullptr; flush = peer::List<Flush>::next(*flush)) {
     if (now > flush->started_us + kStallTimeoutUs) {
       if (Parent* parent = std::exchange(flush->parent, nullptr))
@@ -504,6 +493,20 @@ void Segment::check_hung_operations() noexcept {
         list->push_back(read);
       }
     }
+  }
+}
+
+// Whoever is lost ends the copies that wait for nobody else: they are looked at first.
+void Segment::check_hung_copies() noexcept {
+  const std::uint64_t now = engine_.loop.now_us();
+  const std::uint64_t hung_us = kOpTimeouts * engine_.hub.config().member_timeout_us;
+  MemberMask hung = 0;
+  for (const ChunkCopy* copy = active_copies_.front(); copy != nullptr;
+       copy = peer::List<ChunkCopy>::next(*copy)) {
+    if (now > copy->started_us + hung_us) hung |= awaited(*copy);
+  }
+  for (std::uint32_t i = 0; i < kMembersMax; ++i) {
+    if (hung & member_bit(i)) member_failed(i, Error::Timeout);
   }
 }
 

@@ -176,17 +176,29 @@ bool Segment::disown_newest(std::uint32_t chunk) {
   return true;
 }
 
+// Damaged wherever it is newest. Tried again: an administrator may act, or a member come that has it
+// and was not there when the others answered.
+void Segment::opening_blocked(std::uint32_t chunk) noexcept {
+  unreadable_[chunk] = 0;
+  engine_.notice(index_, members_[nearest(newest_at(chunk))].host_id, "reconcile-blocked", chunk);
+  blocked_until_us_ = engine_.loop.now_us() + kRetryMaxUs / 5;
+  wake_at(blocked_until_us_);
+  for (std::uint32_t i = 0; i < kMembersMax; ++i) {
+    const Member& member = members_[i];
+    const bool outside = ((agreed_ | asked_) & member_bit(i)) && member.state != Member::State::base;
+    if (outside && member.host->channel->connected()) return restart_opening();
+  }
+}
+
 void Segment::advance_reconcile() noexcept {
+  if (engine_.loop.now_us() < blocked_until_us_) return wake_at(blocked_until_us_);
   while (!plan_.empty() && copies_under_way_ < kReconcileCopies) {
     const PlanItem item = plan_.back();
     const MemberMask sources = sources_of(item);
     if (sources == 0) {
-      if (copies_under_way_ == 0 && disown_newest(item.chunk)) continue;
-      // Damaged wherever it is newest: try again, an administrator may act.
-      unreadable_[item.chunk] = 0;
-      engine_.notice(index_, members_[nearest(newest_at(item.chunk))].host_id, "reconcile-blocked",
-                     item.chunk);
-      return wake_at(engine_.loop.now_us() + kRetryMaxUs / 5);
+      if (copies_under_way_ != 0) return;  // one of them may bring it
+      if (disown_newest(item.chunk)) continue;
+      return opening_blocked(item.chunk);
     }
     if (!start_copy(ChunkCopy::Why::reconcile, item.chunk, nearest(sources), item.targets)) {
       return wake_at(engine_.loop.now_us() + kShortageRetryUs);
@@ -197,7 +209,16 @@ void Segment::advance_reconcile() noexcept {
 }
 
 void Segment::reconciled(ChunkCopy& copy) noexcept {
-  if (phase_ != Phase::reconcile || copy.error == Error::Ok) return;
+  if (phase_ != Phase::reconcile) return;
+  if (copy.error == Error::Ok) {  // they have the truth, and could give it
+    Report& report = reports_.at(copy.chunk);
+    const Version highest = highest_reported(copy.chunk);
+    for (std::uint32_t i = 0; i < kMembersMax; ++i) {
+      if (copy.targets & member_bit(i)) report.versions[i] = highest;
+    }
+    report.disowned &= static_cast<MemberMask>(~copy.targets);
+    return;
+  }
   plan_.push_back({copy.chunk, copy.targets});
   const bool medium = copy.error == Error::ChecksumMismatch || copy.error == Error::DiskError;
   if (medium && copy.stage == ChunkCopy::Stage::reading)

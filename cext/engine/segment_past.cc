@@ -126,12 +126,20 @@ bool Segment::past_back(ChunkCopy& copy, ReplicaOp& op) noexcept {
   engine_.op_back();
   op.hold.reset();
   copy.outstanding = 0;
+  if (copy.orphan) {
+    release(copy);
+    return false;
+  }
   const std::uint32_t target = static_cast<std::uint32_t>(std::countr_zero(copy.targets));
   const bool of_source = op.tag != target;
   copy.error = op.error;
   const bool medium = op.error == Error::ChecksumMismatch || op.error == Error::DiskError;
   const bool source_stays = of_source && (medium || op.error == Error::Busy);
   if (op.error != Error::Ok && !source_stays) member_error(op.tag, op.session, op.error);
+  if (copy.orphan) {
+    release(copy);
+    return false;
+  }
   const bool ended = copy.source_session != members_[copy.source].session ||
                      copy.target_sessions[target] != members_[target].session;
   if (copy.error == Error::Ok && ended) copy.error = Error::LinkLost;

@@ -59,6 +59,7 @@ void Segment::begin_join(std::uint32_t index) {
   for (std::uint32_t chunk = 0; chunk < kChunksPerSegment; ++chunk) set(join.pending, chunk);
   join.touched.assign(words, 0);
   join.copying.assign(words, 0);
+  join.blocked.assign(words, 0);
   join.pending_count = kChunksPerSegment;
   // What is in flight now was not, or not surely, given to this member.
   for (Mutation* m = in_flight_.front(); m != nullptr; m = peer::List<Mutation>::next(*m))
@@ -246,7 +247,7 @@ bool Segment::copy_next(std::uint32_t index) noexcept {
   }
   const std::uint32_t chunk = join.next_pending(now);
   if (chunk == Join::kNone) {
-    if (!join.blocked.empty()) wake_at(join.blocked_until_us);
+    if (join.any_blocked) resync_blocked(index);
     return false;
   }
   const MemberMask sources = join_sources(index, chunk);
@@ -269,11 +270,24 @@ MemberMask Segment::join_sources(std::uint32_t index, std::uint32_t chunk) noexc
   if (bad == join.unreadable.end()) return ready_;
   const auto sources = static_cast<MemberMask>(ready_ & ~bad->second);
   if (sources != 0) return sources;
-  engine_.notice(index_, members_[index].host_id, "resync-blocked", chunk);
   join.unreadable.erase(bad);
-  if (join.blocked.empty()) join.blocked_until_us = engine_.loop.now_us() + kRetryMaxUs / 5;
-  join.blocked.insert(chunk);
+  if (!join.any_blocked) {  // one tells for all
+    engine_.notice(index_, members_[index].host_id, "resync-blocked", chunk);
+    join.blocked_until_us = engine_.loop.now_us() + kRetryMaxUs / 5;
+  }
+  join.any_blocked = true;
+  set(join.blocked, chunk);
+  join.cursor = chunk + 1 < kChunksPerSegment ? chunk + 1 : 0;
   return 0;
+}
+
+// What is left of a resync cannot be read. Where the segment waits for just this member, it may be
+// that what the source has lost was never acknowledged: an opening finds out (O4, O5).
+void Segment::resync_blocked(std::uint32_t index) noexcept {
+  const Join& join = *members_[index].join;
+  wake_at(join.blocked_until_us);
+  const bool counts = ((agreed_ | asked_) & member_bit(index)) != 0;
+  if (counts && join.copies == 0 && !quorum(ready_)) reopen_wanted_ = true;
 }
 
 void Segment::charge_resync() noexcept {
@@ -325,6 +339,7 @@ ChunkCopy* Segment::start_copy(ChunkCopy::Why why, std::uint32_t chunk, std::uin
   copy->source_session = members_[source].session;
   copy->targets = targets;
   copy->outstanding = 0;
+  copy->orphan = false;
   copy->error = Error::Ok;
   copy->started_us = engine_.loop.now_us();
   copy->lock.copy = true;
@@ -342,14 +357,36 @@ void Segment::pump_copies() noexcept {
   }
 }
 
-// The member is lost: its answer will be ignored, so clients need not wait for it.
-void Segment::let_go_of_copies(std::uint32_t index) noexcept {
-  for (ChunkCopy* copy = active_copies_.front(); copy != nullptr;
-       copy = peer::List<ChunkCopy>::next(*copy)) {
-    const bool source = copy->source == index && copy->stage == ChunkCopy::Stage::reading;
-    const bool target = copy->past && (copy->targets & member_bit(index)) != 0;
-    if (source || target) unlock(copy->lock);
+// A member is lost. Its answer will be ignored, and may never come (a local disk that hangs): nobody
+// waits for a copy that waits for nobody else.
+void Segment::let_go_of_copies() noexcept {
+  for (ChunkCopy* copy = active_copies_.front(); copy != nullptr;) {
+    ChunkCopy* next = peer::List<ChunkCopy>::next(*copy);
+    orphan_if_alone(*copy);
+    copy = next;
   }
+}
+
+// The members, in the life that was asked, whose answers an active copy waits for.
+MemberMask Segment::awaited(const ChunkCopy& copy) const noexcept {
+  if (copy.stage == ChunkCopy::Stage::reading) {
+    return copy.asked_session == members_[copy.asked].session ? member_bit(copy.asked)
+                                                              : MemberMask{0};
+  }
+  MemberMask mask = 0;
+  for (std::uint32_t i = 0; i < kMembersMax; ++i) {
+    if (copy.target_sessions[i] == members_[i].session)
+      mask |= static_cast<MemberMask>(copy.outstanding & member_bit(i));
+  }
+  return mask;
+}
+
+void Segment::orphan_if_alone(ChunkCopy& copy) noexcept {
+  if (awaited(copy) != 0) return;
+  copy.orphan = true;
+  copy.error = Error::LinkLost;
+  active_copies_.erase(copy);
+  settle(copy);
 }
 
 // Locks the chunk against new mutations; reads it once the source has every one there is. False:
@@ -425,6 +462,7 @@ void Segment::copy_read_done(ReplicaOp& op) noexcept {
   ChunkCopy& copy = *static_cast<ChunkCopy*>(op.owner);
   Segment& self = *copy.segment;
   self.engine_.op_back();
+  if (copy.orphan) return self.release(copy);
   copy.error = op.error;
   if (op.error == Error::Ok && op.session != self.members_[op.tag].session)
     copy.error = Error::LinkLost;
@@ -435,6 +473,7 @@ void Segment::copy_read_done(ReplicaOp& op) noexcept {
   if (self.start_heal(copy)) return;
   if (!medium_error(op.error) && op.error != Error::Ok && op.error != Error::Busy) {
     self.member_error(op.tag, op.session, op.error);
+    if (copy.orphan) return self.release(copy);
   }
   self.finish(copy);
 }
@@ -489,13 +528,17 @@ void Segment::replace_done(ReplicaOp& op) noexcept {
   self.engine_.op_back();
   op.hold.reset();
   copy.outstanding &= static_cast<MemberMask>(~member_bit(op.tag));
-  if (op.error != Error::Ok) {
+  if (!copy.orphan && op.error != Error::Ok) {
     copy.error = op.error;
     self.member_error(op.tag, op.session, op.error);
-  } else {
+  } else if (!copy.orphan) {
     self.count_copied(copy, copy.read.valid_mask);
   }
-  if (copy.outstanding != 0) return;
+  if (copy.outstanding != 0) {
+    if (!copy.orphan) self.orphan_if_alone(copy);
+    return;
+  }
+  if (copy.orphan) return self.release(copy);
   const std::uint32_t target = static_cast<std::uint32_t>(std::countr_zero(copy.targets));
   const bool same_life = copy.target_sessions[target] == self.members_[target].session;
   if (same_life && self.check_past(copy)) return;
@@ -510,11 +553,16 @@ void Segment::count_copied(const ChunkCopy& copy, std::uint16_t valid_mask) noex
 }
 
 void Segment::finish(ChunkCopy& copy) noexcept {
-  BLOCKD_ASSERT(copy.outstanding == 0 && copies_under_way_ > 0);
+  BLOCKD_ASSERT(copy.outstanding == 0 && !copy.orphan);
   if (copy.link.linked) active_copies_.erase(copy);
+  settle(copy);
+  release(copy);
+}
+
+// Who wanted the copy hears how it ended.
+void Segment::settle(ChunkCopy& copy) noexcept {
+  BLOCKD_ASSERT(copies_under_way_ > 0);
   unlock(copy.lock);
-  copy.buffer.reset();
-  copy.past.reset();
   --copies_under_way_;
   switch (copy.why) {
     case ChunkCopy::Why::reconcile:
@@ -528,6 +576,14 @@ void Segment::finish(ChunkCopy& copy) noexcept {
       repaired(copy);
       break;
   }
+  poke();
+}
+
+// No operation of it is out.
+void Segment::release(ChunkCopy& copy) noexcept {
+  copy.buffer.reset();
+  copy.heal_buffer.reset();
+  copy.past.reset();
   engine_.copies.put(copy);
   poke();
 }
