@@ -3,7 +3,6 @@
 
 #include <doctest/doctest.h>
 
-#include <cstdlib>
 #include <deque>
 #include <optional>
 #include <set>
@@ -11,6 +10,7 @@
 
 #include "base/buffer.h"
 #include "tests/engine/layer_models.h"
+#include "tests/seeds.h"
 
 namespace blockd::engine {
 namespace {
@@ -651,11 +651,6 @@ class RandomRun {
   bool faulty_;
   std::vector<std::uint64_t> ids_;  // while there is no base yet
 };
-
-std::uint64_t from_environment(const char* name, std::uint64_t otherwise) {
-  const char* value = std::getenv(name);
-  return value ? std::strtoull(value, nullptr, 10) : otherwise;
-}
 
 TEST_CASE("random requests, failures and restarts") {
   const std::uint64_t one = from_environment("BLOCKD_SEED", 0);

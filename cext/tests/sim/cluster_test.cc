@@ -3,31 +3,23 @@
 
 #include <doctest/doctest.h>
 
-#include <cstdlib>
 #include <string>
 
 #include "sim/settle.h"
 #include "sim/snapshots.h"
 #include "sim/workload.h"
+#include "tests/seeds.h"
 
 namespace blockd::sim {
 namespace {
 
-std::uint64_t from_environment(const char* name, std::uint64_t otherwise) {
-  const char* text = std::getenv(name);
-  return text ? std::strtoull(text, nullptr, 10) : otherwise;
-}
-
 template <class Story>
-void for_seeds(std::uint64_t count, Story story) {
-  const std::uint64_t scale = from_environment("BLOCKD_SEEDS", 100);
-  const std::uint64_t only = from_environment("BLOCKD_SEED", 0);
-  const std::uint64_t last = only ? only : std::max<std::uint64_t>(1, count * scale / 100);
-  for (std::uint64_t seed = only ? only : 1; seed <= last; ++seed) {
+void hold(std::uint64_t count, Story story) {
+  for_seeds(count, [&](std::uint64_t seed) {
     CAPTURE(seed);
     const std::string wrong = story(seed);
     REQUIRE_MESSAGE(wrong.empty(), "seed " << seed << ": " << wrong);
-  }
+  });
 }
 
 std::string calm_story(std::uint64_t seed, ClusterOptions options) {
@@ -44,13 +36,13 @@ std::string calm_story(std::uint64_t seed, ClusterOptions options) {
 }
 
 TEST_CASE("a calm cluster serves and its replicas agree") {
-  for_seeds(10, [](std::uint64_t seed) { return calm_story(seed, {}); });
+  hold(10, [](std::uint64_t seed) { return calm_story(seed, {}); });
 }
 
 TEST_CASE("one, two and five replicas serve; also with none at the engine's host") {
   for (const std::uint32_t replicas : {1u, 2u, 5u}) {
     CAPTURE(replicas);
-    for_seeds(4, [&](std::uint64_t seed) {
+    hold(4, [&](std::uint64_t seed) {
       ClusterOptions options;
       options.hosts = replicas + 1;
       options.replicas = replicas;
@@ -146,15 +138,15 @@ std::string storm(std::uint64_t seed, ClusterOptions options, bool power_losses 
 }
 
 TEST_CASE("three replicas keep their promises in a storm") {
-  for_seeds(150, [](std::uint64_t seed) { return storm(seed, {}); });
+  hold(150, [](std::uint64_t seed) { return storm(seed, {}); });
 }
 
 TEST_CASE("snapshots in quick succession keep their promises in a storm") {
-  for_seeds(60, [](std::uint64_t seed) { return storm(seed, {}, seed % 4 == 0, Taking::many); });
+  hold(60, [](std::uint64_t seed) { return storm(seed, {}, seed % 4 == 0, Taking::many); });
 }
 
 TEST_CASE("two replicas keep their promises in a storm") {
-  for_seeds(60, [](std::uint64_t seed) {
+  hold(60, [](std::uint64_t seed) {
     ClusterOptions options;
     options.hosts = 3;
     options.replicas = 2;
@@ -164,7 +156,7 @@ TEST_CASE("two replicas keep their promises in a storm") {
 }
 
 TEST_CASE("three of five hosts, and five replicas, keep their promises in a storm") {
-  for_seeds(60, [](std::uint64_t seed) {
+  hold(60, [](std::uint64_t seed) {
     ClusterOptions options;
     options.hosts = 5;
     options.replicas = seed % 2 ? 5 : 3;
@@ -213,7 +205,7 @@ std::string power_losses(std::uint64_t seed, ClusterOptions options, Taking taki
 }
 
 TEST_CASE("flushed writes survive the power loss of every host") {
-  for_seeds(60, [](std::uint64_t seed) { return power_losses(seed, {}); });
+  hold(60, [](std::uint64_t seed) { return power_losses(seed, {}); });
 }
 
 ClusterOptions on_disks() {
@@ -226,23 +218,23 @@ ClusterOptions on_disks() {
 }
 
 TEST_CASE("on the store itself: a calm cluster serves and its replicas agree") {
-  for_seeds(3, [](std::uint64_t seed) { return calm_story(seed, on_disks()); });
+  hold(3, [](std::uint64_t seed) { return calm_story(seed, on_disks()); });
 }
 
 TEST_CASE("on the store itself: three replicas keep their promises in a storm") {
-  for_seeds(24, [](std::uint64_t seed) { return storm(seed, on_disks(), false); });
+  hold(24, [](std::uint64_t seed) { return storm(seed, on_disks(), false); });
 }
 
 TEST_CASE("flushed writes survive a storm in which hosts lose power") {
-  for_seeds(60, [](std::uint64_t seed) { return storm(seed, {}, true); });
+  hold(60, [](std::uint64_t seed) { return storm(seed, {}, true); });
 }
 
 TEST_CASE("on the store itself: flushed writes survive a storm in which hosts lose power") {
-  for_seeds(16, [](std::uint64_t seed) { return storm(seed, on_disks(), true); });
+  hold(16, [](std::uint64_t seed) { return storm(seed, on_disks(), true); });
 }
 
 TEST_CASE("on the store itself: flushed writes survive the power loss of every host") {
-  for_seeds(12, [](std::uint64_t seed) { return power_losses(seed, on_disks()); });
+  hold(12, [](std::uint64_t seed) { return power_losses(seed, on_disks()); });
 }
 
 }  // namespace

@@ -1,5 +1,6 @@
 // Damage at several members, each at other blocks: as long as a block is sound anywhere, it is read
 // and healed, and nothing waits for ever.
+#include "base/crc32c.h"
 #include "tests/sim/story.h"
 
 namespace blockd::sim {
@@ -31,34 +32,47 @@ TEST_CASE("a block that is damaged everywhere fails alone") {
   CHECK(f.io.read(5 * kBlockBytes, kBlockBytes) == Error::ChecksumMismatch);
 }
 
-TEST_CASE("a resync takes what its source has lost from the joiner itself") {
+TEST_CASE("a resync takes what its source has lost from another member") {
   Fixture f;
   REQUIRE(f.io.write(0, 16 * kBlockBytes, 0x11, true) == Error::Ok);
   f.cluster.kill(1, false);
   REQUIRE(until_in_sync(f.cluster, 2));
-  REQUIRE(f.io.write(0, kBlockBytes, 0x22, true) == Error::Ok);  // the chunk moves on without host1
+  REQUIRE(f.io.write(0, 8 * kBlockBytes, 0x22, true) == Error::Ok);  // without host1
   damage(f.cluster, 0, 3);
-  damage(f.cluster, 2, 3);
+  damage(f.cluster, 0, 9);
+  damage(f.cluster, 2, 4);
   f.cluster.restart(1);
   REQUIRE(until_in_sync(f.cluster, 3));
   CHECK(f.cluster.notices("resync-blocked") == 0);
-  f.cluster.world().run_for(3'000'000);  // the engine has heard that host1 counts
-  CHECK(f.io.read(0, 16 * kBlockBytes) == Error::Ok);
-  CHECK(f.io.all(0x22, 0, kBlockBytes));
-  CHECK(f.io.all(0x11, kBlockBytes, 15 * kBlockBytes));
-  CHECK(f.cluster.compare_replicas() == "");
+  REQUIRE(f.io.read(0, 16 * kBlockBytes) == Error::Ok);
+  CHECK(f.io.all(0x22, 0, 8 * kBlockBytes));
+  CHECK(f.io.all(0x11, 8 * kBlockBytes, 8 * kBlockBytes));
+}
+
+// Ends in the CRC-32C of what is before, as file systems seal their blocks: whatever the content
+// is, the CRC of the whole block is always the same one.
+void seal(std::byte* block, int byte) {
+  std::memset(block, byte, kBlockBytes);
+  const std::uint32_t crc = crc32c(block, kBlockBytes - sizeof(std::uint32_t));
+  std::memcpy(block + kBlockBytes - sizeof crc, &crc, sizeof crc);
 }
 
 // The joiner has that block, too, but from before; and no link looks at what is local to the
 // engine.
-TEST_CASE("a lost block is not healed with an older one") {
+TEST_CASE("a lost block is not healed with an older one, not even of the same CRC") {
   Fixture f;
+  const std::uint64_t offset = 3 * kBlockBytes;
   REQUIRE(f.io.write(0, 16 * kBlockBytes, 0x11, true) == Error::Ok);
+  seal(f.io.memory, 0x11);
+  f.io.begin(BlockRequest::Op::write, offset, kBlockBytes, true);
+  REQUIRE(f.io.wait() == Error::Ok);
   f.cluster.kill(0, false);
   f.cluster.attach(2);
   Io at_two(f.cluster, 2);
   REQUIRE(until_in_sync(f.cluster, 2));
-  REQUIRE(at_two.write(3 * kBlockBytes, kBlockBytes, 0x22, true) == Error::Ok);
+  seal(at_two.memory, 0x22);
+  at_two.begin(BlockRequest::Op::write, offset, kBlockBytes, true);
+  REQUIRE(at_two.wait() == Error::Ok);
   damage(f.cluster, 1, 3);
   damage(f.cluster, 2, 3);
   REQUIRE(f.cluster.detach(2));
@@ -67,7 +81,7 @@ TEST_CASE("a lost block is not healed with an older one") {
   REQUIRE(until_state(f.cluster, 0, VolumeState::serving));
   f.cluster.world().run_for(4'000'000);
   CHECK_FALSE(f.cluster.in_sync(0));
-  CHECK(f.io.read(3 * kBlockBytes, kBlockBytes) == Error::ChecksumMismatch);
+  CHECK(f.io.read(offset, kBlockBytes) == Error::ChecksumMismatch);
 }
 
 TEST_CASE("a resync that nobody can read for does not spin, and goes on once it can") {
@@ -111,6 +125,32 @@ TEST_CASE("an opening is not held up by a write that no quorum can have had") {
   Io at_one(f.cluster, 1);
   REQUIRE(at_one.read(0, 16 * kBlockBytes) == Error::Ok);
   CHECK(at_one.all(0x11, 0, 16 * kBlockBytes));
+  f.cluster.world().run_for(2'000'000);
+  CHECK(f.cluster.compare_replicas() == "");
+}
+
+// The same while the volume serves: the source of two members that have to catch up cannot read
+// what it alone took.
+TEST_CASE("a resync that no quorum can do without lets an opening decide what was acknowledged") {
+  ClusterOptions options;
+  options.min_in_sync = 3;
+  Fixture f(options);
+  REQUIRE(f.io.write(0, 16 * kBlockBytes, 0x11, true) == Error::Ok);
+  f.cluster.kill(1, false);
+  f.cluster.kill(2, false);
+  std::memset(f.io.memory, 0x22, kBlockBytes);
+  f.io.begin(BlockRequest::Op::write, kBlockBytes, kBlockBytes);
+  f.cluster.world().run_for(100'000);
+  CHECK_FALSE(f.io.over);
+  damage(f.cluster, 0, 3);
+  f.cluster.restart(1);
+  f.cluster.restart(2);
+  REQUIRE(f.io.wait() == Error::Ok);  // sequenced anew
+  CHECK(f.cluster.notices("unacknowledged-write-dropped") == 1);
+  REQUIRE(f.io.read(0, 16 * kBlockBytes) == Error::Ok);
+  CHECK(f.io.all(0x11, 0, kBlockBytes));
+  CHECK(f.io.all(0x22, kBlockBytes, kBlockBytes));
+  CHECK(f.io.all(0x11, 2 * kBlockBytes, 14 * kBlockBytes));
   f.cluster.world().run_for(2'000'000);
   CHECK(f.cluster.compare_replicas() == "");
 }

@@ -8,16 +8,12 @@
 #include <array>
 #include <chrono>
 #include <cstdio>
-#include <cstdlib>
 #include <map>
+
+#include "tests/seeds.h"
 
 namespace blockd::sim {
 namespace {
-
-std::uint64_t from_environment(const char* name, std::uint64_t otherwise) {
-  const char* text = std::getenv(name);
-  return text ? std::strtoull(text, nullptr, 10) : otherwise;
-}
 
 // What failed, and with how little of the schedule it still fails.
 std::string report(const SwarmPlan& plan, const SwarmResult& result) {

@@ -5,8 +5,7 @@
 // BLOCKD_SEEDS=1 repeats the one that a failure names.
 #include <doctest/doctest.h>
 
-#include <cstdlib>
-
+#include "tests/seeds.h"
 #include "tests/store/crash_run.h"
 
 using namespace blockd;
@@ -15,11 +14,6 @@ using namespace blockd::store::testing;
 namespace {
 
 constexpr std::uint32_t kLivesPerSeed = 6;
-
-std::uint64_t from_environment(const char* name, std::uint64_t otherwise) {
-  const char* const value = std::getenv(name);
-  return value ? std::strtoull(value, nullptr, 10) : otherwise;
-}
 
 void check_seed(std::uint64_t seed, CrashStats& stats) {
   INFO("reproduce with BLOCKD_SEED=" << seed << " BLOCKD_SEEDS=1");

@@ -5,10 +5,9 @@
 // flush had covered, the checker has said something about it. BLOCKD_SEED, BLOCKD_SEEDS (1500).
 #include <doctest/doctest.h>
 
-#include <cstdlib>
-
 #include "format/disk.h"
 #include "store/checker.h"
+#include "tests/seeds.h"
 #include "tests/store/store_client.h"
 
 using namespace blockd;
@@ -18,11 +17,6 @@ using namespace blockd::store::testing;
 namespace {
 
 constexpr std::uint32_t kBlocks = 30 * kBlocksPerChunk;
-
-std::uint64_t from_environment(const char* name, std::uint64_t otherwise) {
-  const char* const value = std::getenv(name);
-  return value ? std::strtoull(value, nullptr, 10) : otherwise;
-}
 
 struct RotStats {
   std::uint32_t refused = 0, unreadable_blocks = 0, undone = 0, untouched = 0;

@@ -1,0 +1,163 @@
+// Disks that hang, some with damage elsewhere: what waits for them goes on without them, and when
+// they answer after all nothing is the worse for it.
+#include "base/random.h"
+#include "tests/seeds.h"
+#include "tests/sim/story.h"
+
+namespace blockd::sim {
+namespace {
+
+void damage(SimCluster& cluster, std::uint32_t host, std::uint32_t block) {
+  REQUIRE(cluster.medium(host).rot({cluster.volume_id(), 0}, block));
+}
+
+// The two that stay have other blocks of the chunk damaged, so that the one heals from the other.
+void missed_by_host1(Fixture& f) {
+  REQUIRE(f.io.write(0, 16 * kBlockBytes, 0x11, true) == Error::Ok);
+  f.cluster.kill(1, false);
+  REQUIRE(until_in_sync(f.cluster, 2));
+  REQUIRE(f.io.write(0, 16 * kBlockBytes, 0x22, true) == Error::Ok);
+}
+
+TEST_CASE("a resync whose source hangs goes on from another one") {
+  ClusterOptions options;
+  options.hosts = 4;
+  Fixture f(options, 3);
+  missed_by_host1(f);
+  f.cluster.world().run_for(3'000'000);
+  fake(f.cluster, 0).store().stuck = true;
+  f.cluster.restart(1);
+  REQUIRE(f.cluster.world().run_until([&] { return f.cluster.in_sync(1); }, kPatienceUs));
+  f.cluster.medium(0).set_stuck(false);
+  REQUIRE(until_in_sync(f.cluster, 3));
+  CHECK(f.cluster.compare_replicas() == "");
+}
+
+TEST_CASE(
+    "a resync goes on when the member hangs that heals its source's damage, once it answers") {
+  Fixture f;
+  missed_by_host1(f);
+  damage(f.cluster, 0, 3);
+  damage(f.cluster, 2, 4);
+  f.cluster.restart(1);
+  fake(f.cluster, 2).store().stuck = true;
+  f.cluster.world().run_for(5'000'000);
+  CHECK_FALSE(f.cluster.in_sync(1));  // one block is nowhere else
+  f.cluster.medium(2).set_stuck(false);
+  REQUIRE(until_in_sync(f.cluster, 3));
+  REQUIRE(f.io.read(0, 16 * kBlockBytes) == Error::Ok);
+  CHECK(f.io.all(0x22, 0, 16 * kBlockBytes));
+}
+
+TEST_CASE("a member that hangs while it is brought up to date holds up no other one") {
+  Fixture f;
+  missed_by_host1(f);
+  f.cluster.kill(2, false);  // now both are behind, and the quorum waits
+  f.io.begin(BlockRequest::Op::write, 0, kBlockBytes);
+  f.cluster.restart(1);
+  f.cluster.restart(2);
+  fake(f.cluster, 1).store().stuck = true;
+  REQUIRE(f.io.wait() == Error::Ok);
+  f.cluster.medium(1).set_stuck(false);
+  REQUIRE(until_in_sync(f.cluster, 3));
+  CHECK(f.cluster.compare_replicas() == "");
+}
+
+// The engine's own disk: its link never fails, so only the engine's patience ends the wait.
+TEST_CASE("an opening whose local source hangs in the middle of a copy takes another one") {
+  for (std::uint64_t after_us = 0; after_us < 30'000; after_us += 1'500) {
+    CAPTURE(after_us);
+    Fixture f;
+    for (std::uint64_t chunk = 0; chunk < 8; ++chunk)
+      REQUIRE(f.io.write(chunk * kChunkBytes, 4 * kBlockBytes, 0x11) == Error::Ok);
+    f.cluster.kill(2, false);
+    REQUIRE(until_in_sync(f.cluster, 2));
+    for (std::uint64_t chunk = 0; chunk < 8; ++chunk)
+      REQUIRE(f.io.write(chunk * kChunkBytes, 4 * kBlockBytes, 0x22) == Error::Ok);
+    f.cluster.kill(0, false);
+    f.cluster.restart(0);
+    f.cluster.restart(2);
+    f.cluster.attach(1);
+    f.cluster.world().run_for(after_us);
+    fake(f.cluster, 1).store().stuck = true;
+    Io at_one(f.cluster, 1);
+    at_one.begin(BlockRequest::Op::read, 0, 4 * kBlockBytes);
+    f.cluster.world().run_for(10'000'000);
+    f.cluster.medium(1).set_stuck(false);
+    REQUIRE(until_state(f.cluster, 1, VolumeState::serving));
+    REQUIRE(at_one.wait() == Error::Ok);
+    CHECK(at_one.all(0x22, 0, 4 * kBlockBytes));
+    REQUIRE(until_in_sync(f.cluster, 3));
+    CHECK(f.cluster.compare_replicas() == "");
+  }
+}
+
+// --- at random -----------------------------------------------------------------------------------
+
+constexpr std::uint32_t kSpanBlocks = 4 * kBlocksPerChunk;
+
+struct RandomHangs {
+  explicit RandomHangs(std::uint64_t seed) : random(seed), f(options_of(seed)) {}
+
+  static ClusterOptions options_of(std::uint64_t seed) {
+    ClusterOptions options;
+    options.seed = seed;
+    options.min_in_sync = seed % 3 == 0 ? 3 : 2;
+    return options;
+  }
+
+  // At one host at a time, so that no acknowledged block is lost everywhere.
+  void step() {
+    const auto host = static_cast<std::uint32_t>(random.below(3));
+    switch (random.below(7)) {
+      case 0:
+        if (f.cluster.alive(host)) fake(f.cluster, host).store().stuck = true;
+        break;
+      case 1:
+        if (f.cluster.alive(host)) f.cluster.medium(host).set_stuck(false);
+        break;
+      case 2:
+        if (host == 0) break;
+        if (f.cluster.alive(host)) f.cluster.kill(host, false);
+        break;
+      case 3:
+        if (!f.cluster.alive(host)) f.cluster.restart(host);
+        break;
+      case 4:
+        if (f.cluster.alive(rotting))
+          (void)f.cluster.medium(rotting).rot(
+              {f.cluster.volume_id(), 0}, static_cast<std::uint32_t>(random.below(kSpanBlocks)));
+        break;
+      default:
+        f.io.begin(BlockRequest::Op::write, random.below(kSpanBlocks) * kBlockBytes, kBlockBytes);
+        break;
+    }
+    f.cluster.world().run_for(random.below(1'500'000));
+    if (!f.io.over) (void)f.io.wait();
+  }
+  void run() {
+    f.io.over = true;
+    for (std::uint32_t block = 0; block < kSpanBlocks; block += kBlocksPerChunk)
+      REQUIRE(f.io.write(std::uint64_t{block} * kBlockBytes, kChunkBytes, 1) == Error::Ok);
+    for (int i = 0; i < 40; ++i) step();
+    for (std::uint32_t host = 0; host < 3; ++host) {
+      if (!f.cluster.alive(host)) f.cluster.restart(host);
+      f.cluster.medium(host).set_stuck(false);
+    }
+    INFO(f.cluster.describe(0));
+    REQUIRE_MESSAGE(until_state(f.cluster, 0, VolumeState::serving), f.cluster.describe(0));
+    REQUIRE_MESSAGE(until_in_sync(f.cluster, 3, 90'000'000), f.cluster.describe(0));
+    REQUIRE(f.io.read(0, kSpanBlocks * kBlockBytes) == Error::Ok);
+  }
+
+  Random random;
+  Fixture f;
+  std::uint32_t rotting = static_cast<std::uint32_t>(random.below(3));
+};
+
+TEST_CASE("whatever hangs and rots at one host, all is in sync again once it is over") {
+  for_seeds(60, [](std::uint64_t seed) { RandomHangs(seed).run(); });
+}
+
+}  // namespace
+}  // namespace blockd::sim
