@@ -34,7 +34,7 @@ TOLD = {
     "repair-failed": ("repair.failed", "could not be rewritten from another replica"),
     "unacknowledged-write-dropped": (
         "write.dropped",
-        "a write that no client was told of cannot be read and was taken back",
+        "a write, by what the replicas show never acknowledged, cannot be read and was taken back",
     ),
     "resync-blocked": ("resync.blocked", "no replica can read what the resync has to copy"),
     "reconcile-blocked": (
