@@ -210,9 +210,11 @@ Error SimDisk::finish_write(Flight& flight) {
     keep_some(write, seen_, Crash::random);  // a failed write may have got anywhere
     return error;
   }
-  if (std::exchange(lose_next_write_, false)) return Error::Ok;
-  const std::uint64_t elsewhere = std::exchange(misdirect_to_, ~std::uint64_t{0});
-  if (elsewhere != ~std::uint64_t{0}) write.offset_bytes = elsewhere;
+  if (astray_ && write.offset_bytes >= astray_->from_offset_bytes) {
+    const Astray astray = *std::exchange(astray_, std::nullopt);
+    if (!astray.to_offset_bytes) return Error::Ok;
+    write.offset_bytes = *astray.to_offset_bytes;
+  }
   land(std::move(write));
   return Error::Ok;
 }
@@ -323,8 +325,8 @@ void SimDisk::fail_writes(std::uint64_t offset_bytes, std::uint64_t length_bytes
 void SimDisk::clear_faults() noexcept {
   failing_reads_.clear();
   failing_writes_.clear();
-  failing_flushes_ = failing_everything_ = lose_next_write_ = false;
-  misdirect_to_ = ~std::uint64_t{0};
+  failing_flushes_ = failing_everything_ = false;
+  astray_.reset();
   slowness_ = 1;
   set_stuck(false);
 }

@@ -11,6 +11,7 @@
 #include <deque>
 #include <map>
 #include <memory>
+#include <optional>
 #include <set>
 #include <unordered_map>
 #include <vector>
@@ -70,10 +71,15 @@ class SimDisk final : public Disk {
     failing_everything_ = failing;
   }  // the disk is dead
   void clear_faults() noexcept;
-  void corrupt(std::uint64_t offset_bytes, unsigned bit);       // flips one bit at rest
-  void lose_next_write() noexcept { lose_next_write_ = true; }  // acknowledged, never done
-  void misdirect_next_write(std::uint64_t to_offset_bytes) noexcept {
-    misdirect_to_ = to_offset_bytes;
+  void corrupt(std::uint64_t offset_bytes, unsigned bit);  // flips one bit at rest
+  // Of the next write at or beyond `from_offset_bytes`: acknowledged, never done, or done
+  // elsewhere.
+  void lose_next_write(std::uint64_t from_offset_bytes = 0) noexcept {
+    astray_ = Astray{.from_offset_bytes = from_offset_bytes, .to_offset_bytes = {}};
+  }
+  void misdirect_next_write(std::uint64_t to_offset_bytes,
+                            std::uint64_t from_offset_bytes = 0) noexcept {
+    astray_ = Astray{.from_offset_bytes = from_offset_bytes, .to_offset_bytes = to_offset_bytes};
   }
   void set_slowness(std::uint64_t factor) noexcept { slowness_ = factor; }  // 1: as configured
   void set_stuck(bool stuck);  // nothing completes until it is released
@@ -112,6 +118,11 @@ class SimDisk final : public Disk {
     bool held = false;              // due while the disk was stuck
   };
 
+  struct Astray {
+    std::uint64_t from_offset_bytes = 0;
+    std::optional<std::uint64_t> to_offset_bytes;  // none: lost
+  };
+
   void check(const DiskRequest& request) const noexcept;
   [[nodiscard]] std::uint64_t delay_us(DiskRequest::Op op);
   void complete(std::uint64_t id);
@@ -141,8 +152,7 @@ class SimDisk final : public Disk {
   std::map<std::uint64_t, Error> failing_writes_;  // by page
   bool failing_flushes_ = false;
   bool failing_everything_ = false;
-  bool lose_next_write_ = false;
-  std::uint64_t misdirect_to_ = ~std::uint64_t{0};
+  std::optional<Astray> astray_;  // what befalls the next write
   std::uint64_t slowness_ = 1;
   bool stuck_ = false;
   SimDiskStats stats_;

@@ -4,6 +4,7 @@
 #include <memory>
 
 #include "base/buffer.h"
+#include "format/disk.h"
 #include "io/sim_disk.h"
 #include "io/sim_world.h"
 #include "sim/fake_store.h"
@@ -25,6 +26,10 @@ class Medium {
   virtual void fail_writes(Error error) = 0;  // Ok: no longer
   // Flips a bit of one block of the segment at rest. False: it picked one that holds nothing.
   virtual bool rot(SegmentId segment, std::uint32_t block) = 0;
+  // The next write of data (not of metadata) is acknowledged and never done, or done to other data.
+  // False: there is no disk.
+  virtual bool lose_write() { return false; }
+  virtual bool misdirect_write() { return false; }
 };
 
 // The store of tests: fast, and correct by construction.
@@ -92,14 +97,32 @@ class DiskMedium final : public Medium {
     if (error != Error::Ok) disk_.fail_everything(true);
   }
   bool rot(SegmentId segment, std::uint32_t block) override;
+  bool lose_write() override {
+    disk_.lose_next_write(data_offset_bytes());
+    return true;
+  }
+  bool misdirect_write() override {
+    const std::uint64_t from = data_offset_bytes();
+    disk_.misdirect_next_write(from + world_.random().below(kStrayChunks) * kChunkBytes, from);
+    return true;
+  }
   [[nodiscard]] io::SimDisk& disk() noexcept { return disk_; }
 
  private:
+  static constexpr std::uint64_t kStrayChunks = 64;  // the first ones, which are in use
+  [[nodiscard]] std::uint64_t data_offset_bytes() const;
+
   io::SimWorld& world_;
   io::SimDisk disk_;
   Uuid cluster_id_;
   store::Store* store_ = nullptr;  // of the living process
 };
+
+inline std::uint64_t DiskMedium::data_offset_bytes() const {
+  format::Superblock superblock;
+  disk_.peek(0, {reinterpret_cast<std::byte*>(&superblock), sizeof superblock});
+  return superblock.data_offset;
+}
 
 inline bool DiskMedium::rot(SegmentId segment, std::uint32_t block) {
   const auto handle = store_->find_segment(segment);

@@ -226,6 +226,10 @@ bool Life::apply_to_medium(const Fault& fault) {
       return true;
     case FaultKind::rot:
       return rot(fault.a);
+    case FaultKind::lost_write:
+      return medium.lose_write();
+    case FaultKind::misdirected_write:
+      return medium.misdirect_write();
     default:
       medium.set_slowness(1);
       medium.set_stuck(false);

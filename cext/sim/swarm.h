@@ -46,8 +46,14 @@ enum class FaultKind : std::uint8_t {
   snapshot,
   snapshot_gone,
   snapshot_look,
+  lost_write,         // of data, acknowledged
+  misdirected_write,  // of data, to where other data is
 };
-inline constexpr std::size_t kFaultKinds = static_cast<std::size_t>(FaultKind::snapshot_look) + 1;
+inline constexpr std::size_t kFaultKinds =
+    static_cast<std::size_t>(FaultKind::misdirected_write) + 1;
+// Those before have their place in the schedules of seeds that failed once: new kinds come after.
+inline constexpr std::size_t kFirstFaultKinds =
+    static_cast<std::size_t>(FaultKind::snapshot_look) + 1;
 [[nodiscard]] const char* fault_name(FaultKind kind) noexcept;
 
 struct Fault {
@@ -71,6 +77,9 @@ struct SwarmPlan {
   std::vector<Fault> faults;  // in order
 };
 
+// As schedules were drawn when the first seeds failed.
+[[nodiscard]] SwarmPlan draw_first_plan(std::uint64_t seed);
+// The same, with what has been thought of since.
 [[nodiscard]] SwarmPlan draw_plan(std::uint64_t seed);
 
 struct SwarmResult {

@@ -37,6 +37,8 @@ constexpr const char* kNames[] = {
     "snapshot",
     "snapshot-gone",
     "snapshot-look",
+    "lost-write",
+    "misdirected-write",
 };
 static_assert(std::size(kNames) == kFaultKinds);
 
@@ -82,9 +84,13 @@ void draw_cluster(SwarmPlan& plan, Random& random) {
   plan.think_us = random.chance(2) ? 8'000 : 200'000;
 }
 
+bool two_copies(const SwarmPlan& plan) {
+  return plan.cluster.replicas >= 2 && plan.cluster.min_in_sync >= 2;
+}
+
 // How often each kind comes; 0: not in this life.
-std::array<std::uint32_t, kFaultKinds> draw_weights(const SwarmPlan& plan, Random& random) {
-  std::array<std::uint32_t, kFaultKinds> weights{};
+std::array<std::uint32_t, kFirstFaultKinds> draw_weights(const SwarmPlan& plan, Random& random) {
+  std::array<std::uint32_t, kFirstFaultKinds> weights{};
   for (std::uint32_t& weight : weights) {
     if (random.chance(2)) weight = 1u << random.below(4);
   }
@@ -97,8 +103,7 @@ std::array<std::uint32_t, kFaultKinds> draw_weights(const SwarmPlan& plan, Rando
     weight(kind) = std::max(weight(kind), 2u);
   }
   // Rot may take one copy of what has another.
-  const bool two_copies = plan.cluster.replicas >= 2 && plan.cluster.min_in_sync >= 2;
-  if (!two_copies) weight(FaultKind::rot) = weight(FaultKind::failing_reads) = 0;
+  if (!two_copies(plan)) weight(FaultKind::rot) = weight(FaultKind::failing_reads) = 0;
   if (weight(FaultKind::rot) != 0)
     weight(FaultKind::power_loss) = weight(FaultKind::power_loss_all) = 0;
   if (plan.base_bytes != 0) {  // snapshots are looked at in the first segment
@@ -108,18 +113,51 @@ std::array<std::uint32_t, kFaultKinds> draw_weights(const SwarmPlan& plan, Rando
   return weights;
 }
 
+// What a medium forgets has to be somewhere else: only one of a life does.
+std::uint32_t forgetful(const SwarmPlan& plan) {
+  return static_cast<std::uint32_t>(plan.seed % plan.cluster.replicas);
+}
+
+// Writes that go astray at one replica, a few at a time. Its store may lose what was not flushed
+// with them when its process dies: such a life is held to the word of flushes.
+void add_stray_writes(SwarmPlan& plan, Random& random) {
+  const auto loses_power = [](const Fault& fault) {
+    return fault.kind == FaultKind::power_loss || fault.kind == FaultKind::power_loss_all;
+  };
+  if (!plan.on_disks || !two_copies(plan) || std::ranges::any_of(plan.faults, loses_power)) return;
+  if (random.chance(3)) return;
+  plan.loses_power = plan.rots = true;
+  for (std::uint64_t left = random.between(1, 12); left > 0; --left) {
+    Fault fault;
+    fault.kind = random.chance(2) ? FaultKind::lost_write : FaultKind::misdirected_write;
+    fault.at_us = random.below(plan.life_us);
+    fault.a = fault.b = forgetful(plan);
+    plan.faults.push_back(fault);
+  }
+  std::ranges::stable_sort(plan.faults, {}, &Fault::at_us);
+}
+
+// The same schedule in a time eight times as long, with clients that are slow: what takes long
+// comes to its end between two faults.
+void slow_down(SwarmPlan& plan) {
+  constexpr std::uint64_t kSlower = 8;
+  for (Fault& fault : plan.faults) fault.at_us *= kSlower;
+  plan.life_us *= kSlower;
+  plan.think_us = 2'000'000;
+}
+
 }  // namespace
 
 const char* fault_name(FaultKind kind) noexcept {
   return kNames[static_cast<std::size_t>(kind)];
 }
 
-SwarmPlan draw_plan(std::uint64_t seed) {
+SwarmPlan draw_first_plan(std::uint64_t seed) {
   Random random(seed * 0x9e3779b97f4a7c15ull + 1);
   SwarmPlan plan;
   plan.seed = seed;
   draw_cluster(plan, random);
-  const std::array<std::uint32_t, kFaultKinds> weights = draw_weights(plan, random);
+  const std::array<std::uint32_t, kFirstFaultKinds> weights = draw_weights(plan, random);
   plan.loses_power = weights[static_cast<std::size_t>(FaultKind::power_loss)] != 0 ||
                      weights[static_cast<std::size_t>(FaultKind::power_loss_all)] != 0;
   plan.rots = weights[static_cast<std::size_t>(FaultKind::rot)] != 0;
@@ -138,13 +176,20 @@ SwarmPlan draw_plan(std::uint64_t seed) {
     fault.b = (fault.a + 1 + static_cast<std::uint32_t>(random.below(plan.cluster.hosts - 1))) %
               plan.cluster.hosts;
     fault.value = some_time_us(random);
-    // What a medium forgets has to be somewhere else: only one of a life does.
     if (fault.kind == FaultKind::rot || fault.kind == FaultKind::failing_reads)
-      fault.a = static_cast<std::uint32_t>(seed % plan.cluster.replicas);
+      fault.a = forgetful(plan);
     plan.faults.push_back(fault);
     at_us += some_time_us(random);
   }
   plan.life_us = at_us;
+  return plan;
+}
+
+SwarmPlan draw_plan(std::uint64_t seed) {
+  SwarmPlan plan = draw_first_plan(seed);
+  Random random(seed * 0x9e3779b97f4a7c15ull + 2);
+  add_stray_writes(plan, random);
+  if (random.chance(4)) slow_down(plan);
   return plan;
 }
 

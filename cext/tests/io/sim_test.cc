@@ -240,6 +240,20 @@ TEST_CASE(
   disk.peek(0, page.span());
   CHECK(page == Page{});
 
+  disk.misdirect_next_write(12288, 8192);  // what is before that goes where it should
+  Pending ordinary = Pending::write(disk, 4096, 1, 3);
+  REQUIRE(world.run_until_idle());
+  Pending astray = Pending::write(disk, 8192, 1, 4);
+  REQUIRE(world.run_until_idle());
+  CHECK(ordinary.request.error == Error::Ok);
+  CHECK(astray.request.error == Error::Ok);
+  disk.peek(4096, page.span());
+  CHECK(page == pattern(4096, 3));
+  disk.peek(8192, page.span());
+  CHECK(page == Page{});
+  disk.peek(12288, page.span());
+  CHECK(page == pattern(8192, 4));
+
   disk.set_stuck(true);
   Pending stuck = Pending::read(disk, 0, 1);
   world.run_for(10'000'000);
