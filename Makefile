@@ -72,6 +72,10 @@ else
 	scripts/ctest.sh release sim
 endif
 
+.PHONY: sim-coverage
+sim-coverage: packages ## what the simulator's lives never reached of the replication core (ARGS="--lives 300")
+	python3 scripts/sim_coverage.py $(ARGS)
+
 .PHONY: mutants
 mutants: packages ## bugs planted on purpose, each of which the simulator must find (ARGS="--list")
 	python3 scripts/mutants.py $(ARGS)
