@@ -135,15 +135,14 @@ async def serve(
 ) -> None:
     """Everything between a started core and its end."""
     host_id = data_dir.identity.host_id
-    openings = Openings(data_dir.path)
-    for info in await open_stores(
+    await open_stores(
         core,
         settings.stores,
         cluster_id,
+        Openings(data_dir.path),
         format_empty=settings.format,
         journal=settings.journal_size,
-    ):
-        openings.record(info)
+    )
     peer_endpoint = await listen_peers(core, settings)
     nbd = await listen_nbd(core, settings)
     server = Server(settings.listen)

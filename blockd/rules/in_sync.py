@@ -4,8 +4,8 @@ The holder of the volume's attachment proposes; the metadata service decides, ag
 it stands, and commits the verdict as a compare-and-set. Invariants (docs/REPLICATION.md):
   * only the engine of the current epoch changes the set, and only from the generation it knows;
   * a change takes members out, brings members in, or both at once: the engine asks only for members
-    that hold everything a client was told of, whoever else is in the set (Q2, Q3), and a member that
-    is lost while another one comes back is replaced by it;
+    that hold everything a client was told of, whoever else is in the set (Q2, Q3), and a member
+    that is lost while another one comes back is replaced by it;
   * the set is never empty, and no change that takes a member out leaves fewer than the policy's
     min_in_sync.
 """

@@ -6,7 +6,6 @@ from uuid import UUID, uuid4
 import grpc
 import pytest
 
-from blockd.host.stores import open_store
 from blockd.native.checksum import crc32c
 from blockd.rpc.gen import host_pb2, meta_pb2, volume_io_pb2
 from tests.host.fake_core import format_store
@@ -73,7 +72,7 @@ async def test_replicas_digests_and_locations(rig, tmp_path, status_of) -> None:
     path = tmp_path / "store"
     path.touch()
     format_store(str(path), store_id=(store_id := uuid4()), cluster_id=rig.core.cluster_id)
-    await open_store(rig.core, path, rig.core.cluster_id, format_empty=False, journal=0)
+    await rig.core.open_store(str(path))
     volume_id = str(uuid4())
     order = meta_pb2.ReplicaOrder(
         volume_id=volume_id, segment=0, store_id=str(store_id), block_count=16
