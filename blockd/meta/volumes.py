@@ -173,6 +173,7 @@ class Volumes:
         volume = Volume()
         volume.CopyFrom(stored.value)
         volume.state = VOLUME_STATE_AVAILABLE
+        volume.made_segments = _made_segments(volume)
         done = await self._records.commit(
             [stored.unchanged],
             [put(stored.key, volume), Delete(WORKING + volume.id)],
@@ -217,6 +218,7 @@ class Volumes:
         volume = Volume()
         volume.CopyFrom(stored.value)
         volume.size_bytes = size_bytes
+        volume.made_segments = max(_made_segments(stored.value), segment_count(size_bytes))
         return await self._records.commit(
             [stored.unchanged],
             [put(stored.key, volume)],
@@ -229,8 +231,10 @@ class Volumes:
 
     async def _add_segments(self, stored: Stored[Volume], size_bytes: int) -> bool:
         """Records and replicas for what is new. Leftovers, of a failed growth or of what the volume
-        shrank from, are used again: no host keeps a replica which no record names. False: the
-        volume was changed meanwhile."""
+        shrank from, are used again: no host keeps a replica which no record names. Only those of a
+        growth that failed may still have to be made: a replica that was in use and is in sync, and
+        not there, is lost, and made anew it would be believed to be empty. False: the volume was
+        changed meanwhile."""
         volume_id = stored.value.id
         first, count = segment_count(stored.value.size_bytes), segment_count(size_bytes)
         entries = await self._etcd.scan(f"{SEGMENTS}{volume_id}/")
@@ -245,7 +249,8 @@ class Volumes:
             if not await self._replicas.write_segments(stored, fresh_segments(known, places)):
                 return False
         larger = Volume(id=volume_id, size_bytes=size_bytes)
-        await self._replicas.ensure(volume_id, (await self._records.segments(larger))[first:])
+        made = _made_segments(stored.value)
+        await self._replicas.ensure(volume_id, (await self._records.segments(larger))[made:])
         return True
 
     async def _shrink(self, volume_id: str, size_bytes: int) -> Volume:
@@ -307,6 +312,7 @@ class Volumes:
         volume = Volume()
         volume.CopyFrom(stored.value)
         volume.size_bytes = size_bytes
+        volume.made_segments = _made_segments(stored.value)
         return await self._records.commit(
             [stored.unchanged, held.unchanged],
             [put(stored.key, volume)],
@@ -447,6 +453,11 @@ def _new_volume(request: CreateVolumeRequest) -> Volume:
         created_unix_us=now_us(),
         era=1,
     )
+
+
+def _made_segments(volume: Volume) -> int:
+    """How many segments, from the first on, have had all their replicas made."""
+    return max(volume.made_segments, segment_count(volume.size_bytes))
 
 
 def _resize_details(old: Volume, size_bytes: int) -> dict[str, str]:

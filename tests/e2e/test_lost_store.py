@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from tests.cluster import DevCluster, blockd, run, wait_until
-from tests.e2e.patterns import MIB, ask, check, kill_host, write
+from tests.e2e.patterns import MIB, ask, check, export, kill_host, remove, take, write
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -78,6 +78,29 @@ def test_it_is_noticed_by_an_engine_that_was_there_all_the_time(
     check(cluster.attach(name, "lyon-1").nbd_uris[0], (0x22, MIB, MIB), (0x11, 2 * MIB, MIB))
     cluster.detach(name)
     cluster.delete(name)
+
+
+def test_growth_takes_no_lost_replica_for_an_empty_one(cluster: DevCluster, name: str) -> None:
+    """Of a segment that a shrink had left behind: what its snapshots show is in the others only."""
+    size = 1100 * MIB
+    cluster.create(name, size)
+    uri = cluster.attach(name, "paris-1").nbd_uris[0]
+    write(uri, (0x11, size - MIB, MIB))
+    take(cluster, name, "a")
+    cluster.ctl("volume", "resize", name, "--size", str(MIB), "--force")
+    cluster.detach(name)
+    kill_host(cluster, "lyon-1")
+    format_anew(cluster, "lyon-1")
+    cluster.start("lyon-1")
+    wait_until(lambda: len(cluster.hosts_up()) == 3, 20, "lyon-1 is up")
+    cluster.ctl("volume", "resize", name, "--size", str(size))
+    assert cluster.stored_bytes("lyon-1") == 0
+    uri = cluster.attach(name, "lyon-1").nbd_uris[0]
+    check(uri, (0, 0, MIB), (0, size - MIB, MIB))
+    cluster.wait_in_sync(name)
+    check(export(cluster, name, "a", "lyon-1"), (0, 0, MIB), (0x11, size - MIB, MIB))
+    assert cluster.ctl("volume", "verify", name, "--read").returncode == 0
+    remove(cluster, name)
 
 
 def test_the_last_replica_is_not_replaced_by_zeros(cluster: DevCluster, name: str) -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from blockd.meta.etcd import Delete, Etcd
+from blockd.meta.etcd import Delete, Etcd, Put
 from blockd.meta.records import VOLUMES, WORKING
 from blockd.model.errors import (
     AlreadyExists,
@@ -134,8 +134,6 @@ async def test_an_interrupted_creation_is_undone_by_the_leader(rig):
     entry = await etcd.get(VOLUMES + volume.id)
     record = types_pb2.Volume.FromString(entry.value)
     record.state = types_pb2.VOLUME_STATE_CREATING
-    from blockd.meta.etcd import Put
-
     await etcd.commit(
         [], [Put(VOLUMES + volume.id, record.SerializeToString()), Delete(WORKING + volume.id)]
     )
@@ -330,6 +328,52 @@ async def test_growth_that_failed_half_way_can_be_repeated(rig):
     assert len((await rig.volume()).segments) == 1
     rig.hosts["lyon-1"].failures.clear()
     assert len((await rig.call("ResizeVolume", request)).segments) == 3
+
+
+async def test_growth_makes_no_replica_anew_that_was_in_use(rig):
+    await rig.add_cluster()
+    volume = await rig.create(size=3 * GIB)
+    await rig.attach(host="paris-1")
+    lyon = rig.hosts["lyon-1"]
+    await resize(rig, GIB // 2, force=True)
+    lyon.replicas.clear()  # its store is formatted anew
+    await resize(rig, 2 * GIB)
+    assert not lyon.replicas
+    assert (await resize(rig, 5 * GIB)).made_segments == 5
+    assert set(lyon.replicas) == {(volume.id, 3), (volume.id, 4)}
+    # Once more, and with a growth in between that fails before the new ones are made.
+    await resize(rig, GIB, force=True)
+    lyon.failures["EnsureReplicas"] = NoSpace("no free chunk")
+    with pytest.raises(NoSpace):
+        await resize(rig, 6 * GIB)
+    lyon.replicas.clear()
+    lyon.failures.clear()
+    assert (await resize(rig, 2 * GIB)).made_segments == 5
+    assert not lyon.replicas
+    assert (await resize(rig, 6 * GIB)).made_segments == 6
+    assert set(lyon.replicas) == {(volume.id, 5)}
+
+
+async def test_growth_into_what_was_in_use_needs_no_host(rig):
+    await rig.add_cluster()
+    await rig.create(size=3 * GIB)
+    await rig.attach(host="paris-1")
+    await resize(rig, GIB, force=True)
+    await rig.kill_host("lyon-1")
+    assert (await resize(rig, 3 * GIB)).size_bytes == 3 * GIB
+
+
+async def test_a_volume_without_the_mark_gets_it_before_segments_are_left_behind(rig):
+    await rig.add_cluster()
+    volume = await rig.create(size=3 * GIB)
+    assert volume.made_segments == 3
+    await rig.attach(host="paris-1")
+    etcd = Etcd([rig.etcd_endpoint])
+    record = types_pb2.Volume.FromString((await etcd.get(VOLUMES + volume.id)).value)
+    record.made_segments = 0
+    await etcd.commit([], [Put(VOLUMES + volume.id, record.SerializeToString())])
+    await etcd.close()
+    assert (await resize(rig, GIB, force=True)).made_segments == 3
 
 
 async def test_a_volume_of_many_segments(rig):
