@@ -60,6 +60,7 @@ from blockd.rpc.gen.types_pb2 import (
 )
 from blockd.rpc.status import hinted
 from blockd.rules.volume_spec import (
+    check_lowered,
     check_resize,
     check_size,
     check_volume_name,
@@ -346,6 +347,31 @@ class Volumes:
                 "is attached again, or after another resize to the same size"
             )
             raise
+
+    # Policy.
+
+    async def lower_min_in_sync(self, name_or_id: str, min_in_sync: int) -> Volume:
+        """An engine that runs goes on with what it had, which is stricter. Raises InvalidArgument,
+        NotFound, Busy."""
+        for _ in range(CONFLICTS_MAX):
+            stored = await self._records.volume(name_or_id)
+            check_available(stored.value)
+            old = stored.value.policy.min_in_sync
+            check_lowered(old, min_in_sync)
+            volume = Volume()
+            volume.CopyFrom(stored.value)
+            volume.policy.min_in_sync = min_in_sync
+            if min_in_sync == old or await self._records.commit(
+                [stored.unchanged],
+                [put(stored.key, volume)],
+                "volume.min_in_sync_lowered",
+                f"volume/{volume.name}",
+                f"volume {volume.name} needs {min_in_sync} replicas in sync from its next "
+                f"attachment on, no longer {old}",
+                {"volume_id": volume.id},
+            ):
+                return await self.get(volume.id)
+        raise conflict(f"volume {name_or_id}")
 
     # Deletion.
 

@@ -34,9 +34,11 @@ def written(cluster: DevCluster, name: str, replicas: int = 3) -> str:
     return str(uri)
 
 
-def event_kinds(cluster: DevCluster) -> set[str]:
+def event_kinds(cluster: DevCluster, name: str) -> set[str]:
+    """Those of the volume."""
     lines = cluster.ctl("events", "-n", "1000", "-o", "json").stdout.splitlines()
-    return {json.loads(line)["kind"] for line in lines}
+    events = [json.loads(line) for line in lines]
+    return {event["kind"] for event in events if event["subject"] == f"volume/{name}"}
 
 
 def test_a_replica_that_was_formatted_away_is_resynced_in_full(
@@ -57,7 +59,7 @@ def test_a_replica_that_was_formatted_away_is_resynced_in_full(
     volume = cluster.volume(name)
     assert cluster.attachment("lyon-1", volume.id).counters["resync_bytes"] >= STORED
     assert cluster.stored_bytes("lyon-1") >= STORED
-    assert "replicas.missing" in event_kinds(cluster)
+    assert "replicas.missing" in event_kinds(cluster, name)
     assert cluster.ctl("volume", "verify", name, "--read").returncode == 0
     cluster.detach(name)
     cluster.delete(name)
@@ -99,6 +101,24 @@ def test_growth_takes_no_lost_replica_for_an_empty_one(cluster: DevCluster, name
     check(uri, (0, 0, MIB), (0, size - MIB, MIB))
     cluster.wait_in_sync(name)
     check(export(cluster, name, "a", "lyon-1"), (0, 0, MIB), (0x11, size - MIB, MIB))
+    assert cluster.ctl("volume", "verify", name, "--read").returncode == 0
+    remove(cluster, name)
+
+
+def test_a_set_that_may_not_shrink_may_once_min_in_sync_is_lowered(
+    cluster: DevCluster, name: str
+) -> None:
+    cluster.ctl("volume", "create", name, "--size", str(SIZE), "--min-in-sync", "3")
+    write(cluster.attach(name, "paris-1").nbd_uris[0], (0x11, 0, STORED))
+    kill_host(cluster, "lyon-1")
+    format_anew(cluster, "lyon-1")
+    cluster.start("lyon-1")
+    wait_until(lambda: "replicas.missing" in event_kinds(cluster, name), 20, "it is noticed")
+    cluster.ctl("volume", "min-in-sync", name, "2")
+    cluster.ctl("volume", "detach", name, "--force")
+    uri = cluster.attach(name, "paris-1").nbd_uris[0]
+    check(uri, (0x11, 0, STORED), (0, STORED, MIB))
+    cluster.wait_in_sync(name)
     assert cluster.ctl("volume", "verify", name, "--read").returncode == 0
     remove(cluster, name)
 

@@ -376,6 +376,35 @@ async def test_a_volume_without_the_mark_gets_it_before_segments_are_left_behind
     assert (await resize(rig, GIB, force=True)).made_segments == 3
 
 
+async def test_min_in_sync_is_lowered_and_never_raised(rig):
+    await rig.add_cluster()
+    volume = await rig.create(min_in_sync=3)
+    await rig.attach(host="paris-1")
+
+    def lower(count: int):
+        request = meta_pb2.LowerMinInSyncRequest(name_or_id="vol", min_in_sync=count)
+        return rig.call("LowerMinInSync", request)
+
+    change = meta_pb2.ChangeInSyncRequest(
+        volume_id=volume.id,
+        epoch=1,
+        generation=1,
+        in_sync_host_ids=[member.host_id for member in volume.segments[0].members[:2]],
+    )
+    with pytest.raises(QuorumLost):
+        await rig.call("ChangeInSync", change)
+    for count in (0, 4):
+        with pytest.raises(InvalidArgument, match="min_in_sync is 3"):
+            await lower(count)
+    for _ in range(2):
+        assert (await lower(2)).policy == types_pb2.Policy(replicas=3, min_in_sync=2)
+    await rig.call("ChangeInSync", change)
+    with pytest.raises(InvalidArgument, match="min_in_sync is 2"):
+        await lower(3)
+    kinds = await rig.event_kinds()
+    assert kinds.count("volume.min_in_sync_lowered") == 1
+
+
 async def test_a_volume_of_many_segments(rig):
     await rig.add_cluster(capacity_bytes=4 << 40)
     volume = await rig.create(size=700 * GIB)
