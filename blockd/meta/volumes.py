@@ -55,6 +55,7 @@ from blockd.rpc.gen.types_pb2 import (
     Base,
     Group,
     Policy,
+    Segment,
     Snapshot,
     Volume,
 )
@@ -235,7 +236,7 @@ class Volumes:
         shrank from, are used again: no host keeps a replica which no record names. Only those of a
         growth that failed may still have to be made: a replica that was in use and is in sync, and
         not there, is lost, and made anew it would be believed to be empty. False: the volume was
-        changed meanwhile."""
+        changed meanwhile. Raises InUse: see _check_alike()."""
         volume_id = stored.value.id
         first, count = segment_count(stored.value.size_bytes), segment_count(size_bytes)
         entries = await self._etcd.scan(f"{SEGMENTS}{volume_id}/")
@@ -251,7 +252,13 @@ class Volumes:
                 return False
         larger = Volume(id=volume_id, size_bytes=size_bytes)
         made = _made_segments(stored.value)
-        await self._replicas.ensure(volume_id, (await self._records.segments(larger))[made:])
+        fresh = (await self._records.segments(larger))[made:]
+        used = await self._replicas.ensure(volume_id, fresh)
+        now = await self._records.volume(volume_id)
+        if now.revision != stored.revision:
+            return False  # somebody else has grown it, and an engine has opened them
+        for segment in fresh:
+            _check_alike(stored.value, segment.value, used.get(segment.value.index, set()))
         return True
 
     async def _shrink(self, volume_id: str, size_bytes: int) -> Volume:
@@ -364,7 +371,7 @@ class Volumes:
             if min_in_sync == old or await self._records.commit(
                 [stored.unchanged],
                 [put(stored.key, volume)],
-                "volume.min_in_sync_lowered",
+                "volume.policy_changed",
                 f"volume/{volume.name}",
                 f"volume {volume.name} needs {min_in_sync} replicas in sync from its next "
                 f"attachment on, no longer {old}",
@@ -479,6 +486,21 @@ def _new_volume(request: CreateVolumeRequest) -> Volume:
         created_unix_us=now_us(),
         era=1,
     )
+
+
+def _check_alike(volume: Volume, segment: Segment, used: set[str]) -> None:
+    """Restored metadata may have forgotten an earlier growth. Where that had its replicas in the
+    same places they come back with what they hold. Where some of them are elsewhere, those that are
+    left and the empty ones beside them would not be replicas of the same. Raises InUse."""
+    if 0 < len(used) < len(segment.members):
+        raise hinted(
+            InUse(
+                f"{len(used)} of the {len(segment.members)} hosts chosen for segment "
+                f"{segment.index} of volume {volume.name} have a replica of it that was in use: "
+                "the volume was larger once, and its metadata does not know"
+            ),
+            "copy it to a new volume of the size wanted; this one goes on with the size it has",
+        )
 
 
 def _made_segments(volume: Volume) -> int:

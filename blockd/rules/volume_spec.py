@@ -92,8 +92,8 @@ def complete_policy(replicas: int, min_in_sync: int) -> tuple[int, int]:
 
 
 def check_lowered(old: int, new: int) -> None:
-    """Never raised: members that were enough for a write under the lower one need not be among those
-    that an opening under the higher one asks. Raises InvalidArgument."""
+    """Never higher: those who had a write that was answered under the lower one need not be among
+    those whom an opening under the higher one asks. Raises InvalidArgument."""
     if not 1 <= new <= old:
         raise InvalidArgument(
             f"min_in_sync is {old}, and can be lowered to 1 at least, not made {new}",

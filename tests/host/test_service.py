@@ -78,8 +78,12 @@ async def test_replicas_digests_and_locations(rig, tmp_path, status_of) -> None:
         volume_id=volume_id, segment=0, store_id=str(store_id), block_count=16
     )
     request = host_pb2.EnsureReplicasRequest(replicas=[order, order])
-    await rig.host.EnsureReplicas(request)
+    assert not (await rig.host.EnsureReplicas(request)).used
+    assert not (await rig.host.EnsureReplicas(request)).used
     assert list(rig.core.replicas) == [(UUID(volume_id), 0)]
+    key = (UUID(volume_id), 0)
+    rig.core.replicas[key] = replace(rig.core.replicas[key], promised_epoch=1)
+    assert list((await rig.host.EnsureReplicas(request)).used) == [order, order]
     seen = 0
     async for batch in rig.host.ListDigests(host_pb2.ListDigestsRequest(volume_id=volume_id)):
         for digest in batch.digests:

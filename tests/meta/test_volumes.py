@@ -6,6 +6,7 @@ from blockd.meta.etcd import Delete, Etcd, Put
 from blockd.meta.records import VOLUMES, WORKING
 from blockd.model.errors import (
     AlreadyExists,
+    InUse,
     InvalidArgument,
     LinkLost,
     NoSpace,
@@ -402,7 +403,35 @@ async def test_min_in_sync_is_lowered_and_never_raised(rig):
     with pytest.raises(InvalidArgument, match="min_in_sync is 2"):
         await lower(3)
     kinds = await rig.event_kinds()
-    assert kinds.count("volume.min_in_sync_lowered") == 1
+    assert kinds.count("volume.policy_changed") == 1
+
+
+async def test_a_growth_that_restored_metadata_forgot_is_taken_up_whole_or_not_at_all(rig):
+    await rig.add_cluster()
+    volume = await rig.create(size=GIB)
+    segment = (volume.id, 1)
+    rig.hosts["lyon-1"].used.add(segment)
+    with pytest.raises(InUse, match="1 of the 3 hosts chosen for segment 1") as caught:
+        await resize(rig, 2 * GIB)
+    assert "new volume" in hints_of(caught.value)[0]
+    assert (await rig.volume()).size_bytes == GIB
+    for host in rig.hosts.values():
+        host.used.add(segment)
+    assert (await resize(rig, 2 * GIB)).size_bytes == 2 * GIB
+
+
+async def test_two_growths_at_once_do_not_take_each_others_replicas_for_forgotten_ones(rig):
+    await rig.add_cluster()
+    volume = await rig.create(size=GIB)
+    lyon = rig.hosts["lyon-1"]
+
+    async def other():
+        lyon.failures.clear()
+        await resize(rig, 2 * GIB)
+        lyon.used.add((volume.id, 1))  # an engine has opened it meanwhile
+
+    lyon.failures["EnsureReplicas"] = other
+    assert (await resize(rig, 2 * GIB)).size_bytes == 2 * GIB
 
 
 async def test_a_volume_of_many_segments(rig):
