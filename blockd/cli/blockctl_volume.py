@@ -205,6 +205,25 @@ def resize(
         print_line(f"volume {volume.name}: {format_size(volume.size_bytes)}")
 
 
+@app.command("min-in-sync")
+def min_in_sync(
+    context: typer.Context,
+    name: VolumeName,
+    count: Annotated[int, typer.Argument(min=1, help="Not more than it is.")],
+    output: Output = None,
+) -> None:
+    """Lower how many replicas in sync a volume needs, from its next attachment on."""
+    request = meta_pb2.LowerMinInSyncRequest(name_or_id=name, min_in_sync=count)
+    volume = run(
+        context,
+        lambda clients: clients.meta.call(lambda meta: meta.LowerMinInSync, request),
+    )
+    if session_of(context).chosen(output) is Format.JSON:
+        print_json(volume_view(volume, segments=True))
+    else:
+        print_line(f"volume {volume.name} needs {volume.policy.min_in_sync} replicas in sync")
+
+
 @app.command("delete")
 def delete(context: typer.Context, name: VolumeName, output: Output = None) -> None:
     """Delete a volume and all its data. It must not be attached, and have no snapshots."""

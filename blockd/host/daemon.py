@@ -52,6 +52,7 @@ log = logging.getLogger(__name__)
 SERVICES = ("blockd.v1.HostService", "blockd.v1.VolumeIO")
 RETRY_S = 0.5
 STOP_GRACE_S = 1.0
+ATTACH_S = 18  # the metadata service waits for 20: it must hear what was in the way
 DRAIN_S = 20
 CLOSE_S = 10
 
@@ -72,6 +73,7 @@ async def run(settings: HostSettings) -> None:
                 host_id=data_dir.identity.host_id,
                 cluster_id=cluster_id,
                 buffer_bytes=settings.buffer_size,
+                attach_timeout_us=ATTACH_S * 1_000_000,
                 cpu=settings.cpu,
             )
             await core.start()
@@ -135,15 +137,14 @@ async def serve(
 ) -> None:
     """Everything between a started core and its end."""
     host_id = data_dir.identity.host_id
-    openings = Openings(data_dir.path)
-    for info in await open_stores(
+    await open_stores(
         core,
         settings.stores,
         cluster_id,
+        Openings(data_dir.path),
         format_empty=settings.format,
         journal=settings.journal_size,
-    ):
-        openings.record(info)
+    )
     peer_endpoint = await listen_peers(core, settings)
     nbd = await listen_nbd(core, settings)
     server = Server(settings.listen)

@@ -3,17 +3,19 @@ put back in its place, from the store.
 
 An older copy is sound, and its replicas count as in sync; but it lacks what was acknowledged since.
 Each opening of a store has a higher incarnation than all before it, durably so before the store
-serves anything. It is kept here, in the data directory, after that; so a store that comes with an
-incarnation that was seen before, or a lower one, is a copy from before that opening. One without
-any replica can be trusted all the same: there is nothing in it that could be old. A store that
-takes the place of a lost one begins far above all openings of that (`blockd store format
---store-id`): so should the lost one come back, it is the older one.
+serves anything. It is kept here, in the data directory, after that. So a store that has not seen
+the incarnation kept here is a copy from before that opening, and the core, which is told of it,
+does not open it (OlderCopy): opening it would write a higher one to it. One without any replica is
+opened all the same: there is nothing in it that could be old. A store that takes the place of a
+lost one begins far above all openings of that (`blockd store format --store-id`): so should the
+lost one come back, it is the older one.
 
 Not told: a copy that was made after the store's latest opening, and one that is put back together
 with an equally old data directory.
 """
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from uuid import UUID
 
@@ -39,21 +41,14 @@ class Openings:
         except (ValueError, AttributeError, TypeError, InvalidArgument) as error:
             raise StoreDamaged(f"{self._path} is damaged: {error}") from error
 
+    @property
+    def newest(self) -> Mapping[UUID, int]:
+        """The newest incarnation of each store."""
+        return self._newest
+
     def record(self, info: native.StoreInfo) -> None:
-        """Take up an opening. Raises StoreDamaged: it is an older copy of a store that was open
-        here."""
-        newest = self._newest.get(info.store_id, 0)
-        if info.incarnation <= newest and info.segment_count > 0:
-            error = StoreDamaged(
-                f"store {info.path} is an older copy of itself: what was written to store "
-                f"{info.store_id} since it was made is missing"
-            )
-            error.add_note(
-                "put the newer one back; or, if that is lost, have its replicas resynced: "
-                f"`blockd store format {info.path} --store-id {info.store_id} --force`"
-            )
-            raise error
-        if info.incarnation != newest:
+        """Take up an opening, durably. What is known is never replaced by an older one."""
+        if info.incarnation > self._newest.get(info.store_id, 0):
             self._newest[info.store_id] = info.incarnation
             self._write()
 

@@ -30,6 +30,15 @@ class Replicas:
         self._snapshot_sets = snapshot_sets
         self._lock = asyncio.Lock()  # creations and drops of one volume must not interleave
 
+    async def used(self, orders: Iterable[meta_pb2.ReplicaOrder]) -> list[meta_pb2.ReplicaOrder]:
+        """Those that are here, and that an engine has opened."""
+        opened = {
+            (str(replica.volume_id), replica.segment)
+            for replica in await self._core.list_replicas()
+            if replica.promised_epoch > 0
+        }
+        return [order for order in orders if (order.volume_id, order.segment) in opened]
+
     async def ensure(self, orders: Iterable[meta_pb2.ReplicaOrder]) -> None:
         """Create the replicas that are missing. Raises NotFound (store), NoSpace, DiskError."""
         async with self._lock:

@@ -108,8 +108,9 @@ class HostService(host_pb2_grpc.HostServiceServicer):
     async def EnsureReplicas(
         self, request: host_pb2.EnsureReplicasRequest, context: Context
     ) -> host_pb2.EnsureReplicasResponse:
+        used = await self._replicas.used(request.replicas)
         await self._replicas.ensure(request.replicas)
-        return host_pb2.EnsureReplicasResponse()
+        return host_pb2.EnsureReplicasResponse(used=used)
 
     async def DropReplicas(
         self, request: host_pb2.DropReplicasRequest, context: Context

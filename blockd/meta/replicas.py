@@ -81,8 +81,11 @@ class Replicas:
                 return False
         return True
 
-    async def ensure(self, volume_id: str, segments: Iterable[Stored[Segment]]) -> None:
-        """Have every host make its replicas. Raises what a host raised, naming it."""
+    async def ensure(
+        self, volume_id: str, segments: Iterable[Stored[Segment]]
+    ) -> dict[int, set[str]]:
+        """Have every host make its replicas. Returns those that were there, and that an engine had
+        opened: hosts by segment. Raises what a host raised, naming it."""
         hosts = await self._records.hosts()
         orders: dict[str, list[ReplicaOrder]] = {}
         for stored in segments:
@@ -94,22 +97,28 @@ class Replicas:
             *(self._ensure_at(hosts[host_id], batch) for host_id, batch in orders.items()),
             return_exceptions=True,
         )
-        for result in results:
+        used: dict[int, set[str]] = {}
+        for host_id, result in zip(orders, results, strict=True):
             if isinstance(result, BaseException):
                 raise result
+            for segment in result:
+                used.setdefault(segment, set()).add(host_id)
+        return used
 
-    async def _ensure_at(self, view: HostView, orders: list[ReplicaOrder]) -> None:
+    async def _ensure_at(self, view: HostView, orders: list[ReplicaOrder]) -> list[int]:
+        used: list[int] = []
         for start in range(0, len(orders), ORDERS_PER_CALL):
             request = host_pb2.EnsureReplicasRequest(
                 replicas=orders[start : start + ORDERS_PER_CALL]
             )
             try:
-                await self._instance.hosts.call(
+                answer = await self._instance.hosts.call(
                     view.host.grpc_endpoint,
                     lambda host: host.EnsureReplicas,
                     request,
                     timeout=ENSURE_SECONDS,
                 )
+                used.extend(order.segment for order in answer.used)
             except (LinkLost, Timeout) as error:
                 raise hinted(
                     type(error)(f"host {view.host.name} does not make its replicas: {error}"),
@@ -117,6 +126,7 @@ class Replicas:
                 ) from error
             except BlockdError as error:
                 raise type(error)(f"host {view.host.name}: {error.message}") from error
+        return used
 
     async def drop(self, view: HostView | None, host_id: str, volume_id: str) -> bool:
         """Whether the host has no replica of the volume any more; then its order goes."""

@@ -55,11 +55,13 @@ from blockd.rpc.gen.types_pb2 import (
     Base,
     Group,
     Policy,
+    Segment,
     Snapshot,
     Volume,
 )
 from blockd.rpc.status import hinted
 from blockd.rules.volume_spec import (
+    check_lowered,
     check_resize,
     check_size,
     check_volume_name,
@@ -173,6 +175,7 @@ class Volumes:
         volume = Volume()
         volume.CopyFrom(stored.value)
         volume.state = VOLUME_STATE_AVAILABLE
+        volume.made_segments = _made_segments(volume)
         done = await self._records.commit(
             [stored.unchanged],
             [put(stored.key, volume), Delete(WORKING + volume.id)],
@@ -217,6 +220,7 @@ class Volumes:
         volume = Volume()
         volume.CopyFrom(stored.value)
         volume.size_bytes = size_bytes
+        volume.made_segments = max(_made_segments(stored.value), segment_count(size_bytes))
         return await self._records.commit(
             [stored.unchanged],
             [put(stored.key, volume)],
@@ -229,8 +233,10 @@ class Volumes:
 
     async def _add_segments(self, stored: Stored[Volume], size_bytes: int) -> bool:
         """Records and replicas for what is new. Leftovers, of a failed growth or of what the volume
-        shrank from, are used again: no host keeps a replica which no record names. False: the
-        volume was changed meanwhile."""
+        shrank from, are used again: no host keeps a replica which no record names. Only those of a
+        growth that failed may still have to be made: a replica that was in use and is in sync, and
+        not there, is lost, and made anew it would be believed to be empty. False: the volume was
+        changed meanwhile. Raises InUse: see _check_alike()."""
         volume_id = stored.value.id
         first, count = segment_count(stored.value.size_bytes), segment_count(size_bytes)
         entries = await self._etcd.scan(f"{SEGMENTS}{volume_id}/")
@@ -245,7 +251,14 @@ class Volumes:
             if not await self._replicas.write_segments(stored, fresh_segments(known, places)):
                 return False
         larger = Volume(id=volume_id, size_bytes=size_bytes)
-        await self._replicas.ensure(volume_id, (await self._records.segments(larger))[first:])
+        made = _made_segments(stored.value)
+        fresh = (await self._records.segments(larger))[made:]
+        used = await self._replicas.ensure(volume_id, fresh)
+        now = await self._records.volume(volume_id)
+        if now.revision != stored.revision:
+            return False  # somebody else has grown it, and an engine has opened them
+        for segment in fresh:
+            _check_alike(stored.value, segment.value, used.get(segment.value.index, set()))
         return True
 
     async def _shrink(self, volume_id: str, size_bytes: int) -> Volume:
@@ -307,6 +320,7 @@ class Volumes:
         volume = Volume()
         volume.CopyFrom(stored.value)
         volume.size_bytes = size_bytes
+        volume.made_segments = _made_segments(stored.value)
         return await self._records.commit(
             [stored.unchanged, held.unchanged],
             [put(stored.key, volume)],
@@ -340,6 +354,31 @@ class Volumes:
                 "is attached again, or after another resize to the same size"
             )
             raise
+
+    # Policy.
+
+    async def lower_min_in_sync(self, name_or_id: str, min_in_sync: int) -> Volume:
+        """An engine that runs goes on with what it had, which is stricter. Raises InvalidArgument,
+        NotFound, Busy."""
+        for _ in range(CONFLICTS_MAX):
+            stored = await self._records.volume(name_or_id)
+            check_available(stored.value)
+            old = stored.value.policy.min_in_sync
+            check_lowered(old, min_in_sync)
+            volume = Volume()
+            volume.CopyFrom(stored.value)
+            volume.policy.min_in_sync = min_in_sync
+            if min_in_sync == old or await self._records.commit(
+                [stored.unchanged],
+                [put(stored.key, volume)],
+                "volume.policy_changed",
+                f"volume/{volume.name}",
+                f"volume {volume.name} needs {min_in_sync} replicas in sync from its next "
+                f"attachment on, no longer {old}",
+                {"volume_id": volume.id},
+            ):
+                return await self.get(volume.id)
+        raise conflict(f"volume {name_or_id}")
 
     # Deletion.
 
@@ -447,6 +486,26 @@ def _new_volume(request: CreateVolumeRequest) -> Volume:
         created_unix_us=now_us(),
         era=1,
     )
+
+
+def _check_alike(volume: Volume, segment: Segment, used: set[str]) -> None:
+    """Restored metadata may have forgotten an earlier growth. Where that had its replicas in the
+    same places they come back with what they hold. Where some of them are elsewhere, those that are
+    left and the empty ones beside them would not be replicas of the same. Raises InUse."""
+    if 0 < len(used) < len(segment.members):
+        raise hinted(
+            InUse(
+                f"{len(used)} of the {len(segment.members)} hosts chosen for segment "
+                f"{segment.index} of volume {volume.name} have a replica of it that was in use: "
+                "the volume was larger once, and its metadata does not know"
+            ),
+            "copy it to a new volume of the size wanted; this one goes on with the size it has",
+        )
+
+
+def _made_segments(volume: Volume) -> int:
+    """How many segments, from the first on, have had all their replicas made."""
+    return max(volume.made_segments, segment_count(volume.size_bytes))
 
 
 def _resize_details(old: Volume, size_bytes: int) -> dict[str, str]:

@@ -369,6 +369,17 @@ class Unsupported(BlockdError):
     meaning = "the kernel or device lacks what this needs"
 
 
+class OlderCopy(BlockdError):
+    """The store is an older copy of itself."""
+
+    code = 58
+    kind = "config"
+    nbd_errno = "EIO"
+    grpc_status = "FAILED_PRECONDITION"
+    exit_code = 7
+    meaning = "the store is an older copy of itself"
+
+
 class PolicyUnsatisfiable(BlockdError):
     """No placement meets the policy."""
 
@@ -425,6 +436,7 @@ ERRORS: tuple[type[BlockdError], ...] = (
     StoreInUse,
     AddressInUse,
     Unsupported,
+    OlderCopy,
     PolicyUnsatisfiable,
     MetadataUnreachable,
 )
@@ -449,6 +461,7 @@ __all__ = [
     "NotAttached",
     "NotFound",
     "NotInSync",
+    "OlderCopy",
     "PolicyUnsatisfiable",
     "ProtocolError",
     "QuorumLost",

@@ -21,6 +21,7 @@ from blockd.native.c_store cimport (
     ChunkDigest,
     DumpOptions,
     FormatOptions,
+    Openings,
     SegmentInfo,
     SnapshotSet,
     StoreInfo,
@@ -163,7 +164,7 @@ cdef extern from "border/core.h" namespace "blockd::border" nogil:
         int event_fd() noexcept
         void reap(vector[Completion]& completions, vector[Event]& events) noexcept
 
-        void open_store(Token token, const string& path) noexcept
+        void open_store(Token token, const string& path, const Openings& newest) noexcept
         void close_store(Token token, const Uuid& store) noexcept
         void store_infos(Token token) noexcept
         void create_replica(Token token, const Uuid& store, const SegmentId& segment,

@@ -1,6 +1,7 @@
 # Mirrors the plain values of cext/store/store.h, checker.h and dump.h.
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from libcpp cimport bool
+from libcpp.map cimport map as cpp_map
 from libcpp.vector cimport vector
 
 from blockd.native.c_types cimport Error, SegmentId, Uuid, Version
@@ -40,6 +41,8 @@ cdef extern from "store/store.h" namespace "blockd::store" nogil:
         bool power_loss_protected
         uint64_t incarnation
         DeviceFindings findings
+
+    ctypedef cpp_map[Uuid, uint64_t] Openings
 
     cdef cppclass StoreInfo:
         Uuid store_id

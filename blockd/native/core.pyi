@@ -7,7 +7,7 @@ lengths and sizes are bytes, times microseconds, ids `uuid.UUID`. A cancelled ca
 what it was lent stays pinned until it is done there.
 """
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -98,7 +98,13 @@ class Core:
         """
 
     # Stores and replicas.
-    async def open_store(self, path: str) -> StoreInfo: ...
+    async def open_store(self, path: str, *, newest: Mapping[UUID, int] | None = None) -> StoreInfo:
+        """newest: by store, the newest incarnation that is known of; the answer's is beyond it.
+
+        Raises OlderCopy, having written nothing: the store has replicas and has not seen that
+        opening.
+        """
+
     async def close_store(self, store_id: UUID) -> None: ...
     async def store_infos(self) -> list[StoreInfo]: ...
     async def create_replica(

@@ -27,7 +27,7 @@ from blockd.native.c_engine cimport MemberConfig, SegmentConfig, SnapshotConfig,
 from blockd.native.c_engine cimport SegmentStatus as NativeSegmentStatus
 from blockd.native.c_store cimport ChunkDigest as NativeDigest
 from blockd.native.c_store cimport DeviceFindings as NativeFindings
-from blockd.native.c_store cimport CheckOptions, DumpOptions, FormatOptions, SnapshotSet
+from blockd.native.c_store cimport CheckOptions, DumpOptions, FormatOptions, Openings, SnapshotSet
 from blockd.native.c_types cimport (
     Error,
     SegmentId,
@@ -259,16 +259,17 @@ cdef class Core:
 
     # Stores and replicas.
 
-    async def open_store(self, path):
-        return await self._open_store(os.fsencode(path))
+    async def open_store(self, path, *, newest=None):
+        return await self._open_store(os.fsencode(path), newest or {})
 
-    cdef object _open_store(self, bytes path):
+    cdef object _open_store(self, bytes path, newest):
+        cdef Openings openings = _openings(newest)
         cdef string native_path = path
         cdef _Waiting waiting = self._begin()
         cdef uint64_t token = self._last_token
         waiting.convert = _one_store
         with nogil:
-            self._core.open_store(token, native_path)
+            self._core.open_store(token, native_path, openings)
         return waiting.future
 
     async def close_store(self, store_id):

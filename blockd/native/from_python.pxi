@@ -39,6 +39,13 @@ cdef SegmentId _segment_id(volume_id, segment) except *:
     return id
 
 
+cdef Openings _openings(newest) except *:
+    cdef Openings openings
+    for store_id, incarnation in newest.items():
+        openings[_uuid(store_id)] = _u64(incarnation, "incarnation")
+    return openings
+
+
 cdef uint32_t _flag(value, uint32_t told, uint32_t what):
     return 0 if value is None else told | (what if value else 0)
 

@@ -91,5 +91,15 @@ def complete_policy(replicas: int, min_in_sync: int) -> tuple[int, int]:
     return replicas, min_in_sync
 
 
+def check_lowered(old: int, new: int) -> None:
+    """Never higher: those who had a write that was answered under the lower one need not be among
+    those whom an opening under the higher one asks. Raises InvalidArgument."""
+    if not 1 <= new <= old:
+        raise InvalidArgument(
+            f"min_in_sync is {old}, and can be lowered to 1 at least, not made {new}",
+            field="min_in_sync",
+        )
+
+
 def _bad_size(message: str) -> BlockdError:
     return InvalidArgument(message, field="size_bytes")

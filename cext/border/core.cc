@@ -136,8 +136,9 @@ void Core::reap(std::vector<Completion>& completions, std::vector<Event>& events
   outbox_->take(completions, events);
 }
 
-void Core::open_store(Token token, const std::string& path) noexcept {
-  reactor_->give(token, [=](HostPlane& plane) { plane.open_store(token, path); });
+void Core::open_store(Token token, const std::string& path,
+                      const store::Openings& newest) noexcept {
+  reactor_->give(token, [=](HostPlane& plane) { plane.open_store(token, path, newest); });
 }
 
 void Core::close_store(Token token, const Uuid& store) noexcept {

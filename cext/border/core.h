@@ -139,7 +139,9 @@ class Core {
   // Moves everything that waits to the ends of these; clears event_fd().
   void reap(std::vector<Completion>& completions, std::vector<Event>& events) noexcept;
 
-  void open_store(Token token, const std::string& path) noexcept;
+  // `newest`: the openings that are known of; OlderCopy for a store that has not seen its own.
+  void open_store(Token token, const std::string& path,
+                  const store::Openings& newest = {}) noexcept;
   void close_store(Token token, const Uuid& store) noexcept;
   void store_infos(Token token) noexcept;
   // Idempotent: a replica that is there is left alone, or grown when it is shorter.

@@ -68,7 +68,8 @@ void HostPlane::close_stores() {
   std::exchange(when_closed_, nullptr)();
 }
 
-void HostPlane::open_store(Token token, const std::string& path) noexcept {
+void HostPlane::open_store(Token token, const std::string& path,
+                           const store::Openings& newest) noexcept {
   guard(token, [&] {
     for (const auto& [id, open] : stores_) {
       if (open.path == path)
@@ -79,7 +80,8 @@ void HostPlane::open_store(Token token, const std::string& path) noexcept {
     open.disk = open_disk_(path);
     try {
       open.store =
-          store::Store::open(*open.disk, loop_, buffers_, {.cluster_id = config_.hub.cluster_id});
+          store::Store::open(*open.disk, loop_, buffers_,
+                             {.cluster_id = config_.hub.cluster_id, .newest_openings = newest});
     } catch (const Fault& fault) {
       throw Fault(fault.code(), path + ": " + fault.what());
     }

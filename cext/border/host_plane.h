@@ -63,7 +63,8 @@ class HostPlane final : public engine::VolumeEvents, public IoJobSink {
   // destroyed after it has returned.
   void close(std::function<void()> done);
 
-  void open_store(Token token, const std::string& path) noexcept;
+  void open_store(Token token, const std::string& path,
+                  const store::Openings& newest = {}) noexcept;
   void close_store(Token token, const Uuid& store) noexcept;
   void store_infos(Token token) noexcept;
   void create_replica(Token token, const Uuid& store, const SegmentId& id,

@@ -8,6 +8,7 @@
 #include "base/assert.h"
 #include "base/crc32c.h"
 #include "store/journal_entries.h"
+#include "store/layout.h"
 #include "store/soundness.h"
 
 namespace blockd::store {
@@ -35,10 +36,11 @@ void Recovery::replay_in_memory(Index index) {
   replay();
 }
 
-void Recovery::run() {
+void Recovery::run(std::uint64_t newest_opening) {
   replay_in_memory(Index::now);
   metadata_.check_torn_pages();
   metadata_.index(touched_);
+  refuse_older_copy(newest_opening);
   const JournalPosition tail{record_.tail_lsn - 1, record_.tail_offset};
   JournalPosition newest = tail;
   if (!chain_.empty()) newest = {chain_.back().lsn, chain_.back().position + chain_.back().bytes};
@@ -48,7 +50,7 @@ void Recovery::run() {
   if (device_.disk().flush_now() != Error::Ok)
     throw Fault(Error::DiskError, "the device fails to flush");
   device_.stats.recovered_batches = chain_.size();
-  journal_.resume(std::max(incarnation_seen_, record_.incarnation) + 1, newest, tail);
+  journal_.resume(std::max(newest_incarnation(), newest_opening) + 1, newest, tail);
 }
 
 void Recovery::read_record() {
@@ -224,6 +226,21 @@ void Recovery::refuse_damage() {
                       " is damaged although it was flushed: rebuild this store from its peers");
     }
   }
+}
+
+std::uint64_t Recovery::newest_incarnation() const noexcept {
+  return std::max(incarnation_seen_, record_.incarnation);
+}
+
+// Before anything is written: a copy that is opened once for each opening it lacks would be as new
+// as the store itself, going by its number.
+void Recovery::refuse_older_copy(std::uint64_t newest_opening) const {
+  if (newest_incarnation() >= newest_opening || metadata_.segment_count() == 0) return;
+  throw Fault(Error::OlderCopy, "store " + uuid_text(superblock_.store_id) +
+                                    " is an older copy of itself: its newest opening is " +
+                                    std::to_string(newest_incarnation()) + ", and " +
+                                    std::to_string(newest_opening) +
+                                    " is known of; put the newest back, or format it anew");
 }
 
 // Headers behind the end of the chain, torn or whole. A batch written over a torn one may itself be

@@ -30,7 +30,8 @@ class Recovery {
     std::uint64_t flushed_lsn = 0;
   };
 
-  void run();  // throws Fault
+  // `newest_opening`: the highest incarnation that is known of. Throws Fault.
+  void run(std::uint64_t newest_opening);
   // Its first half, for who only looks: the state in memory, nothing written. Throws Fault, and
   // leaves what it had come to.
   // `later`: which slot holds which chunk is not looked at (Metadata::index() does, for all pages).
@@ -55,6 +56,8 @@ class Recovery {
   [[nodiscard]] bool map_whole(const format::EntryHeader& entry, const std::byte* extra);
   void supersede(const format::EntryHeader& entry);
   void refuse_damage();
+  [[nodiscard]] std::uint64_t newest_incarnation() const noexcept;
+  void refuse_older_copy(std::uint64_t newest_opening) const;
   void erase_abandoned(const JournalPosition& newest);
   [[nodiscard]] std::vector<bool> touched_pages() const;
   void replay();

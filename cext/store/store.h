@@ -20,6 +20,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <memory>
 #include <optional>
 #include <span>
@@ -46,9 +47,15 @@ struct FormatOptions {
   format::DeviceFindings findings = {};  // kept in the superblock; probed_unix_s 0: there are none
 };
 
+// By store: the highest incarnation of an opening that is known of.
+using Openings = std::map<Uuid, std::uint64_t>;
+
 struct OpenOptions {
   Uuid cluster_id;                         // a store of another cluster is refused (StoreForeign)
   std::uint64_t metadata_cache_bytes = 0;  // for pages of the slot table; 0: 48 MiB
+  // A store that has segments, and does not know of its newest opening, is an older copy of itself
+  // (OlderCopy). Of one without any nothing can be old: this opening is beyond the newest, too.
+  Openings newest_openings = {};
 };
 
 struct StoreInfo {
@@ -182,7 +189,8 @@ struct BlockLocation {
 class Store {
  public:
   // Both throw Fault with one clear line: StoreTooSmall, StoreInUse, AlreadyExists (format without
-  // force), StoreNotFormatted, StoreForeign, StoreDamaged, StoreTooNew, DiskError.
+  // force), StoreNotFormatted, StoreForeign, StoreDamaged, StoreTooNew, DiskError. open() too:
+  // OlderCopy, and by then it has written nothing, so that the copy stays as old as it is.
   static void format(io::Disk& disk, const FormatOptions& options);
   static std::unique_ptr<Store> open(io::Disk& disk, io::Loop& loop, Buffers& buffers,
                                      const OpenOptions& options);

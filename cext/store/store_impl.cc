@@ -36,7 +36,8 @@ std::unique_ptr<Store> Store::open(io::Disk& disk, io::Loop& loop, Buffers& buff
   check_compatible(superblock, options.cluster_id, disk.capacity_bytes());
   auto store =
       std::make_unique<StoreImpl>(disk, loop, buffers, superblock, options.metadata_cache_bytes);
-  store->recover();
+  const auto newest = options.newest_openings.find(superblock.store_id);
+  store->recover(newest == options.newest_openings.end() ? 0 : newest->second);
   return store;
 }
 
@@ -99,9 +100,9 @@ StoreImpl::~StoreImpl() {
   device_.disk().unregister_memory(small_buffers_);
 }
 
-void StoreImpl::recover() {
+void StoreImpl::recover(std::uint64_t newest_opening) {
   Recovery recovery(device_, superblock_, journal_, metadata_, staged_);
-  recovery.run();
+  recovery.run(newest_opening);
   checkpoint_ = std::make_unique<Checkpoint>(device_, journal_, flusher_, metadata_, staged_,
                                              superblock_, recovery.record_generation());
   checkpoint_->owner = this;

@@ -31,7 +31,7 @@ class StoreImpl final : public Store, private JournalListener {
   StoreImpl(io::Disk& disk, io::Loop& loop, Buffers& buffers, const format::Superblock& superblock,
             std::uint64_t metadata_cache_bytes);
   ~StoreImpl() override;
-  void recover();
+  void recover(std::uint64_t newest_opening);
 
   void record_opening(Done done) override;
   void create_segment(SegmentId id, std::uint32_t block_count, Done done) override;

@@ -77,6 +77,9 @@ def test_the_life_of_a_volume(cluster):
     assert "its last 2 GiB are destroyed: that takes --force" in line
     shrunk = cluster.ok("volume", "resize", "vol", "--size", "1GiB", "--force", "-o", "json").json
     assert (shrunk["size_bytes"], len(shrunk["segments"])) == (1 << 30, 1)
+    lowered = cluster.ok("volume", "min-in-sync", "vol", "1", "-o", "json").json
+    assert lowered["min_in_sync"] == 1
+    assert "min_in_sync is 1" in error_line(cluster.ctl("volume", "min-in-sync", "vol", "2"), 2)
     line = error_line(cluster.ctl("volume", "delete", "vol"), 4)
     assert "attached at paris-1" in line
     assert cluster.ok("volume", "detach", "vol", "-o", "json").json["attached"] is False

@@ -153,3 +153,22 @@ def test_a_snapshot_of_a_volume_that_is_detached(
     uri = cluster.attach(name, "marseille-1").nbd_uris[0]
     check_snapshots(cluster, name, uri, tmp_path / "image")
     remove(cluster, name)
+
+
+def test_a_growth_that_is_forgotten_and_done_again(
+    cluster: DevCluster, name: str, tmp_path: Path
+) -> None:
+    """Its replicas are where they were, and so is what they hold."""
+    large = 1100 * MIB
+    uri = first_writes(cluster, name, "paris-1")
+    back_up(cluster, tmp_path / "backup")
+    cluster.ctl("volume", "resize", name, "--size", str(large))
+    write(uri, (0x77, large - MIB, MIB))
+    cluster.detach(name)
+    restore(cluster, tmp_path / "backup")
+    cluster.ctl("volume", "resize", name, "--size", str(large))
+    for host in ("paris-1", "lyon-1"):
+        uri = cluster.attach(name, host).nbd_uris[0]
+        check(uri, (0x11, 0, 2 * MIB), (0, large - 2 * MIB, MIB), (0x77, large - MIB, MIB))
+        cluster.detach(name)
+    remove(cluster, name)

@@ -6,7 +6,7 @@ epochs, events. `fail` holds errors that the named methods raise next; `calls` w
 
 import asyncio
 from collections import defaultdict
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from uuid import UUID
@@ -19,6 +19,7 @@ from blockd.model.errors import (
     ExtentOutOfRange,
     NotAttached,
     NotFound,
+    OlderCopy,
     StoreForeign,
     StoreNotFormatted,
 )
@@ -51,13 +52,13 @@ def format_store(
     journal_bytes: int = 0,
     force: bool = False,
 ) -> None:
-    """Write the ids where open_store() looks for them."""
+    """Write the ids where open_store() looks for them; then come openings, and replicas made."""
     file = Path(path)
     if size_bytes is not None and not file.exists():
         file.touch()
     if file.read_bytes().startswith(MAGIC) and not force:
         raise AlreadyExists(f"{path} holds a store")
-    file.write_bytes(MAGIC + store_id.bytes + cluster_id.bytes)
+    file.write_bytes(MAGIC + store_id.bytes + cluster_id.bytes + bytes(16))
 
 
 @dataclass
@@ -92,7 +93,6 @@ class Core:
         self.readers: dict[UUID, SnapshotSpec] = {}
         self.snapshot_sets: dict[UUID, tuple[int, tuple[int, ...], int]] = {}
         self.met_eras: dict[UUID, int] = {}  # by volume: that members' stores know of
-        self.openings = 0
         self.era_gate, self.flatten_gate = asyncio.Event(), asyncio.Event()
         self.era_gate.set()
         self.flatten_gate.set()
@@ -113,18 +113,29 @@ class Core:
 
     # Stores and replicas.
 
-    async def open_store(self, path: str) -> StoreInfo:
+    async def open_store(self, path: str, *, newest: Mapping[UUID, int] | None = None) -> StoreInfo:
         self._called("open_store", path)
-        head = Path(path).read_bytes()[: len(MAGIC) + 32]  # noqa: ASYNC240
+        head = Path(path).read_bytes()  # noqa: ASYNC240
         if not head.startswith(MAGIC):
             raise StoreNotFormatted(f"{path} holds no store")
         store_id, cluster_id = (UUID(bytes=head[at : at + 16]) for at in (10, 26))
         if cluster_id != self.cluster_id:
             raise StoreForeign(f"{path} belongs to cluster {cluster_id}")
-        self.openings += 1
-        info = StoreInfo(store_id, path, 1 << 30, 0, 1 << 20, 0, 0, incarnation=self.openings)
+        seen, replicas = (int.from_bytes(head[at : at + 8]) for at in (42, 50))
+        known = (newest or {}).get(store_id, 0)
+        if seen < known and replicas > 0:
+            raise OlderCopy(f"{path}: store {store_id} is an older copy of itself")
+        info = StoreInfo(
+            store_id, path, 1 << 30, 0, 1 << 20, 0, 0, incarnation=max(seen, known) + 1
+        )
         self.stores[store_id] = info
+        self._write_counts(info, replicas)
         return info
+
+    def _write_counts(self, info: StoreInfo, replicas: int) -> None:
+        with Path(info.path).open("r+b") as file:
+            file.seek(42)
+            file.write(info.incarnation.to_bytes(8) + replicas.to_bytes(8))
 
     async def close_store(self, store_id: UUID) -> None:
         self._called("close_store", store_id)
@@ -147,6 +158,7 @@ class Core:
         self.replicas[volume_id, segment] = ReplicaInfo(
             volume_id, segment, store_id, block_count, 0, (0, 0), 0
         )
+        self._write_counts(self.stores[store_id], len(self.replicas))
 
     async def drop_replica(self, volume_id: UUID, segment: int) -> None:
         self._called("drop_replica", volume_id, segment)

@@ -6,7 +6,6 @@ from uuid import uuid4
 import pytest
 
 from blockd.host import agent as agent_module
-from blockd.host.stores import open_store
 from blockd.model.errors import QuorumLost, StoreForeign
 from blockd.rpc.gen import meta_pb2, types_pb2
 from tests.host.fake_core import format_store
@@ -95,7 +94,7 @@ async def test_orders_create_replicas_and_deletions_drop_them(rig, eventually, t
     path = tmp_path / "store"
     path.touch()
     format_store(str(path), store_id=(store_id := uuid4()), cluster_id=rig.core.cluster_id)
-    await open_store(rig.core, path, rig.core.cluster_id, format_empty=False, journal=0)
+    await rig.core.open_store(str(path))
     volume_id = uuid4()
     good = meta_pb2.ReplicaOrder(volume_id=str(volume_id), store_id=str(store_id), block_count=9)
     bad = meta_pb2.ReplicaOrder(volume_id=str(volume_id), store_id=str(uuid4()), segment=1)

@@ -15,7 +15,7 @@ from blockd.config.host import HostSettings
 from blockd.host import agent as agent_module
 from blockd.host import daemon, stores
 from blockd.host.identity import DataDir
-from blockd.model.errors import AddressInUse, BlockdError, StoreForeign
+from blockd.model.errors import AddressInUse, BlockdError, OlderCopy, StoreForeign
 from tests.host import fake_core
 from tests.host.fake_metadata import FakeMetadata, make_volume
 
@@ -150,6 +150,32 @@ async def test_stopping_detaches_and_a_restart_takes_up_again(
     await eventually(lambda: len(cores) == 2 and cores[1].exports)
     assert volume.attachment.epoch == 3
     await again.stop()
+
+
+async def test_an_older_copy_of_a_store_ends_it_each_time_before_it_serves(
+    host, metadata, cores, eventually, tmp_path: Path
+) -> None:
+    started = await host()
+    await eventually(lambda: metadata.hosts)
+    (store_id,) = started.core.stores
+    await started.core.create_replica(store_id, uuid4(), 0, 16)
+    await started.stop()
+    copy = (tmp_path / "store").read_bytes()
+    started = await host()
+    await eventually(lambda: len(cores) == 2 and started.core.listening)
+    await started.stop()
+    newest = (tmp_path / "store").read_bytes()
+    (tmp_path / "store").write_bytes(copy)
+    for _ in range(2):
+        again = await host()
+        with pytest.raises(OlderCopy, match=str(tmp_path / "store")):
+            await asyncio.wait_for(again.task, 10)
+        assert again.core.listening == []
+        assert ("close",) in again.core.calls
+    (tmp_path / "store").write_bytes(newest)
+    started = await host()
+    await eventually(lambda: len(cores) == 5 and started.core.listening)
+    await started.stop()
 
 
 async def test_another_cluster_ends_it(host, metadata, eventually) -> None:

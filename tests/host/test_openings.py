@@ -1,4 +1,4 @@
-"""An older copy of a store is told from the store, and nothing else is taken for one."""
+"""The newest opening of each store is kept, over restarts, and never falls."""
 
 from pathlib import Path
 from uuid import UUID, uuid4
@@ -12,35 +12,26 @@ from blockd.native.values import StoreInfo
 STORE = uuid4()
 
 
-def opening(incarnation: int, store_id: UUID = STORE, segments: int = 1) -> StoreInfo:
-    return StoreInfo(
-        store_id, "/srv/store", 1 << 30, 0, 1 << 20, 0, segments, incarnation=incarnation
-    )
+def opening(incarnation: int, store_id: UUID = STORE) -> StoreInfo:
+    return StoreInfo(store_id, "/srv/store", 1 << 30, 0, 1 << 20, 0, 1, incarnation=incarnation)
 
 
 def test_openings_go_on_over_restarts(tmp_path: Path) -> None:
+    assert Openings(tmp_path).newest == {}
     for incarnation in (1, 2, 5):
         Openings(tmp_path).record(opening(incarnation))
-    Openings(tmp_path).record(opening(1, uuid4()))
+    other = uuid4()
+    Openings(tmp_path).record(opening(1, other))
     Openings(tmp_path).record(opening(6))
+    assert Openings(tmp_path).newest == {STORE: 6, other: 1}
 
 
-@pytest.mark.parametrize("incarnation", [1, 4, 5])
-def test_an_older_copy_is_refused_with_what_to_do(tmp_path: Path, incarnation: int) -> None:
-    Openings(tmp_path).record(opening(5))
-    with pytest.raises(StoreDamaged, match="store /srv/store is an older copy") as caught:
-        Openings(tmp_path).record(opening(incarnation))
-    assert f"--store-id {STORE}" in caught.value.__notes__[0]
-    with pytest.raises(StoreDamaged):
-        Openings(tmp_path).record(opening(incarnation))
-    Openings(tmp_path).record(opening(6))
-
-
-def test_a_store_without_replicas_cannot_be_old(tmp_path: Path) -> None:
-    """It was formatted anew in the other one's place."""
-    Openings(tmp_path).record(opening(5))
-    Openings(tmp_path).record(opening(1, segments=0))
-    Openings(tmp_path).record(opening(2))
+def test_a_lower_one_changes_nothing(tmp_path: Path) -> None:
+    openings = Openings(tmp_path)
+    openings.record(opening(5))
+    for incarnation in (1, 4, 5):
+        openings.record(opening(incarnation))
+        assert openings.newest == Openings(tmp_path).newest == {STORE: 5}
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"x": 1}', '{"x"', "3"])

@@ -6,7 +6,6 @@ from uuid import UUID, uuid4
 import grpc
 import pytest
 
-from blockd.host.stores import open_store
 from blockd.native.checksum import crc32c
 from blockd.rpc.gen import host_pb2, meta_pb2, volume_io_pb2
 from tests.host.fake_core import format_store
@@ -73,14 +72,18 @@ async def test_replicas_digests_and_locations(rig, tmp_path, status_of) -> None:
     path = tmp_path / "store"
     path.touch()
     format_store(str(path), store_id=(store_id := uuid4()), cluster_id=rig.core.cluster_id)
-    await open_store(rig.core, path, rig.core.cluster_id, format_empty=False, journal=0)
+    await rig.core.open_store(str(path))
     volume_id = str(uuid4())
     order = meta_pb2.ReplicaOrder(
         volume_id=volume_id, segment=0, store_id=str(store_id), block_count=16
     )
     request = host_pb2.EnsureReplicasRequest(replicas=[order, order])
-    await rig.host.EnsureReplicas(request)
+    assert not (await rig.host.EnsureReplicas(request)).used
+    assert not (await rig.host.EnsureReplicas(request)).used
     assert list(rig.core.replicas) == [(UUID(volume_id), 0)]
+    key = (UUID(volume_id), 0)
+    rig.core.replicas[key] = replace(rig.core.replicas[key], promised_epoch=1)
+    assert list((await rig.host.EnsureReplicas(request)).used) == [order, order]
     seen = 0
     async for batch in rig.host.ListDigests(host_pb2.ListDigestsRequest(volume_id=volume_id)):
         for digest in batch.digests:

@@ -6,7 +6,6 @@ from uuid import UUID, uuid4
 import pytest
 
 from blockd.host import snapshots as snapshots_module
-from blockd.host.stores import open_store
 from blockd.model.errors import AlreadyExists, DiskError, LinkLost
 from blockd.native.values import ChunkView
 from blockd.rpc.gen import host_pb2, meta_pb2, types_pb2
@@ -25,7 +24,7 @@ async def make_replica(rig, tmp_path, volume_id: UUID) -> meta_pb2.ReplicaOrder:
     if not rig.core.stores:
         path.touch()
         format_store(str(path), store_id=uuid4(), cluster_id=rig.core.cluster_id)
-        await open_store(rig.core, path, rig.core.cluster_id, format_empty=False, journal=0)
+        await rig.core.open_store(str(path))
     (store_id,) = rig.core.stores
     return meta_pb2.ReplicaOrder(
         volume_id=str(volume_id), segment=0, store_id=str(store_id), block_count=16

@@ -23,6 +23,7 @@ class FakeHost(host_pb2_grpc.HostServiceServicer):
         self.stored: dict[str, int] = {}  # by volume id
         self.incarnation = 1
         self.replicas: dict[tuple[str, int], int] = {}
+        self.used: set[tuple[str, int]] = set()  # of them, those that an engine has opened
         self.attached: dict[str, types_pb2.Volume] = {}
         self.calls: list[str] = []
         self.failures: dict[str, BlockdError | Callable[[], Any]] = {}
@@ -113,7 +114,8 @@ class FakeHost(host_pb2_grpc.HostServiceServicer):
         for order in request.replicas:
             assert order.store_id == self.store_id
             self.replicas[order.volume_id, order.segment] = order.block_count
-        return host_pb2.EnsureReplicasResponse()
+        used = [one for one in request.replicas if (one.volume_id, one.segment) in self.used]
+        return host_pb2.EnsureReplicasResponse(used=used)
 
     async def DropReplicas(self, request, context):
         await self._called("DropReplicas")

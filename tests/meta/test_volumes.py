@@ -2,10 +2,11 @@
 
 import pytest
 
-from blockd.meta.etcd import Delete, Etcd
+from blockd.meta.etcd import Delete, Etcd, Put
 from blockd.meta.records import VOLUMES, WORKING
 from blockd.model.errors import (
     AlreadyExists,
+    InUse,
     InvalidArgument,
     LinkLost,
     NoSpace,
@@ -134,8 +135,6 @@ async def test_an_interrupted_creation_is_undone_by_the_leader(rig):
     entry = await etcd.get(VOLUMES + volume.id)
     record = types_pb2.Volume.FromString(entry.value)
     record.state = types_pb2.VOLUME_STATE_CREATING
-    from blockd.meta.etcd import Put
-
     await etcd.commit(
         [], [Put(VOLUMES + volume.id, record.SerializeToString()), Delete(WORKING + volume.id)]
     )
@@ -330,6 +329,109 @@ async def test_growth_that_failed_half_way_can_be_repeated(rig):
     assert len((await rig.volume()).segments) == 1
     rig.hosts["lyon-1"].failures.clear()
     assert len((await rig.call("ResizeVolume", request)).segments) == 3
+
+
+async def test_growth_makes_no_replica_anew_that_was_in_use(rig):
+    await rig.add_cluster()
+    volume = await rig.create(size=3 * GIB)
+    await rig.attach(host="paris-1")
+    lyon = rig.hosts["lyon-1"]
+    await resize(rig, GIB // 2, force=True)
+    lyon.replicas.clear()  # its store is formatted anew
+    await resize(rig, 2 * GIB)
+    assert not lyon.replicas
+    assert (await resize(rig, 5 * GIB)).made_segments == 5
+    assert set(lyon.replicas) == {(volume.id, 3), (volume.id, 4)}
+    # Once more, and with a growth in between that fails before the new ones are made.
+    await resize(rig, GIB, force=True)
+    lyon.failures["EnsureReplicas"] = NoSpace("no free chunk")
+    with pytest.raises(NoSpace):
+        await resize(rig, 6 * GIB)
+    lyon.replicas.clear()
+    lyon.failures.clear()
+    assert (await resize(rig, 2 * GIB)).made_segments == 5
+    assert not lyon.replicas
+    assert (await resize(rig, 6 * GIB)).made_segments == 6
+    assert set(lyon.replicas) == {(volume.id, 5)}
+
+
+async def test_growth_into_what_was_in_use_needs_no_host(rig):
+    await rig.add_cluster()
+    await rig.create(size=3 * GIB)
+    await rig.attach(host="paris-1")
+    await resize(rig, GIB, force=True)
+    await rig.kill_host("lyon-1")
+    assert (await resize(rig, 3 * GIB)).size_bytes == 3 * GIB
+
+
+async def test_a_volume_without_the_mark_gets_it_before_segments_are_left_behind(rig):
+    await rig.add_cluster()
+    volume = await rig.create(size=3 * GIB)
+    assert volume.made_segments == 3
+    await rig.attach(host="paris-1")
+    etcd = Etcd([rig.etcd_endpoint])
+    record = types_pb2.Volume.FromString((await etcd.get(VOLUMES + volume.id)).value)
+    record.made_segments = 0
+    await etcd.commit([], [Put(VOLUMES + volume.id, record.SerializeToString())])
+    await etcd.close()
+    assert (await resize(rig, GIB, force=True)).made_segments == 3
+
+
+async def test_min_in_sync_is_lowered_and_never_raised(rig):
+    await rig.add_cluster()
+    volume = await rig.create(min_in_sync=3)
+    await rig.attach(host="paris-1")
+
+    def lower(count: int):
+        request = meta_pb2.LowerMinInSyncRequest(name_or_id="vol", min_in_sync=count)
+        return rig.call("LowerMinInSync", request)
+
+    change = meta_pb2.ChangeInSyncRequest(
+        volume_id=volume.id,
+        epoch=1,
+        generation=1,
+        in_sync_host_ids=[member.host_id for member in volume.segments[0].members[:2]],
+    )
+    with pytest.raises(QuorumLost):
+        await rig.call("ChangeInSync", change)
+    for count in (0, 4):
+        with pytest.raises(InvalidArgument, match="min_in_sync is 3"):
+            await lower(count)
+    for _ in range(2):
+        assert (await lower(2)).policy == types_pb2.Policy(replicas=3, min_in_sync=2)
+    await rig.call("ChangeInSync", change)
+    with pytest.raises(InvalidArgument, match="min_in_sync is 2"):
+        await lower(3)
+    kinds = await rig.event_kinds()
+    assert kinds.count("volume.policy_changed") == 1
+
+
+async def test_a_growth_that_restored_metadata_forgot_is_taken_up_whole_or_not_at_all(rig):
+    await rig.add_cluster()
+    volume = await rig.create(size=GIB)
+    segment = (volume.id, 1)
+    rig.hosts["lyon-1"].used.add(segment)
+    with pytest.raises(InUse, match="1 of the 3 hosts chosen for segment 1") as caught:
+        await resize(rig, 2 * GIB)
+    assert "new volume" in hints_of(caught.value)[0]
+    assert (await rig.volume()).size_bytes == GIB
+    for host in rig.hosts.values():
+        host.used.add(segment)
+    assert (await resize(rig, 2 * GIB)).size_bytes == 2 * GIB
+
+
+async def test_two_growths_at_once_do_not_take_each_others_replicas_for_forgotten_ones(rig):
+    await rig.add_cluster()
+    volume = await rig.create(size=GIB)
+    lyon = rig.hosts["lyon-1"]
+
+    async def other():
+        lyon.failures.clear()
+        await resize(rig, 2 * GIB)
+        lyon.used.add((volume.id, 1))  # an engine has opened it meanwhile
+
+    lyon.failures["EnsureReplicas"] = other
+    assert (await resize(rig, 2 * GIB)).size_bytes == 2 * GIB
 
 
 async def test_a_volume_of_many_segments(rig):

@@ -12,6 +12,7 @@ from blockd.model.errors import (
     ExtentOutOfRange,
     InvalidArgument,
     NotFound,
+    OlderCopy,
     StoreDamaged,
     StoreForeign,
     StoreInUse,
@@ -179,6 +180,35 @@ async def test_close_and_open_again(tmp_path: Path) -> None:
             await host.core.close_store(host.store_id)
         await host.core.open_store(str(host.store_path))
         assert [replica.volume_id for replica in await host.core.list_replicas()] == [volume]
+
+
+async def test_an_older_copy_is_refused_and_left_alone(tmp_path: Path) -> None:
+    host = Host(tmp_path, CLUSTER)
+    async with host:
+        await host.core.create_replica(host.store_id, uuid4(), 0, 100)
+    copy = host.store_path.read_bytes()
+    async with host:
+        (info,) = await host.core.store_infos()
+    newer = host.store_path.read_bytes()
+    newest = {host.store_id: info.incarnation, uuid4(): 1 << 40}
+    core = Core(host_id=uuid4(), cluster_id=CLUSTER, buffer_bytes=BUFFER_BYTES)
+    await core.start()
+    try:
+        host.store_path.write_bytes(copy)
+        for _ in range(2):
+            with pytest.raises(OlderCopy, match=str(host.store_id)) as caught:
+                await core.open_store(str(host.store_path), newest=newest)
+            assert str(host.store_path) in str(caught.value)
+            assert await core.list_replicas() == []
+        assert host.store_path.read_bytes() == copy
+        host.store_path.write_bytes(newer)
+        opened = await core.open_store(str(host.store_path), newest=newest)
+        assert opened.incarnation > info.incarnation
+        assert len(await core.list_replicas()) == 1
+        with pytest.raises(InvalidArgument):
+            await core.open_store(str(host.store_path), newest={host.store_id: -1})
+    finally:
+        await core.close()
 
 
 async def test_replicas(tmp_path: Path) -> None:

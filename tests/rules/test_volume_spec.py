@@ -4,6 +4,7 @@ import pytest
 
 from blockd.model.errors import InvalidArgument
 from blockd.rules.volume_spec import (
+    check_lowered,
     check_place_name,
     check_resize,
     check_size,
@@ -45,6 +46,14 @@ def test_sizes():
     for size in (0, 100):
         with pytest.raises(InvalidArgument):
             check_resize(1024, size, force=True)
+
+
+def test_min_in_sync_only_falls():
+    check_lowered(3, 3)
+    check_lowered(3, 1)
+    for new in (0, 4):
+        with pytest.raises(InvalidArgument, match="min_in_sync is 3"):
+            check_lowered(3, new)
 
 
 def test_policies():

@@ -192,6 +192,31 @@ TEST_CASE("a dropped replica is refused to an engine that still writes, and harm
   CHECK(into == data);
 }
 
+TEST_CASE("an older copy of a store is refused, and its replicas are not there") {
+  Cluster cluster(1);
+  Host& host = *cluster.hosts[0];
+  const auto reopen = [&](std::uint64_t newest) -> const Completion& {
+    host.stop();
+    host.start();
+    return host.run([&](HostPlane& p, Token t) {
+      p.open_store(t, host.name, {{host.store_id, newest}});
+    });
+  };
+  const Completion& opened = reopen(0);
+  REQUIRE(opened.error == Error::Ok);
+  const std::uint64_t newest = opened.reply->stores[0].info.incarnation;
+  for (int i = 0; i < 3; ++i) {
+    const Completion& refused = reopen(newest + 2);
+    CHECK(refused.error == Error::OlderCopy);
+    CHECK(refused.message.find(host.name + ": store ") == 0);
+    CHECK(host.run([](HostPlane& p, Token t) { p.list_replicas(t); }).reply->replicas.empty());
+  }
+  const Completion& again = reopen(newest);
+  REQUIRE(again.error == Error::Ok);
+  CHECK(again.reply->stores[0].info.incarnation > newest);
+  CHECK(host.run([](HostPlane& p, Token t) { p.list_replicas(t); }).reply->replicas.size() == 1);
+}
+
 TEST_CASE("commands that name what is not there are refused in one line") {
   Cluster cluster(1);
   Host& host = *cluster.hosts[0];

@@ -70,7 +70,74 @@ std::uint64_t opened(Rig& rig) {
   return rig.store->info().incarnation;
 }
 
+constexpr std::uint64_t kDeviceB = 8 * kMiB;
+
+std::vector<std::byte> image(const Rig& rig) {
+  std::vector<std::byte> bytes(kDeviceB);
+  rig.disk.peek(0, bytes);
+  return bytes;
+}
+
+void put_back(Rig& rig, const std::vector<std::byte>& bytes) {
+  io::testing::Memory memory(kDeviceB);
+  std::memcpy(memory.data(), bytes.data(), kDeviceB);
+  REQUIRE(rig.disk.write_now(0, memory.span()) == Error::Ok);
+}
+
 }  // namespace
+
+TEST_CASE("an older copy is refused however often it comes, and stays as it is") {
+  for (std::uint64_t seed = 0; seed < 8; ++seed) {
+    CAPTURE(seed);
+    Rig rig(seed, kDeviceB);
+    rig.format();
+    opened(rig);
+    CHECK(Client(rig).write(0, 16, 100) == Error::Ok);
+    if (seed % 2 == 0) CHECK(rig.close());
+    rig.power_off(io::SimDisk::Crash::random);
+    const std::vector<std::byte> copy = image(rig);
+    const std::uint64_t newest = opened(rig);
+    Client client(rig, Client::Existing{});
+    CHECK(client.write(0, 16, 200) == Error::Ok);
+    CHECK(client.flush() == Error::Ok);
+    if (seed % 3 == 0) CHECK(rig.close());
+    rig.power_off(io::SimDisk::Crash::random);
+    const std::vector<std::byte> store = image(rig);
+
+    put_back(rig, copy);
+    rig.newest_openings[kStoreId] = newest;
+    for (int i = 0; i < 3; ++i) {
+      CHECK(open_fault(rig) == Error::OlderCopy);
+      CHECK(image(rig) == copy);
+    }
+    put_back(rig, store);
+    CHECK(opened(rig) > newest);
+    CHECK(Client(rig, Client::Existing{}).read(0, 16) == tags_from(200, 16));
+  }
+}
+
+TEST_CASE("the store itself is no older copy, whatever is known of others") {
+  Rig rig(1);
+  rig.format();
+  rig.newest_openings[uuid(0x52)] = 1000;
+  for (int i = 0; i < 4; ++i) {
+    rig.newest_openings[kStoreId] = opened(rig);
+    if (i == 0) CHECK(Client(rig).write(0, 16, 100) == Error::Ok);
+    if (i % 2 == 0) CHECK(rig.close());
+    rig.power_off(io::SimDisk::Crash::random);
+  }
+}
+
+TEST_CASE("a store without segments is opened beyond the newest opening that is known of") {
+  Rig rig(1);
+  rig.format();
+  rig.newest_openings[kStoreId] = 5;
+  rig.newest_openings[kStoreId] = opened(rig);
+  CHECK(rig.newest_openings[kStoreId] == 6);
+  CHECK(Client(rig).write(0, 16, 100) == Error::Ok);
+  rig.kill();
+  CHECK(opened(rig) == 7);
+}
 
 TEST_CASE("each opening that was recorded has a higher incarnation, whatever ends it") {
   for (std::uint64_t seed = 0; seed < 8; ++seed) {

@@ -114,7 +114,9 @@ class Rig {
     loop = std::make_unique<io::SimLoop>(world);
     disk.attach(*loop);
     store = Store::open(mortal, *loop, buffers,
-                        {.cluster_id = kClusterId, .metadata_cache_bytes = metadata_cache_bytes});
+                        {.cluster_id = kClusterId,
+                         .metadata_cache_bytes = metadata_cache_bytes,
+                         .newest_openings = newest_openings});
   }
 
   // The process dies; what it had in flight got anywhere. Then nothing of it is left in memory.
@@ -168,6 +170,7 @@ class Rig {
   Buffers buffers;
   std::unique_ptr<io::SimLoop> loop;
   std::uint64_t metadata_cache_bytes = 0;  // of the next open(); 0: the default, ample
+  Openings newest_openings;                // likewise
   std::unique_ptr<Store> store;
 };
 
