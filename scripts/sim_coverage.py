@@ -2,10 +2,10 @@
 """What the cluster simulator never reached: lines of the replication core that no life executed.
 
 Builds the simulator with gcov's counters (preset `coverage`), lives `--lives` of its swarm, from
-`--from` on, and reads the counters of the sources below cext/engine and cext/peer (`--below`). Prints a
-line for each file (lines, functions and branches reached), then every stretch of lines that was never
-executed, with its function: each is a branch of recovery, or a message in a state, that the seeds
-have not brought about.
+`--from` on, and reads the counters of the sources below cext/engine and cext/peer (`--below`).
+Prints a line for each file (lines, functions and branches reached), then every stretch of lines
+that was never executed, with its function: each is a branch of recovery, or a message in a state,
+that the seeds have not brought about.
 
     scripts/sim_coverage.py [--lives 300] [--from 1] [--tests PATTERN] [--below DIR...] [--no-build]
 """
@@ -49,7 +49,7 @@ class Coverage:
                 self.branches[number, index] += branch["count"]
 
     def missed(self) -> list[tuple[int, int, str]]:
-        """Stretches (first line, last line, function) that never ran; lines without code join them."""
+        """Stretches (first line, last line, function) that never ran, over lines without code."""
         found: list[tuple[int, int, str]] = []
         previous_ran = True
         for number in sorted(self.lines):
@@ -97,7 +97,8 @@ def table(sources: Mapping[str, Coverage]) -> list[str]:
     for path, one in sources.items():
         for first, last, owner in one.missed():
             place = f"{path}:{first}" if first == last else f"{path}:{first}-{last}"
-            rows.append(f"  {place}  {owner.split('(')[0]}")
+            name = owner.replace("(anonymous namespace)::", "").split("(")[0]
+            rows.append(f"  {place}  {name}")
     return rows
 
 

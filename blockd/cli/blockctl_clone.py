@@ -7,7 +7,7 @@ import typer
 from blockd.cli.blockctl_output import print_json, print_line, status
 from blockd.cli.blockctl_session import Format, Output, VolumeName, run, session_of
 from blockd.cli.blockctl_views import volume_view
-from blockd.model.units import format_size, parse_size
+from blockd.model.units import format_size, parse_duration_ms, parse_size
 from blockd.rpc.gen import meta_pb2
 from blockd.rpc.gen.types_pb2 import Policy
 
@@ -25,6 +25,9 @@ def clone(
     min_in_sync: Annotated[
         int, typer.Option(min=0, help="Fewest copies in sync to accept writes; 0: as the volume.")
     ] = 0,
+    io_timeout: Annotated[
+        str, typer.Option(help="How long a request waits for a quorum; default: as the volume.")
+    ] = "",
     tenant: Annotated[str, typer.Option(help="Whose it is; default: as the volume.")] = "",
     output: Output = None,
 ) -> None:
@@ -34,7 +37,11 @@ def clone(
         snapshot=snapshot,
         name=name,
         size_bytes=min(parse_size(size), (1 << 63) - 1) if size else 0,
-        policy=Policy(replicas=replicas, min_in_sync=min_in_sync),
+        policy=Policy(
+            replicas=replicas,
+            min_in_sync=min_in_sync,
+            io_timeout_ms=parse_duration_ms(io_timeout) if io_timeout else 0,
+        ),
         tenant=tenant,
     )
     with status(f"creating {name}"):

@@ -1,7 +1,9 @@
 """`blockctl volume show`: segments that are alike in one row, and how far resync has come."""
 
 import asyncio
+from collections.abc import Sequence
 from itertools import groupby
+from math import ceil
 
 from blockd.cli.blockctl_output import (
     local_time,
@@ -14,12 +16,22 @@ from blockd.cli.blockctl_session import Clients
 from blockd.cli.blockctl_stored import stored_text
 from blockd.cli.blockctl_views import View, volume_state
 from blockd.model.errors import BlockdError
-from blockd.model.units import CHUNK_BYTES, format_size
+from blockd.model.units import CHUNK_BYTES, format_duration, format_size
 from blockd.rpc.gen import host_pb2, meta_pb2
-from blockd.rpc.gen.types_pb2 import Segment, Snapshot, Volume
+from blockd.rpc.gen.types_pb2 import Member, Policy, Segment, Snapshot, Volume
+from blockd.rules.volume_spec import IO_TIMEOUT_MS_DEFAULT
 
 ASK_SECONDS = 3.0
 POLL_SECONDS = 0.5
+
+
+def policy_text(policy: Policy) -> str:
+    """What the volume asks for, in words."""
+    timeout_ms = policy.io_timeout_ms or IO_TIMEOUT_MS_DEFAULT
+    return (
+        f"{policy.replicas} replicas, at least {policy.min_in_sync} in sync; requests wait "
+        f"{format_duration(timeout_ms)} for them"
+    )
 
 
 async def ask_engine(clients: Clients, volume: Volume) -> host_pb2.AttachmentStatus | None:
@@ -48,13 +60,19 @@ async def find_base(clients: Clients, volume: Volume) -> Snapshot | None:
     return found[0] if found else None
 
 
-def resync_bytes(engine: host_pb2.AttachmentStatus | None) -> tuple[int, int]:
-    """Done and to do, of all segments that have a replica joining."""
-    joining = [one for one in engine.segments if one.joining] if engine is not None else []
-    return (
-        sum(one.resync_bytes_done for one in joining),
-        sum(one.resync_bytes_total for one in joining),
-    )
+def resync_text(segments: Sequence[host_pb2.SegmentStatus]) -> str:
+    """How far those with a replica joining are, how fast, for how long; "" when there is none."""
+    joining = [one for one in segments if one.joining]
+    done = sum(one.resync_bytes_done for one in joining)
+    total = sum(one.resync_bytes_total for one in joining)
+    if total == 0:
+        return ""
+    text = f"{format_size(done)} of {format_size(total)}"
+    seconds = max(one.resync_us for one in joining) / 1e6
+    if done == 0 or seconds == 0 or done >= total:
+        return text
+    left = ceil((total - done) * seconds / done)
+    return f"{text}, {format_size(int(done / seconds))}/s, {format_duration(left * 1000)} left"
 
 
 async def wait_in_sync(clients: Clients, name: str) -> None:
@@ -64,11 +82,11 @@ async def wait_in_sync(clients: Clients, name: str) -> None:
         while True:
             volume = await clients.volume(name)
             whole = sum(_is_whole(volume, segment) for segment in volume.segments)
-            done, total = resync_bytes(await ask_engine(clients, volume))
-            copied = f", {format_size(done)} of {format_size(total)}" if total else ""
+            engine = await ask_engine(clients, volume)
+            copied = resync_text(engine.segments) if engine is not None else ""
             progress.update(
                 task,
-                description=f"{name} in sync{copied}",
+                description=f"{name} in sync{copied and ', ' + copied}",
                 completed=whole,
                 total=len(volume.segments),
             )
@@ -93,10 +111,7 @@ def print_volume(
         ("id", volume.id),
         ("size", f"{format_size(volume.size_bytes)} ({volume.size_bytes} bytes)"),
         ("stored", _stored(stored)),
-        (
-            "policy",
-            f"{volume.policy.replicas} replicas, at least {volume.policy.min_in_sync} in sync",
-        ),
+        ("policy", policy_text(volume.policy)),
         ("state", state_text(volume_state(volume))),
         ("health", "[yellow]degraded[/]" if volume.degraded else "[green]all in sync[/]"),
         ("created", local_time(volume.created_unix_us)),
@@ -171,21 +186,28 @@ def _segment_rows(volume: Volume, engine: host_pb2.AttachmentStatus | None) -> l
 
 
 def _describe(segment: Segment, engine: host_pb2.SegmentStatus | None) -> tuple[str, ...]:
-    joining = set(engine.joining) if engine is not None else set()
-    in_sync = [member.host_name for member in segment.members if member.in_sync]
-    out = [
-        f"{member.host_name} ({'joining' if member.host_id in joining else 'absent'})"
-        for member in segment.members
-        if not member.in_sync
-    ]
-    resync = ""
-    if engine is not None and joining:
-        resync = (
-            f"{format_size(engine.resync_bytes_done)} of {format_size(engine.resync_bytes_total)}"
-        )
     return (
-        ", ".join(in_sync),
-        f"[yellow]{', '.join(out)}[/]" if out else "-",
+        ", ".join(
+            member.host_name
+            for member in segment.members
+            if member.in_sync and _doubt(member, engine) == ""
+        ),
+        _doubts(segment, engine) or "-",
         state_text(engine.state) if engine is not None else "-",
-        resync or "-",
+        (resync_text([engine]) if engine is not None else "") or "-",
     )
+
+
+def _doubts(segment: Segment, engine: host_pb2.SegmentStatus | None) -> str:
+    why = [(one.host_name, _doubt(one, engine)) for one in segment.members]
+    told = [f"{name} ({doubt})" for name, doubt in why if doubt]
+    return f"[yellow]{', '.join(told)}[/]" if told else ""
+
+
+def _doubt(member: Member, engine: host_pb2.SegmentStatus | None) -> str:
+    """Why the replica is not, or may not be, in sync; "" when it is."""
+    if engine is not None and member.host_id in engine.behind:
+        return "behind, and counts as in sync until the metadata agrees"
+    if member.in_sync:
+        return ""
+    return "joining" if engine is not None and member.host_id in engine.joining else "absent"

@@ -19,6 +19,7 @@ from blockd.rpc.gen.types_pb2 import (
     Volume,
     VolumeState,
 )
+from blockd.rules.volume_spec import IO_TIMEOUT_MS_DEFAULT
 
 View = dict[str, Any]
 
@@ -111,6 +112,8 @@ def attachment_status_view(status: host_pb2.AttachmentStatus) -> View:
                 "resync_bytes_done": segment.resync_bytes_done,
                 "resync_bytes_total": segment.resync_bytes_total,
                 "in_flight": segment.in_flight,
+                "behind": list(segment.behind),
+                "resync_us": segment.resync_us,
             }
             for segment in status.segments
         ],
@@ -156,6 +159,7 @@ def volume_view(volume: Volume, *, segments: bool) -> View:
         "size_bytes": volume.size_bytes,
         "replicas": volume.policy.replicas,
         "min_in_sync": volume.policy.min_in_sync,
+        "io_timeout_ms": volume.policy.io_timeout_ms or IO_TIMEOUT_MS_DEFAULT,
         "state": volume_state(volume),
         "degraded": volume.degraded,
         "created_unix_us": volume.created_unix_us,

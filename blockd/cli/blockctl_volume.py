@@ -23,7 +23,13 @@ from blockd.cli.blockctl_session import (
     run,
     session_of,
 )
-from blockd.cli.blockctl_show import ask_engine, find_base, print_volume, wait_in_sync
+from blockd.cli.blockctl_show import (
+    ask_engine,
+    find_base,
+    policy_text,
+    print_volume,
+    wait_in_sync,
+)
 from blockd.cli.blockctl_stored import (
     Answers,
     Stored,
@@ -40,7 +46,13 @@ from blockd.cli.blockctl_views import (
     volume_view,
 )
 from blockd.model.errors import BlockdError, ExtentOutOfRange, InvalidArgument
-from blockd.model.units import BLOCK_BYTES, SEGMENT_BYTES, format_size, parse_size
+from blockd.model.units import (
+    BLOCK_BYTES,
+    SEGMENT_BYTES,
+    format_size,
+    parse_duration_ms,
+    parse_size,
+)
 from blockd.rpc.gen import host_pb2, meta_pb2
 from blockd.rpc.gen.types_pb2 import Attachment, Host, Member, Policy, Snapshot, Volume
 
@@ -50,6 +62,10 @@ CREATE_SECONDS = 120.0
 ATTACH_SECONDS = 40.0
 LOCATE_SECONDS = 5.0
 
+IoTimeout = Annotated[
+    str,
+    typer.Option(help="How long a request waits for a quorum before it fails, as 30s or 5m."),
+]
 Size = Annotated[str, typer.Option("--size", help="As 10GiB, 512M, or bytes.")]
 
 
@@ -62,6 +78,7 @@ def create(
     min_in_sync: Annotated[
         int, typer.Option(min=0, help="Fewest copies in sync to accept writes; 0: the default.")
     ] = 0,
+    io_timeout: IoTimeout = "",
     tenant: Annotated[str, typer.Option(help="Whose it is.")] = "",
     output: Output = None,
 ) -> None:
@@ -69,7 +86,11 @@ def create(
     request = meta_pb2.CreateVolumeRequest(
         name=name,
         size_bytes=_bytes(size),
-        policy=Policy(replicas=replicas, min_in_sync=min_in_sync),
+        policy=Policy(
+            replicas=replicas,
+            min_in_sync=min_in_sync,
+            io_timeout_ms=parse_duration_ms(io_timeout) if io_timeout else 0,
+        ),
         tenant=tenant,
     )
     with status(f"creating {name}"):
@@ -205,23 +226,32 @@ def resize(
         print_line(f"volume {volume.name}: {format_size(volume.size_bytes)}")
 
 
-@app.command("min-in-sync")
-def min_in_sync(
+@app.command("policy")
+def policy(
     context: typer.Context,
     name: VolumeName,
-    count: Annotated[int, typer.Argument(min=1, help="Not more than it is.")],
+    min_in_sync: Annotated[
+        int | None, typer.Option(min=1, help="Fewest copies in sync; can only be lowered.")
+    ] = None,
+    io_timeout: IoTimeout = "",
     output: Output = None,
 ) -> None:
-    """Lower how many replicas in sync a volume needs, from its next attachment on."""
-    request = meta_pb2.LowerMinInSyncRequest(name_or_id=name, min_in_sync=count)
+    """Change what a volume asks for, from its next attachment on."""
+    request = meta_pb2.ChangePolicyRequest(
+        name_or_id=name,
+        min_in_sync=min_in_sync,
+        io_timeout_ms=parse_duration_ms(io_timeout) if io_timeout else None,
+    )
+    if min_in_sync is None and not io_timeout:
+        raise InvalidArgument("nothing to change: give --min-in-sync or --io-timeout")
     volume = run(
         context,
-        lambda clients: clients.meta.call(lambda meta: meta.LowerMinInSync, request),
+        lambda clients: clients.meta.call(lambda meta: meta.ChangePolicy, request),
     )
     if session_of(context).chosen(output) is Format.JSON:
         print_json(volume_view(volume, segments=True))
     else:
-        print_line(f"volume {volume.name} needs {volume.policy.min_in_sync} replicas in sync")
+        print_line(f"volume {volume.name}: {policy_text(volume.policy)}")
 
 
 @app.command("delete")

@@ -140,6 +140,10 @@ def cumulate(counts: list[int]) -> tuple[list[tuple[str, float]], float]:
     return buckets, total_us / 1e6
 
 
+def _is_degraded(segment: native.SegmentStatus) -> bool:
+    return bool(segment.joining or segment.absent or segment.behind)
+
+
 def segment_metrics(readings: Readings) -> Iterable[Metric]:
     """Replication of each attached volume, over its segments."""
     replicas = GaugeMetricFamily(
@@ -165,7 +169,7 @@ def segment_metrics(readings: Readings) -> Iterable[Metric]:
             replicas.add_metric([held.name, name], count)
         for name in STATES:
             by_state.add_metric([held.name, name], sum(s.state == name for s in segments))
-        degraded.add_metric([held.name], sum(bool(s.joining or s.absent) for s in segments))
+        degraded.add_metric([held.name], sum(map(_is_degraded, segments)))
         left = sum(s.resync_bytes_total - s.resync_bytes_done for s in segments if s.joining)
         resync.add_metric([held.name], max(0, left))
         in_flight.add_metric([held.name], sum(s.in_flight for s in segments))

@@ -98,6 +98,8 @@ class HostService(host_pb2_grpc.HostServiceServicer):
                     resync_bytes_done=segment.resync_bytes_done,
                     resync_bytes_total=segment.resync_bytes_total,
                     in_flight=segment.in_flight,
+                    behind=map(str, segment.behind),
+                    resync_us=segment.resync_us,
                 )
                 for segment in readings.segments.get(held.volume_id, ())
             ],

@@ -119,6 +119,7 @@ class Topology:
             segments=self.segments(message.segments),
             era=max(1, message.era),
             base=self.base(layers),
+            io_timeout_us=message.policy.io_timeout_ms * 1000,
         )
 
 

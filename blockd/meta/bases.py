@@ -70,7 +70,11 @@ class Bases:
             CreateVolumeRequest(
                 name=request.name,
                 size_bytes=size_bytes,
-                policy=Policy(replicas=replicas, min_in_sync=min_in_sync),
+                policy=Policy(
+                    replicas=replicas,
+                    min_in_sync=min_in_sync,
+                    io_timeout_ms=request.policy.io_timeout_ms or parent.policy.io_timeout_ms,
+                ),
                 tenant=request.tenant or parent.tenant,
             ),
             Parent(snapshot, _base(snapshot.value, since=1)),

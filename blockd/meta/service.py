@@ -126,8 +126,8 @@ class MetadataService(meta_pb2_grpc.MetadataServicer):
             self._volumes.resize(request.name_or_id, request.size_bytes, force=request.force)
         )
 
-    async def LowerMinInSync(self, request: meta_pb2.LowerMinInSyncRequest, context: Any) -> Volume:
-        return await self._volumes.lower_min_in_sync(request.name_or_id, request.min_in_sync)
+    async def ChangePolicy(self, request: meta_pb2.ChangePolicyRequest, context: Any) -> Volume:
+        return await self._volumes.change_policy(request)
 
     async def DeleteVolume(
         self, request: meta_pb2.DeleteVolumeRequest, context: Any

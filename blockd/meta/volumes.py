@@ -44,9 +44,9 @@ from blockd.model.errors import (
     VolumeAttached,
 )
 from blockd.model.ids import new_id
-from blockd.model.units import format_size, segment_count
+from blockd.model.units import format_duration, format_size, segment_count
 from blockd.rpc.gen import host_pb2
-from blockd.rpc.gen.meta_pb2 import CreateVolumeRequest
+from blockd.rpc.gen.meta_pb2 import ChangePolicyRequest, CreateVolumeRequest
 from blockd.rpc.gen.types_pb2 import (
     VOLUME_STATE_AVAILABLE,
     VOLUME_STATE_CREATING,
@@ -61,6 +61,8 @@ from blockd.rpc.gen.types_pb2 import (
 )
 from blockd.rpc.status import hinted
 from blockd.rules.volume_spec import (
+    IO_TIMEOUT_MS_DEFAULT,
+    check_io_timeout,
     check_lowered,
     check_resize,
     check_size,
@@ -357,28 +359,25 @@ class Volumes:
 
     # Policy.
 
-    async def lower_min_in_sync(self, name_or_id: str, min_in_sync: int) -> Volume:
-        """An engine that runs goes on with what it had, which is stricter. Raises InvalidArgument,
-        NotFound, Busy."""
+    async def change_policy(self, request: ChangePolicyRequest) -> Volume:
+        """An engine that runs goes on with what it had: as to min_in_sync that is stricter. Raises
+        InvalidArgument, NotFound, Busy."""
         for _ in range(CONFLICTS_MAX):
-            stored = await self._records.volume(name_or_id)
+            stored = await self._records.volume(request.name_or_id)
             check_available(stored.value)
-            old = stored.value.policy.min_in_sync
-            check_lowered(old, min_in_sync)
             volume = Volume()
             volume.CopyFrom(stored.value)
-            volume.policy.min_in_sync = min_in_sync
-            if min_in_sync == old or await self._records.commit(
+            changes = _change(volume.policy, request)
+            if not changes or await self._records.commit(
                 [stored.unchanged],
                 [put(stored.key, volume)],
                 "volume.policy_changed",
                 f"volume/{volume.name}",
-                f"volume {volume.name} needs {min_in_sync} replicas in sync from its next "
-                f"attachment on, no longer {old}",
+                f"volume {volume.name}, from its next attachment on, {' and '.join(changes)}",
                 {"volume_id": volume.id},
             ):
                 return await self.get(volume.id)
-        raise conflict(f"volume {name_or_id}")
+        raise conflict(f"volume {request.name_or_id}")
 
     # Deletion.
 
@@ -475,17 +474,42 @@ class Volumes:
 def _new_volume(request: CreateVolumeRequest) -> Volume:
     check_volume_name(request.name)
     check_size(request.size_bytes)
-    replicas, min_in_sync = complete_policy(request.policy.replicas, request.policy.min_in_sync)
+    given = request.policy
+    replicas, min_in_sync, io_timeout_ms = complete_policy(
+        given.replicas, given.min_in_sync, given.io_timeout_ms
+    )
     return Volume(
         id=str(new_id()),
         name=request.name,
         tenant=request.tenant,
         size_bytes=request.size_bytes,
-        policy=Policy(replicas=replicas, min_in_sync=min_in_sync),
+        policy=Policy(replicas=replicas, min_in_sync=min_in_sync, io_timeout_ms=io_timeout_ms),
         state=VOLUME_STATE_CREATING,
         created_unix_us=now_us(),
         era=1,
     )
+
+
+def _change(policy: Policy, request: ChangePolicyRequest) -> list[str]:
+    """What is other than before, in words. Raises InvalidArgument."""
+    changes = []
+    if request.HasField("min_in_sync"):
+        check_lowered(policy.min_in_sync, request.min_in_sync)
+        if policy.min_in_sync != request.min_in_sync:
+            changes.append(
+                f"needs {request.min_in_sync} replicas in sync, no longer {policy.min_in_sync}"
+            )
+        policy.min_in_sync = request.min_in_sync
+    if request.HasField("io_timeout_ms"):
+        check_io_timeout(request.io_timeout_ms)
+        old_ms = policy.io_timeout_ms or IO_TIMEOUT_MS_DEFAULT
+        if old_ms != request.io_timeout_ms:
+            changes.append(
+                f"lets requests wait {format_duration(request.io_timeout_ms)} for a quorum, no "
+                f"longer {format_duration(old_ms)}"
+            )
+        policy.io_timeout_ms = request.io_timeout_ms
+    return changes
 
 
 def _check_alike(volume: Volume, segment: Segment, used: set[str]) -> None:

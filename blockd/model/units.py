@@ -1,5 +1,5 @@
-"""Sizes: the constants of the data plane (a test holds them to cext/include/blockd/types.h), and
-sizes as people write them."""
+"""Sizes: the constants of the data plane (a test holds them to cext/include/blockd/types.h); sizes
+and durations as people write them."""
 
 import re
 
@@ -16,6 +16,10 @@ SECTOR_BYTES = 512  # a volume's size is a multiple of this
 
 _BINARY = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40, "P": 1 << 50}
 _SIZE = re.compile(r"^\s*(\d+)(?:\.(\d{1,9}))?\s*([KMGTP]?)(i?)(B?)\s*$", re.IGNORECASE)
+
+
+_DURATION_MS = {"ms": 1, "s": 1000, "m": 60_000, "min": 60_000, "h": 3_600_000, "d": 86_400_000}
+_DURATION = re.compile(r"^\s*(\d{1,6})\s*(ms|s|m|min|h|d)\s*$", re.IGNORECASE)
 
 
 def segment_count(size_bytes: int) -> int:
@@ -61,3 +65,19 @@ def format_size(size_bytes: int) -> str:
         unit = next(units)
     text = f"{value:.1f}".rstrip("0").rstrip(".")
     return f"{text} {unit}"
+
+
+def parse_duration_ms(text: str) -> int:
+    """Milliseconds from "30s", "2m", "1 h", "1d", "500ms". Raises InvalidArgument."""
+    match = _DURATION.match(text)
+    if match is None:
+        raise InvalidArgument(f"not a duration: {text!r} (write for example 30s or 2m)")
+    return int(match[1]) * _DURATION_MS[match[2].lower()]
+
+
+def format_duration(milliseconds: int) -> str:
+    """ "30 s", "2 min", "1500 ms": exact, in the largest unit that is, for people."""
+    for unit in ("d", "h", "min", "s"):
+        if milliseconds >= _DURATION_MS[unit] and milliseconds % _DURATION_MS[unit] == 0:
+            return f"{milliseconds // _DURATION_MS[unit]} {unit}"
+    return f"{milliseconds} ms"

@@ -30,6 +30,7 @@ cdef extern from "engine/volume.h" namespace "blockd::engine" nogil:
         uint64_t size_bytes
         uint64_t epoch
         uint32_t min_in_sync
+        uint64_t io_timeout_us
         vector[SegmentConfig] segments
         uint32_t era
 
@@ -40,9 +41,11 @@ cdef extern from "engine/volume.h" namespace "blockd::engine" nogil:
         vector[Uuid] in_sync
         vector[Uuid] joining
         vector[Uuid] absent
+        vector[Uuid] behind
         vector[Uuid] missing
         uint64_t resync_bytes_done
         uint64_t resync_bytes_total
+        uint64_t resync_us
         uint64_t in_flight
 
 cdef extern from "engine/snapshot_reader.h" namespace "blockd::engine" nogil:

@@ -474,6 +474,7 @@ cdef class Core:
         config.size_bytes = _u64(spec.size_bytes, "size_bytes")
         config.epoch = _u64(spec.epoch, "epoch")
         config.min_in_sync = _u32(spec.min_in_sync, "min_in_sync")
+        config.io_timeout_us = _u64(spec.io_timeout_us, "io_timeout_us")
         config.segments = _segments(spec.segments)
         config.era = _u32(spec.era, "era")
         cdef native.BasePtr base = _base(spec.base)

@@ -137,9 +137,11 @@ cdef object _status(const NativeSegmentStatus& status):
         in_sync=_ids(status.in_sync),
         joining=_ids(status.joining),
         absent=_ids(status.absent),
+        behind=_ids(status.behind),
         missing=_ids(status.missing),
         resync_bytes_done=status.resync_bytes_done,
         resync_bytes_total=status.resync_bytes_total,
+        resync_us=status.resync_us,
         in_flight=status.in_flight,
     )
 

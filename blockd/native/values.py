@@ -126,6 +126,7 @@ class VolumeSpec:
     segments: tuple[Segment, ...]
     era: int = 1
     base: BaseSpec | None = None
+    io_timeout_us: int = 0  # how long a request waits for a quorum; 0: the engine's default
 
 
 @dataclass(frozen=True)
@@ -140,6 +141,8 @@ class SegmentStatus:
     resync_bytes_total: int
     in_flight: int
     missing: tuple[UUID, ...] = ()  # in sync, and their stores have no replica
+    behind: tuple[UUID, ...] = ()  # in sync as agreed, and without everything now
+    resync_us: int = 0  # since the resync began to copy; 0: none is under way
 
 
 @dataclass(frozen=True)

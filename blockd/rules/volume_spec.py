@@ -4,11 +4,16 @@ import re
 
 from blockd.model.errors import BlockdError, InvalidArgument
 from blockd.model.ids import is_id
-from blockd.model.units import SECTOR_BYTES, format_size
+from blockd.model.units import SECTOR_BYTES, format_duration, format_size
 
 VOLUME_BYTES_MAX = 16 << 40  # 16384 segments: still one message with all their members
 REPLICAS_MAX = 7
 REPLICAS_DEFAULT = 3
+# How long a request waits for a quorum. The longest is beyond what guests wait, the shortest above
+# what it takes to give up a member that is lost.
+IO_TIMEOUT_MS_DEFAULT = 30_000
+IO_TIMEOUT_MS_MIN = 5_000
+IO_TIMEOUT_MS_MAX = 86_400_000
 
 _VOLUME_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")
 _PLACE_NAME = re.compile(r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")
@@ -76,8 +81,10 @@ def check_resize(old_bytes: int, new_bytes: int, *, force: bool) -> None:
         )
 
 
-def complete_policy(replicas: int, min_in_sync: int) -> tuple[int, int]:
-    """Replace zeros: 3 replicas; 2 in sync of 3 or more, else 1. Raises InvalidArgument."""
+def complete_policy(
+    replicas: int, min_in_sync: int, io_timeout_ms: int = 0
+) -> tuple[int, int, int]:
+    """Replace zeros: 3 replicas; 2 in sync of 3 or more, else 1; 30 s. Raises InvalidArgument."""
     replicas = replicas or REPLICAS_DEFAULT
     if replicas > REPLICAS_MAX:
         raise InvalidArgument(
@@ -88,7 +95,20 @@ def complete_policy(replicas: int, min_in_sync: int) -> tuple[int, int]:
         raise InvalidArgument(
             f"min_in_sync is {min_in_sync} of only {replicas} replicas", field="policy.min_in_sync"
         )
-    return replicas, min_in_sync
+    io_timeout_ms = io_timeout_ms or IO_TIMEOUT_MS_DEFAULT
+    check_io_timeout(io_timeout_ms, "policy.io_timeout_ms")
+    return replicas, min_in_sync, io_timeout_ms
+
+
+def check_io_timeout(io_timeout_ms: int, field: str = "io_timeout_ms") -> None:
+    """Raises InvalidArgument."""
+    if not IO_TIMEOUT_MS_MIN <= io_timeout_ms <= IO_TIMEOUT_MS_MAX:
+        raise InvalidArgument(
+            f"requests wait {format_duration(IO_TIMEOUT_MS_MIN)} to "
+            f"{format_duration(IO_TIMEOUT_MS_MAX)} for a quorum, not "
+            f"{format_duration(io_timeout_ms)}",
+            field=field,
+        )
 
 
 def check_lowered(old: int, new: int) -> None:

@@ -47,9 +47,10 @@ class Engine {
   Uuid id;
   std::uint64_t epoch = 0;
   std::uint32_t min_in_sync = 1;
-  Era era = 1;                      // of the next mutation
-  std::uint64_t hold_until_us = 0;  // no mutation is sequenced before; 0: go on
-  bool era_awaited = false;         // somebody waits for the mutations of an earlier one
+  std::uint64_t io_timeout_us = kIoTimeoutUs;  // a request that gets no quorum fails after it
+  Era era = 1;                                 // of the next mutation
+  std::uint64_t hold_until_us = 0;             // no mutation is sequenced before; 0: go on
+  bool era_awaited = false;                    // somebody waits for the mutations of an earlier one
   bool fenced = false;
   bool closed = false;
   bool full = false;                // a member's store is nearly full

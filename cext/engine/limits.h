@@ -28,7 +28,8 @@ inline constexpr std::uint32_t kReconcileCopies = 8;
 inline constexpr std::uint32_t kJoinsPerVolume = 8;                 // segments resynced at a time
 inline constexpr std::uint64_t kResyncBytesPerSecond = 400u << 20;  // for each volume
 
-inline constexpr std::uint64_t kStallTimeoutUs = 30'000'000;  // then QuorumLost
+inline constexpr std::uint64_t kIoTimeoutUs =
+    30'000'000;  // then QuorumLost, unless a volume says else
 inline constexpr std::uint64_t kOpenGraceUs = 300'000;  // for the members that have not answered
 inline constexpr std::uint64_t kBackgroundFlushUs = 1'000'000;
 inline constexpr std::uint64_t kAskAgainUs = 1'000'000;

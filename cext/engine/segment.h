@@ -293,6 +293,7 @@ class Segment {
   bool background_under_way_ = false;
   std::uint64_t resync_done_bytes_ = 0;
   std::uint64_t resync_total_bytes_ = 0;
+  std::uint64_t resync_began_us_ = 0;
   peer::List<Mutation> in_flight_;  // in order of their sequence
   peer::List<Mutation> waiting_;
   peer::List<Read> waiting_reads_;

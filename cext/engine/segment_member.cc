@@ -449,7 +449,7 @@ void Segment::check_hung_operations() noexcept {
   const std::uint64_t now = engine_.loop.now_us();
   const std::uint64_t hung_us = kOpTimeouts * engine_.hub.config().member_timeout_us;
   for (Mutation* m = in_flight_.front(); m != nullptr; m = peer::List<Mutation>::next(*m)) {
-    if (now > m->started_us + kStallTimeoutUs && !m->quorum_acked) {
+    if (now > m->started_us + engine_.io_timeout_us && !m->quorum_acked) {
       if (Parent* parent = std::exchange(m->parent, nullptr))
         engine_.piece_done(*parent, Error::WriteUnresolved);
     }
@@ -464,7 +464,7 @@ void Segment::check_hung_operations() noexcept {
   check_hung_copies();
   if (phase_ != Phase::formed) return;
   for (Flush* flush = flushes_.front(); flush != nullptr; flush = peer::List<Flush>::next(*flush)) {
-    if (now > flush->started_us + kStallTimeoutUs) {
+    if (now > flush->started_us + engine_.io_timeout_us) {
       if (Parent* parent = std::exchange(flush->parent, nullptr))
         engine_.piece_done(*parent, Error::QuorumLost);
     }
@@ -478,7 +478,7 @@ void Segment::check_hung_operations() noexcept {
   }
   for (std::size_t count = waiting_.size(); count > 0 && !waiting_.empty(); --count) {
     Mutation& mutation = *waiting_.pop_front();
-    if (now > mutation.started_us + kStallTimeoutUs) {
+    if (now > mutation.started_us + engine_.io_timeout_us) {
       finish(mutation, Error::QuorumLost);
     } else {
       waiting_.push_back(mutation);
@@ -487,7 +487,7 @@ void Segment::check_hung_operations() noexcept {
   for (peer::List<Read>* list : {&waiting_reads_, &held_reads_}) {
     for (std::size_t count = list->size(); count > 0 && !list->empty(); --count) {
       Read& read = *list->pop_front();
-      if (now > read.started_us + kStallTimeoutUs) {
+      if (now > read.started_us + engine_.io_timeout_us) {
         finish(read, Error::QuorumLost);
       } else {
         list->push_back(read);
@@ -545,6 +545,7 @@ SegmentStatus Segment::status() const {
     present |= members_[i].present ? member_bit(i) : MemberMask{0};
   status.joining = hosts_of(joining);
   status.absent = hosts_of(static_cast<MemberMask>(present & ~agreed_ & ~joining));
+  status.behind = hosts_of(static_cast<MemberMask>(agreed_ & ~ready_));
   for (std::uint32_t i = 0; i < kMembersMax; ++i) {
     if (members_[i].missing && (agreed_ & member_bit(i)))
       status.missing.push_back(members_[i].host_id);
@@ -552,6 +553,7 @@ SegmentStatus Segment::status() const {
   status.lost = lost();
   status.resync_bytes_done = resync_done_bytes_;
   status.resync_bytes_total = resync_total_bytes_;
+  if (joining != 0) status.resync_us = engine_.loop.now_us() - resync_began_us_;
   status.in_flight = in_flight_.size() + waiting_.size() + waiting_reads_.size();
   return status;
 }

@@ -180,6 +180,7 @@ void Segment::compare(std::uint32_t index) noexcept {
   member.page = {};
   join.phase = Join::Phase::copy;
   resync_done_bytes_ = 0;
+  resync_began_us_ = engine_.loop.now_us();
   resync_total_bytes_ = std::uint64_t{join.pending_count} * kChunkBytes;
   poke();
 }

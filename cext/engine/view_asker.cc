@@ -106,7 +106,7 @@ void ViewAsker::send(ViewAsk& ask) noexcept {
   if (place != kMembersMax) return submit(ask, place);
   const auto all =
       static_cast<MemberMask>(member_bit(static_cast<std::uint32_t>(segment.places.size())) - 1);
-  const bool late = loop_.now_us() >= ask.started_us + kStallTimeoutUs;
+  const bool late = loop_.now_us() >= ask.started_us + kIoTimeoutUs;
   if (ask.tried == all || late) {
     return end(ask, ask.last_error == Error::Ok ? Error::LinkLost : ask.last_error);
   }

@@ -1,7 +1,7 @@
 // Asks the replicas of a volume for what a snapshot shows, until one of them answers.
 //
 // Each ask is one read_view or list_view of one segment. It goes to the nearest member that is
-// connected; to the next one when that one's medium fails; and waits, up to kStallTimeoutUs, while
+// connected; to the next one when that one's medium fails; and waits, up to kIoTimeoutUs, while
 // the members left are away. All on one loop's thread; asks belong to whoever made them.
 #pragma once
 

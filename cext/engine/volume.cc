@@ -156,6 +156,7 @@ VolumeImpl::VolumeImpl(io::Loop& loop_in, Buffers& buffers_in, peer::PeerHub& hu
   Engine::id = config_.id;
   Engine::epoch = config_.epoch;
   Engine::min_in_sync = std::max(1u, config_.min_in_sync);
+  if (config_.io_timeout_us != 0) Engine::io_timeout_us = config_.io_timeout_us;
   Engine::era = config_.era = std::max(1u, config_.era);
   run_task_.owner = event_task_.owner = timer_.owner = hold_timer_.owner = this;
   run_task_.run = [](io::Task& task) noexcept { static_cast<VolumeImpl*>(task.owner)->run(); };

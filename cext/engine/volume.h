@@ -41,6 +41,7 @@ struct VolumeConfig {
   std::uint64_t size_bytes = 0;
   std::uint64_t epoch = 0;
   std::uint32_t min_in_sync = 1;
+  std::uint64_t io_timeout_us = 0;  // a request that gets no quorum fails after it; 0: kIoTimeoutUs
   std::vector<SegmentConfig> segments;  // ascending, complete
   Era era = 1;  // docs/SNAPSHOTS.md; of a running volume no less than any that a member has met
 };
@@ -61,10 +62,12 @@ struct SegmentStatus {
   std::vector<Uuid> in_sync;  // agreed
   std::vector<Uuid> joining;  // being resynced now
   std::vector<Uuid> absent;   // members neither in sync nor joining
+  std::vector<Uuid> behind;   // of those in sync, the ones that do not have everything now
   std::vector<Uuid> missing;  // of those in sync, the ones whose hosts say they have none
   bool lost = false;  // so many of them that what is left need not have every acknowledged write
   std::uint64_t resync_bytes_done = 0;  // of the current or last resync of this segment
   std::uint64_t resync_bytes_total = 0;
+  std::uint64_t resync_us = 0;  // since it began to copy; 0: none is under way
   std::uint64_t in_flight = 0;
 };
 

@@ -193,6 +193,7 @@ engine::Volume& SimCluster::attach(std::uint32_t index) {
   config.epoch = process.epoch = ++epoch_;
   config.era = process.opened_in = era_;
   config.min_in_sync = options_.min_in_sync;
+  config.io_timeout_us = options_.io_timeout_us;
   for (std::uint32_t segment = 0; segment < meta_.size(); ++segment) {
     config.segments.push_back(segment_config(segment, index));
   }
@@ -349,11 +350,15 @@ std::uint32_t SimCluster::in_sync_count(std::uint32_t segment) const {
       std::count(meta_[segment].in_sync.begin(), meta_[segment].in_sync.end(), true));
 }
 
-bool SimCluster::all_in_sync() const {
+bool SimCluster::all_in_sync(std::uint32_t holder) const {
   for (std::uint32_t segment = 0; segment < meta_.size(); ++segment) {
     if (in_sync_count(segment) != options_.replicas) return false;
   }
-  return true;
+  const Process* process = hosts_[holder].process.get();
+  if (process == nullptr || !process->volume) return false;
+  return std::ranges::all_of(process->volume->status(), [&](const engine::SegmentStatus& status) {
+    return status.in_sync.size() == options_.replicas && status.behind.empty();
+  });
 }
 
 std::string SimCluster::compare_replicas() {

@@ -22,6 +22,7 @@ struct ClusterOptions {
   std::uint32_t hosts = 3;
   std::uint32_t replicas = 3;  // on the first hosts
   std::uint32_t min_in_sync = 2;
+  std::uint64_t io_timeout_us = 0;  // 0: the default
   std::uint64_t volume_bytes = 2u << 20;
   std::uint64_t lease_us = 400'000;
   std::uint64_t heartbeat_us = 80'000;
@@ -109,8 +110,8 @@ class SimCluster {
   }
   [[nodiscard]] const ClusterOptions& options() const { return options_; }
   [[nodiscard]] std::uint64_t epoch() const { return epoch_; }
-  // Every replica of every segment is in sync, as agreed.
-  [[nodiscard]] bool all_in_sync() const;
+  // Every replica of every segment is in sync, as agreed and as the host's engine says itself.
+  [[nodiscard]] bool all_in_sync(std::uint32_t holder) const;
   [[nodiscard]] std::uint32_t in_sync_count(std::uint32_t segment) const;
   // Empty: all replicas hold the same bytes at the same versions (tombstones aside).
   [[nodiscard]] std::string compare_replicas();

@@ -39,7 +39,7 @@ std::string settle(SimCluster& cluster, Workload& work, std::uint32_t holder, bo
   if (!cluster.world().run_until([&] { return work.idle(); }, 90'000'000)) {
     return "requests are never answered: " + cluster.describe(holder);
   }
-  if (!cluster.world().run_until([&] { return cluster.all_in_sync(); }, 90'000'000)) {
+  if (!cluster.world().run_until([&] { return cluster.all_in_sync(holder); }, 90'000'000)) {
     return "not all in sync after the faults: " + cluster.describe(holder);
   }
   std::vector<std::uint64_t> tags;

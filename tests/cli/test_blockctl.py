@@ -77,9 +77,13 @@ def test_the_life_of_a_volume(cluster):
     assert "its last 2 GiB are destroyed: that takes --force" in line
     shrunk = cluster.ok("volume", "resize", "vol", "--size", "1GiB", "--force", "-o", "json").json
     assert (shrunk["size_bytes"], len(shrunk["segments"])) == (1 << 30, 1)
-    lowered = cluster.ok("volume", "min-in-sync", "vol", "1", "-o", "json").json
-    assert lowered["min_in_sync"] == 1
-    assert "min_in_sync is 1" in error_line(cluster.ctl("volume", "min-in-sync", "vol", "2"), 2)
+    policy = ("volume", "policy", "vol")
+    lowered = cluster.ok(*policy, "--min-in-sync", "1", "--io-timeout", "2m", "-o", "json").json
+    assert (lowered["min_in_sync"], lowered["io_timeout_ms"]) == (1, 120_000)
+    assert "requests wait 2 min" in cluster.ok("volume", "show", "vol").out
+    assert "min_in_sync is 1" in error_line(cluster.ctl(*policy, "--min-in-sync", "2"), 2)
+    assert "not a duration: 'soon'" in error_line(cluster.ctl(*policy, "--io-timeout", "soon"), 2)
+    assert "nothing to change" in error_line(cluster.ctl(*policy), 2)
     line = error_line(cluster.ctl("volume", "delete", "vol"), 4)
     assert "attached at paris-1" in line
     assert cluster.ok("volume", "detach", "vol", "-o", "json").json["attached"] is False
@@ -112,15 +116,19 @@ def test_show_tells_who_is_in_sync_and_how_far_resync_is(cluster):
                 index=0,
                 state="serving",
                 joining=[names["marseille-1"]],
+                behind=[names["lyon-1"]],
                 resync_bytes_done=1 << 20,
                 resync_bytes_total=4 << 20,
+                resync_us=2_000_000,
             )
         ]
 
     cluster.do(shrink)
     shown = cluster.ok("volume", "show", "vol").out
-    assert "marseille-1 (joining)" in shown
-    assert "1 MiB of 4 MiB" in shown
+    words = " ".join(shown.split())
+    assert "marseille-1 (joining)" in words
+    assert "lyon-1 (behind," in words
+    assert "1 MiB of 4 MiB, 512 KiB/s, 6 s left" in words
     assert "degraded" in shown
     view = cluster.ok("volume", "show", "vol", "-o", "json").json
     assert view["degraded"] is True

@@ -114,7 +114,7 @@ def test_a_set_that_may_not_shrink_may_once_min_in_sync_is_lowered(
     format_anew(cluster, "lyon-1")
     cluster.start("lyon-1")
     wait_until(lambda: "replicas.missing" in event_kinds(cluster, name), 20, "it is noticed")
-    cluster.ctl("volume", "min-in-sync", name, "2")
+    cluster.ctl("volume", "policy", name, "--min-in-sync", "2")
     cluster.ctl("volume", "detach", name, "--force")
     uri = cluster.attach(name, "paris-1").nbd_uris[0]
     check(uri, (0x11, 0, STORED), (0, STORED, MIB))

@@ -383,8 +383,8 @@ async def test_min_in_sync_is_lowered_and_never_raised(rig):
     await rig.attach(host="paris-1")
 
     def lower(count: int):
-        request = meta_pb2.LowerMinInSyncRequest(name_or_id="vol", min_in_sync=count)
-        return rig.call("LowerMinInSync", request)
+        request = meta_pb2.ChangePolicyRequest(name_or_id="vol", min_in_sync=count)
+        return rig.call("ChangePolicy", request)
 
     change = meta_pb2.ChangeInSyncRequest(
         volume_id=volume.id,
@@ -398,12 +398,28 @@ async def test_min_in_sync_is_lowered_and_never_raised(rig):
         with pytest.raises(InvalidArgument, match="min_in_sync is 3"):
             await lower(count)
     for _ in range(2):
-        assert (await lower(2)).policy == types_pb2.Policy(replicas=3, min_in_sync=2)
+        policy = (await lower(2)).policy
+        assert policy == types_pb2.Policy(replicas=3, min_in_sync=2, io_timeout_ms=30_000)
     await rig.call("ChangeInSync", change)
     with pytest.raises(InvalidArgument, match="min_in_sync is 2"):
         await lower(3)
     kinds = await rig.event_kinds()
     assert kinds.count("volume.policy_changed") == 1
+
+
+async def test_the_io_timeout_is_the_volumes_own_and_can_be_changed(rig):
+    await rig.add_cluster()
+    await rig.create()
+    for timeout_ms in (0, 4_999, 86_400_001):
+        request = meta_pb2.ChangePolicyRequest(name_or_id="vol", io_timeout_ms=timeout_ms)
+        with pytest.raises(InvalidArgument, match="requests wait 5 s to 1 d for a quorum"):
+            await rig.call("ChangePolicy", request)
+    request = meta_pb2.ChangePolicyRequest(name_or_id="vol", io_timeout_ms=120_000)
+    for _ in range(2):
+        policy = (await rig.call("ChangePolicy", request)).policy
+        assert policy == types_pb2.Policy(replicas=3, min_in_sync=2, io_timeout_ms=120_000)
+    await rig.call("ChangePolicy", meta_pb2.ChangePolicyRequest(name_or_id="vol"))
+    assert (await rig.event_kinds()).count("volume.policy_changed") == 1
 
 
 async def test_a_growth_that_restored_metadata_forgot_is_taken_up_whole_or_not_at_all(rig):

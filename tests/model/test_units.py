@@ -10,7 +10,14 @@ from hypothesis import strategies as st
 from blockd.model import units
 from blockd.model.errors import InvalidArgument
 from blockd.model.ids import is_id, new_id, parse_id
-from blockd.model.units import format_size, parse_size, segment_block_count, segment_count
+from blockd.model.units import (
+    format_duration,
+    format_size,
+    parse_duration_ms,
+    parse_size,
+    segment_block_count,
+    segment_count,
+)
 
 TYPES_H = Path(__file__).parents[2] / "cext" / "include" / "blockd" / "types.h"
 
@@ -53,6 +60,30 @@ def test_parse_size(text: str, size: int) -> None:
 def test_parse_size_refuses(text: str) -> None:
     with pytest.raises(InvalidArgument, match="not a size"):
         parse_size(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "milliseconds", "shown"),
+    [
+        ("30s", 30_000, "30 s"),
+        ("120s", 120_000, "2 min"),
+        ("2m", 120_000, "2 min"),
+        (" 1 H ", 3_600_000, "1 h"),
+        ("1d", 86_400_000, "1 d"),
+        ("1500ms", 1500, "1500 ms"),
+        ("0s", 0, "0 ms"),
+    ],
+)
+def test_durations(text: str, milliseconds: int, shown: str) -> None:
+    assert parse_duration_ms(text) == milliseconds
+    assert format_duration(milliseconds) == shown
+    assert parse_duration_ms(shown) == milliseconds
+
+
+@pytest.mark.parametrize("text", ["", "30", "s", "1.5s", "-1s", "1w", "1234567s"])
+def test_parse_duration_refuses(text: str) -> None:
+    with pytest.raises(InvalidArgument, match="not a duration"):
+        parse_duration_ms(text)
 
 
 def test_format_size() -> None:

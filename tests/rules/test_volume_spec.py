@@ -57,11 +57,11 @@ def test_min_in_sync_only_falls():
 
 
 def test_policies():
-    assert complete_policy(0, 0) == (3, 2)
-    assert complete_policy(1, 0) == (1, 1)
-    assert complete_policy(2, 0) == (2, 1)
-    assert complete_policy(5, 0) == (5, 2)
-    assert complete_policy(3, 3) == (3, 3)
+    assert complete_policy(0, 0) == (3, 2, 30_000)
+    assert complete_policy(1, 0) == (1, 1, 30_000)
+    assert complete_policy(2, 0) == (2, 1, 30_000)
+    assert complete_policy(5, 0) == (5, 2, 30_000)
+    assert complete_policy(3, 3, 5_000) == (3, 3, 5_000)
     for replicas, minimum in ((8, 0), (2, 3)):
         with pytest.raises(InvalidArgument):
             complete_policy(replicas, minimum)

@@ -169,7 +169,7 @@ TEST_CASE("a shrink that was cut off can be finished by the next holder") {
     CHECK(shows(io, 0, kCut, 1));
     REQUIRE(f.cluster.shrink(1, kCut) == Error::Ok);
     f.cluster.restart(0);
-    REQUIRE(f.cluster.world().run_until([&] { return f.cluster.all_in_sync(); }, kPatienceUs));
+    REQUIRE(f.cluster.world().run_until([&] { return f.cluster.all_in_sync(1); }, kPatienceUs));
     REQUIRE(f.cluster.grow(1, kFull));
     CHECK(shows(io, kCut, kFull, 0));
     CHECK(f.cluster.compare_replicas().empty());

@@ -88,21 +88,53 @@ TEST_CASE("losing one of two goes on once the smaller set is agreed") {
   CHECK(f.cluster.in_sync_count(0) == 1);
 }
 
-TEST_CASE("below min_in_sync writes wait, and fail after the stall timeout") {
-  ClusterOptions options;
-  options.replicas = 2;
-  options.min_in_sync = 2;
-  Fixture f(options);
-  f.cluster.kill(1, false);
-  f.io.begin(BlockRequest::Op::write, 0, 4096);
-  CHECK(f.io.wait(20'000'000) == Error::Timeout);
-  const Error error = f.io.wait(20'000'000);
-  const bool told = error == Error::QuorumLost || error == Error::WriteUnresolved;
-  CHECK(told);
-  f.cluster.restart(1);
-  REQUIRE(until_state(f.cluster, 0, VolumeState::serving));
-  CHECK(f.io.write(0, 4096, 4) == Error::Ok);
-  CHECK(f.cluster.in_sync_count(0) == 2);
+TEST_CASE(
+    "below min_in_sync requests wait for the volume's timeout, fail, and go on by themselves") {
+  for (const std::uint64_t timeout_us : {0u, 5'000'000u, 70'000'000u}) {  // 0: 30 s
+    CAPTURE(timeout_us);
+    ClusterOptions options;
+    options.replicas = 2;
+    options.min_in_sync = 2;
+    options.io_timeout_us = timeout_us;
+    Fixture f(options);
+    const std::uint64_t expected_us = timeout_us != 0 ? timeout_us : 30'000'000;
+    REQUIRE(f.io.write(4096, 4096, 1) == Error::Ok);
+    f.cluster.kill(1, false);
+    Io flush(f.cluster, 0), late(f.cluster, 0);
+    f.io.begin(BlockRequest::Op::write, 0, 4096);
+    flush.begin(BlockRequest::Op::flush, 0, 0);
+    CHECK(f.io.wait(expected_us - 1'000'000) == Error::Timeout);
+    CHECK_FALSE(flush.over);
+    late.begin(BlockRequest::Op::write, 8192, 4096);
+    const Error error = f.io.wait(3'000'000);
+    const bool told = error == Error::QuorumLost || error == Error::WriteUnresolved;
+    CHECK(told);
+    CHECK(flush.wait(3'000'000) != Error::Timeout);
+    CHECK_FALSE(late.over);  // it has its own time
+    f.cluster.restart(1);
+    REQUIRE(until_state(f.cluster, 0, VolumeState::serving));
+    CHECK(late.wait() == Error::Ok);
+    CHECK(f.io.write(0, 4096, 4) == Error::Ok);
+    CHECK(f.cluster.in_sync_count(0) == 2);
+  }
+}
+
+TEST_CASE(
+    "a member that is lost is told of at once, also while the metadata counts it as in sync") {
+  Fixture f;
+  const auto status = [&] { return f.cluster.volume(0)->status()[0]; };
+  CHECK(status().behind.empty());
+  f.cluster.meta_reachable = false;
+  f.cluster.kill(2, false);
+  REQUIRE(f.io.write(0, 4096, 1) == Error::Ok);
+  REQUIRE(f.cluster.world().run_until([&] { return !status().behind.empty(); }, 3'000'000));
+  CHECK(status().in_sync.size() == 3);
+  CHECK(status().behind == std::vector{f.cluster.host_id(2)});
+  f.cluster.meta_reachable = true;
+  REQUIRE(f.cluster.world().run_until([&] { return status().behind.empty(); }, kPatienceUs));
+  CHECK(status().absent == std::vector{f.cluster.host_id(2)});
+  f.cluster.restart(2);
+  REQUIRE(f.cluster.world().run_until([&] { return f.cluster.all_in_sync(0); }, kPatienceUs));
 }
 
 TEST_CASE("a returning member is sent only what it missed") {
