@@ -30,11 +30,7 @@ inline clear_slot() {
   ENG.slot[i].answered = false; ENG.slot[i].excused = false
 }
 
-#ifdef FLUSH_ONE
-#define FLUSH_DONE (ENG.flush_acked != 0)
-#else
-#define FLUSH_DONE ANSWERABLE(ENG.flush_acked)
-#endif
+#define FLUSH_DONE (FLUSH_ONE -> ENG.flush_acked != 0 : ANSWERABLE(ENG.flush_acked))
 
 inline evaluate_flush() {
   if
@@ -57,11 +53,7 @@ inline evaluate_flush() {
   fi
 }
 
-#ifdef STABLE_AT_QUORUM
-#define BINDS(x) (ENG.ready & BIT(x))
-#else
-#define BINDS(x) ((ENG.agreed | ENG.asked) & BIT(x))
-#endif
+#define BINDS(x) ((STABLE_AT_QUORUM -> ENG.ready : ENG.agreed | ENG.asked) & BIT(x))
 
 inline advance_stable() {
   if
@@ -75,11 +67,8 @@ inline advance_stable() {
   fi
 }
 
-#ifdef SERVE_WITHOUT_ALL
-#define MAY_SERVE (ENG.ready != 0)
-#else
-#define MAY_SERVE (ENG.agreed != 0 && (ENG.agreed & ~ENG.ready) == 0)
-#endif
+#define MAY_SERVE \
+  (ENG.ready != 0 && (SERVE_WITHOUT_ALL || (ENG.agreed != 0 && (ENG.agreed & ~ENG.ready) == 0)))
 
 inline maybe_serve() {
   if
@@ -173,11 +162,7 @@ inline reopen() {
   skip
 }
 
-#ifdef ANY_COPY
-#define BETTER(x) (source == N)
-#else
-#define BETTER(x) (mem[x].version > highest)
-#endif
+#define BETTER(x) (ANY_COPY -> source == N : mem[x].version > highest)
 
 /* The base is heard: of the chunk the highest version above the highest mark is the truth (O2). */
 inline list_base() {
@@ -223,11 +208,7 @@ inline reconcile_base() {
 
 /* An acknowledged write that no flush covers is promised as long as the members that an opening does
    not hear, and those that lost power since, are fewer than a write quorum together. */
-#ifdef LITERAL
-#define AWAY (unpowered & (ENG.agreed | ENG.asked))
-#else
-#define AWAY (((ENG.agreed | ENG.asked) & ~ENG.base) | (unpowered & (ENG.agreed | ENG.asked)))
-#endif
+#define AWAY ((ENG.agreed | ENG.asked) & ((LITERAL -> 0 : ~ENG.base) | unpowered))
 
 inline excuse_losses() {
   if
@@ -243,11 +224,7 @@ inline excuse_losses() {
 }
 
 /* receivers() and send_part(). */
-#ifdef SEND_TO_PENDING
-#define RECEIVERS (ENG.ready | ENG.syncing | ENG.opened)
-#else
-#define RECEIVERS (ENG.ready | ENG.syncing)
-#endif
+#define RECEIVERS (ENG.ready | ENG.syncing | (SEND_TO_PENDING -> ENG.opened : 0))
 
 inline sequence(c) {
   ENG.seq++;
@@ -303,20 +280,18 @@ inline answer_write(x) {
 
 /* The joiner and a source are compared; what differs, or may have missed something, is copied once
    the source has every mutation (J2, J3). */
-#ifdef NOT_MISSED
-#define CLEAN(x) (mem[m].version == mem[x].version)
-#else
-#define CLEAN(x) (mem[m].version == mem[x].version && !MISSES)
-#endif
-#define JOIN(x) \
-  :: d_step { ENG.phase == formed && (ENG.opened & BIT(m)) && mem[m].writer == e && CAN_JOIN(x) && \
-              (CLEAN(x) || QUIET(x)) -> start_join(x) }
+#define CLEAN(x) (mem[m].version == mem[x].version && (NOT_MISSED || !MISSES))
+#define MAY_JOIN (ENG.phase == formed && (ENG.opened & BIT(m)) && mem[m].writer == e && \
+                  CAN_JOIN(SOURCE) && (CLEAN(SOURCE) || QUIET(SOURCE) || JOIN_EARLY))
 
 inline start_join(x) {
   ENG.opened = ENG.opened & ~BIT(m);
   ENG.syncing = ENG.syncing | BIT(m);
   if
-  :: CLEAN(x) -> WIRE!keep,0,0,0
+  :: JOIN_EARLY ->
+     ENG.syncing = ENG.syncing & ~BIT(m);
+     become_ready(m); maybe_serve(); evaluate()
+  :: !JOIN_EARLY && CLEAN(x) -> WIRE!keep,0,0,0
   :: else -> WIRE!copy,mem[x].version,mem[x].cell[0],mem[x].cell[1]
   fi
 }

@@ -13,9 +13,10 @@ inline drop_streams(x) {
 /* An opening ends the one before it; what is on its way of that one is refused when it comes (F3). */
 inline detach(x) {
   mem[x].writer = 0;
-#ifndef NO_FENCE
-  drop_streams(x)
-#endif
+  if
+  :: !NO_FENCE -> drop_streams(x)
+  :: else
+  fi
 }
 
 /* An engine that nobody listens to any more, to which no answer is on its way: what it remembers makes
@@ -28,11 +29,14 @@ inline detach(x) {
 #define WILL_TELL_ANY(x) (WILL_TELL(x, 0) || WILL_TELL(x, 1))
 #endif
 
+#define IS_OVER(x) \
+  (eng[x - 1].phase != none && m_epoch > x && eng[x - 1].lease == 0 && !WILL_TELL_ANY(x - 1) && \
+   !NO_FENCE && !NO_EPOCH_AT_RECORD)
+
 inline retire_engines() {
-#if !defined(NO_FENCE) && !defined(NO_EPOCH_AT_METADATA)
   for (j : 1 .. E - 1) {
     if
-    :: eng[j - 1].phase != none && m_epoch > j && eng[j - 1].lease == 0 && !WILL_TELL_ANY(j - 1) ->
+    :: IS_OVER(j) ->
        yes = true;
        for (i : 0 .. N - 1) {
          if :: mem[i].fence <= j && !(dead & BIT(i)) -> yes = false :: else fi
@@ -41,7 +45,6 @@ inline retire_engines() {
     :: else
     fi
   };
-#endif
   skip
 }
 
@@ -70,23 +73,15 @@ inline open_arrives() {
   detach(m)
 }
 
-#ifdef NO_LEASE_WAIT
-#define END_LEASE(x) skip
-#else
-#define END_LEASE(x) eng[x].lease = eng[x].lease & ~BIT(m)
-#endif
-
 /* It is answered, once the leases of lower epochs are over (F2): they are from here on. */
 inline open_answered() {
   mem[m].fence = e;
   printf("engine %d: member %d is opened\n", e, m);
   detach(m);
-#ifndef NO_PROMISE
-  mem[m].promised = e;
-#endif
+  if :: !NO_PROMISE -> mem[m].promised = e :: else fi;
   mem[m].writer = e;
   for (j : 0 .. E - 1) {
-    if :: j < e - 1 -> END_LEASE(j) :: else fi
+    if :: j < e - 1 && !NO_LEASE_WAIT -> eng[j].lease = eng[j].lease & ~BIT(m) :: else fi
   }
   ENG.opened = ENG.opened | BIT(m);
   retire_engines()
@@ -118,11 +113,7 @@ inline lose_power(x) {
   stop_process(x)
 }
 
-#ifdef NO_FENCE
-#define HEARD true
-#else
-#define HEARD (mem[m].writer == e)
-#endif
+#define HEARD (NO_FENCE || mem[m].writer == e)
 
 inline take_write(stays) {
   WIRE?_,highest,source,_;

@@ -8,28 +8,18 @@
 #define W(n) (ALL_BUT_ONE(n) > MIN -> ALL_BUT_ONE(n) : MIN)
 #define COUNTED(mask, set) (COUNT((mask) & (set)) >= W(COUNT(set)))
 
-#ifdef NO_JOINT_QUORUM
-#define BOTH(mask) COUNTED(mask, ENG.agreed)
-#else
-#define BOTH(mask) (COUNTED(mask, ENG.agreed) && (ENG.asked == 0 || COUNTED(mask, ENG.asked)))
-#endif
-#ifdef ACK_BEFORE_SHRINK
-#define QUORUM(mask) (ENG.ready != 0 && COUNTED((mask) & ENG.ready, ENG.ready))
-#else
-#define QUORUM(mask) BOTH((mask) & ENG.ready)
-#endif
+#define BOTH(mask) \
+  (COUNTED(mask, ENG.agreed) && (ENG.asked == 0 || ONE_SET_BINDS || COUNTED(mask, ENG.asked)))
+#define QUORUM(mask) \
+  (ACK_READY -> ENG.ready != 0 && COUNTED((mask) & ENG.ready, ENG.ready) : BOTH((mask) & ENG.ready))
 
 #define GROWS (ENG.asked == 0 && (ENG.ready & ~ENG.agreed) != 0)
 #define ANSWERABLE(mask) (QUORUM(mask) && (!GROWS || COUNTED((mask) & ENG.ready, ENG.ready)))
 
 #define W_WITHIN(n) (W(n) < (n) -> W(n) : (n))
 #define MEETS(mask, set) (COUNT((mask) & (set)) + W_WITHIN(COUNT(set)) > COUNT(set))
-#ifdef SHORT_BASE
-#define MEETS_EVERY_QUORUM(mask) ((mask) != 0)
-#else
 #define MEETS_EVERY_QUORUM(mask) \
-  (MEETS(mask, ENG.agreed) && (ENG.asked == 0 || MEETS(mask, ENG.asked)))
-#endif
+  (SHORT_BASE || (MEETS(mask, ENG.agreed) && (ENG.asked == 0 || MEETS(mask, ENG.asked))))
 
 #define SERVING (ENG.serves && QUORUM(ENG.lease & ENG.ready))
 #define LIVE (ENG.base | ENG.opened | ENG.syncing | ENG.ready)
@@ -69,8 +59,14 @@
 #else
 #define ALL_DURABLE (DURABLE(0) | DURABLE(1) | DURABLE(2) | DURABLE(3))
 #endif
-#ifdef ASK_UNHELD
-#define MAY_ASK true
+#define MAY_ASK (ASK_UNHELD || (ALL_HELD && COUNTED(ALL_DURABLE, ENG.ready)))
+
+/* Ready, and has not flushed everything. */
+#define UNFLUSHED(x) ((ENG.ready & BIT(x)) && ENG.durable[x] < ENG.seq)
+#if N == 2
+#define ANY_UNFLUSHED (UNFLUSHED(0) || UNFLUSHED(1))
+#elif N == 3
+#define ANY_UNFLUSHED (UNFLUSHED(0) || UNFLUSHED(1) || UNFLUSHED(2))
 #else
-#define MAY_ASK (ALL_HELD && COUNTED(ALL_DURABLE, ENG.ready))
+#define ANY_UNFLUSHED (UNFLUSHED(0) || UNFLUSHED(1) || UNFLUSHED(2) || UNFLUSHED(3))
 #endif

@@ -1,14 +1,10 @@
 /* Reads (R1 to R3): one at a time of each engine, in three steps. Without READS a read is one step, of a
    member that may be read, while nothing that it would see is unsettled. */
 
-#ifdef READ_ANY
-#define SETTLED(s, x, c) true
-#define UNSETTLED(s, c) false
-#else
-#define SETTLED(s, x, c) (ENG.slot[s].version == 0 || ENG.slot[s].cell != (c) || \
+#define SETTLED(s, x, c) (READ_ANY || ENG.slot[s].version == 0 || ENG.slot[s].cell != (c) || \
                           (ENG.slot[s].answered && (ENG.slot[s].acked & BIT(x))))
-#define UNSETTLED(s, c) (ENG.slot[s].version != 0 && ENG.slot[s].cell == (c) && !ENG.slot[s].answered)
-#endif
+#define UNSETTLED(s, c) (!READ_ANY && ENG.slot[s].version != 0 && ENG.slot[s].cell == (c) && \
+                         !ENG.slot[s].answered)
 #if SLOTS == 1
 #define ALL_SETTLED(x, c) SETTLED(0, x, c)
 #define ANY_UNSETTLED(c) UNSETTLED(0, c)
@@ -48,11 +44,7 @@ inline forget_read_of(x) {
 inline start_read(c) {
   RD.state = 1; RD.member = m; RD.cell = c; RD.floor = told[c]
 }
-#ifdef READ_WITHOUT_LEASE
-#define MAY_SHOW true
-#else
-#define MAY_SHOW SERVING
-#endif
+#define MAY_SHOW (READ_UNLEASED || SERVING)
 #define READ_STEPS \
   :: d_step { RD.state == 0 && mem[m].writer == e && READABLE(m, 0) -> start_read(0) } \
   :: d_step { RD.state == 1 && RD.member == m && mem[m].writer == e -> \

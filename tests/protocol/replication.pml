@@ -5,6 +5,7 @@
    may attach at any time, and what the old one does afterwards it may do at any time, or never. So a
    crash of an engine is one of its lives. */
 
+#include "mutants.pml"
 #include "state.pml"
 #include "quorum.pml"
 #include "reads.pml"
@@ -12,23 +13,16 @@
 #include "member.pml"
 #include "checks.pml"
 
-#ifdef NO_EPOCH_AT_METADATA
-#define CURRENT true
-#else
-#define CURRENT (m_epoch == e)
-#endif
+/* The record changes for the engine of its epoch, and from the generation that this one knows. */
+#define CURRENT (NO_EPOCH_AT_RECORD || m_epoch == e)
 
-/* What an engine that was replaced may learn and find out only takes from what it may do. */
+/* What an engine that was replaced finds out only takes from what it may do. */
 #ifdef OLD_ENGINES_LEARN
 #define HEARS_NEWS true
 #else
 #define HEARS_NEWS (m_epoch == e)
 #endif
-#ifdef NO_EPOCH_AT_METADATA
-#define NOTICES true
-#else
-#define NOTICES (mem[m].fence <= e)
-#endif
+#define NOTICES (NO_EPOCH_AT_RECORD || mem[m].fence <= e)
 
 #define BASE_HEARD (ENG.opened != 0 && MEETS_EVERY_QUORUM(ENG.opened))
 #define ALL_WAITED_FOR (((ENG.agreed | ENG.asked) & ~(ENG.opened | dead)) == 0)
@@ -59,15 +53,12 @@ end:
        printf("engine %d: attaches, in sync are %d\n", e, m_set);
        m_epoch = e; m_known = m_known | BIT(e);
        ENG.phase = gather; ENG.agreed = m_set; ENG.writes = WRITES }
-  :: d_step { ENG.phase == gather && BASE_HEARD && ALL_OPENED_OK && ALL_WAITED_FOR -> list_base() }
-#if LINKS > 0
-  :: d_step { ENG.phase == gather && BASE_HEARD && ALL_OPENED_OK && !ALL_WAITED_FOR && links > 0 ->
-       printf("engine %d: waits no longer for the others\n", e);
-       links--; list_base() }
-#endif
+  :: d_step { ENG.phase == gather && BASE_HEARD && ALL_OPENED_OK && (ALL_WAITED_FOR || links > 0) ->
+       if :: !ALL_WAITED_FOR -> links-- :: else fi;
+       list_base() }
   :: d_step { MAY_WRITE -> sequence(0) }
   :: d_step { MAY_WRITE && ENG.seq > 0 -> sequence(1) }
-  :: d_step { ENG.phase == formed && !ENG.flushing && ENG.ready != 0 && ENG.seq > ENG.flushed ->
+  :: d_step { ENG.phase == formed && !ENG.flushing && ENG.ready != 0 && ANY_UNFLUSHED ->
        submit_flush() }
   /* the mark; it rides on messages */
   :: d_step { ENG.phase == formed && ANY_BEHIND -> announce_stable() }
@@ -80,17 +71,13 @@ end:
   :: d_step { ENG.asked != 0 && (m_known & BIT(e)) && CURRENT ->
        printf("metadata: in sync are %d instead of %d, engine %d asked\n", ENG.asked, m_set, e);
        m_set = ENG.asked; m_known = 0 }
-#ifdef NO_GENERATION
-  :: d_step { late_ask[e - 1] != 0 && CURRENT && late_ask[e - 1] != m_set ->
+  :: d_step { NO_GENERATION && late_ask[e - 1] != 0 && CURRENT && late_ask[e - 1] != m_set ->
        printf("metadata: in sync are %d, engine %d asked long ago\n", late_ask[e - 1], e);
        m_set = late_ask[e - 1]; m_known = 0 }
-#endif
   /* configure() */
   :: d_step { ENG.phase != none && !(m_known & BIT(e)) && HEARS_NEWS ->
        printf("engine %d: learns that in sync are %d\n", e, m_set);
-#ifdef NO_GENERATION
-       late_ask[e - 1] = ENG.asked;
-#endif
+       if :: NO_GENERATION -> late_ask[e - 1] = ENG.asked :: else fi;
        m_known = m_known | BIT(e);
        ENG.agreed = m_set; ENG.asked = 0;
        maybe_serve(); evaluate(); advance_stable() }
@@ -106,6 +93,13 @@ end:
 #define DEAD(x) (dead & BIT(x))
 #define WANTED ((ENG.phase == formed || (ENG.phase == gather && ((ENG.agreed | ENG.asked) & BIT(m)))) \
                 && !(LIVE & BIT(m)) && !DEAD(m))
+#if N == 2
+#define SOURCE (CAN_JOIN(0) -> 0 : 1)
+#elif N == 3
+#define SOURCE (CAN_JOIN(0) -> 0 : (CAN_JOIN(1) -> 1 : 2))
+#else
+#define SOURCE (CAN_JOIN(0) -> 0 : (CAN_JOIN(1) -> 1 : (CAN_JOIN(2) -> 2 : 3)))
+#endif
 #define CAN_JOIN(x) ((ENG.ready & BIT(x)) && mem[x].writer == e)
 /* An engine and a member: openings, joins, what goes over the link in both directions. */
 proctype link(byte e; byte m) {
@@ -113,73 +107,56 @@ end:
   do
   :: d_step { WANTED && mem[m].fence < e && LEASED_TO_OLDER -> open_arrives() }
   :: d_step { WANTED && (mem[m].fence == e || (mem[m].fence < e && !LEASED_TO_OLDER)) -> open_answered() }
-#ifdef JOIN_EARLY
-  :: d_step { ENG.phase == formed && (ENG.opened & BIT(m)) && mem[m].writer == e ->
-       ENG.opened = ENG.opened & ~BIT(m); become_ready(m); maybe_serve(); evaluate() }
-#else
-  /* J3, from a ready member each */
-  JOIN(0)
-  JOIN(1)
-#if N > 2
-  JOIN(2)
-#endif
-#if N > 3
-  JOIN(3)
-#endif
-#endif
+  :: d_step { MAY_JOIN -> start_join(SOURCE) }
   /* the stream */
   :: d_step { HEARD && WIRE?[write,_,_,_] -> take_write(power == 0) }
-#if POWER > 0
   :: d_step { power > 0 && HEARD && WIRE?[write,_,_,_] -> take_write(true) }
-#endif
-#ifdef NO_BASE_FLUSH
-  :: d_step { HEARD && (WIRE?[copy,_,_,_] || WIRE?[keep,_,_,_]) -> take_copy(power == 0) }
-#else
-  :: d_step { HEARD && (WIRE?[copy,_,_,_] || WIRE?[keep,_,_,_]) -> take_copy(true) }
-#endif
+  :: d_step { HEARD && (WIRE?[copy,_,_,_] || WIRE?[keep,_,_,_]) ->
+       take_copy(power == 0 || !NO_BASE_FLUSH) }
   :: d_step { HEARD && WIRE?[flush,_,_,_] -> take_flush() }
   /* answers */
   :: d_step { ENG.slot[0].applied & BIT(m) -> answer_write(0) }
 #if SLOTS > 1
   :: d_step { ENG.slot[1].applied & BIT(m) -> answer_write(1) }
 #endif
-  /* its session is over there: the engine finds out */
-  :: d_step { (LIVE & BIT(m)) && mem[m].writer != e && NOTICES ->
-       printf("engine %d: has lost member %d\n", e, m); fail() }
-#if LINKS > 0
-  /* a link breaks, or the member is slow: what was sent may still come */
-  :: d_step { links > 0 && (LIVE & BIT(m)) && mem[m].writer == e ->
-       printf("engine %d: gives member %d up\n", e, m); links--; fail() }
-#endif
+  /* its session is over there, and the engine finds out; or a link breaks, the member is slow: what
+     was sent may still come */
+  :: d_step { (LIVE & BIT(m)) && (mem[m].writer == e -> links > 0 : NOTICES) ->
+       printf("engine %d: gives member %d up\n", e, m);
+       if :: mem[m].writer == e -> links-- :: else fi;
+       fail() }
   READ_STEPS
   od
 }
 
-#if CRASHES + POWER + KILLS > 0
 /* Faults of hosts. */
 proctype fault(byte m) {
 end:
   do
-#if CRASHES > 0
   :: d_step { crashes > 0 && mem[m].writer != 0 ->
        printf("member %d: its process crashes\n", m); crashes--; stop_process(m) }
-#endif
-#if POWER > 0
   :: d_step { power > 0 && !DEAD(m) -> 
        printf("member %d: its host loses power\n", m); power--; lose_power(m);
        if :: power == 0 -> settle_all() :: else fi }
-#endif
-#if KILLS > 0
   :: d_step { kills > 0 && !DEAD(m) ->
        printf("member %d: is gone for good\n", m); kills--; dead = dead | BIT(m); stop_process(m) }
-#endif
   od
 }
-#endif
+
+c_code {
+  static int setting(const char *name) {
+    const char *value = getenv(name);
+    return value ? atoi(value) : 0;
+  }
+}
 
 /* Engine 1 serves. */
 init {
   d_step {
+    c_code {
+      now.mutant = setting("MUTANT"); now.links = setting("LINKS"); now.kills = setting("KILLS");
+      now.crashes = setting("CRASHES"); now.power = setting("POWER");
+    };
     for (i : 0 .. N - 1) {
       if
       :: FIRST & BIT(i) -> mem[i].fence = 1; mem[i].promised = 1; mem[i].writer = 1
@@ -197,9 +174,7 @@ init {
       run engine(a);
       for (b : 0 .. N - 1) { run link(a, b) }
     }
-#if CRASHES + POWER + KILLS > 0
     for (b : 0 .. N - 1) { run fault(b) }
-#endif
     run checks()
   }
 }

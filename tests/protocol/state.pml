@@ -18,18 +18,6 @@
 #ifndef SLOTS
 #define SLOTS 1              /* mutations in flight at a time, of each engine */
 #endif
-#ifndef LINKS
-#define LINKS 0              /* times that an engine gives a member up that is well */
-#endif
-#ifndef CRASHES
-#define CRASHES 0            /* of a member's process */
-#endif
-#ifndef POWER
-#define POWER 0              /* losses of power of a member's host */
-#endif
-#ifndef KILLS
-#define KILLS 0              /* members that go and never come back */
-#endif
 
 #define CELLS 2              /* blocks of the one chunk: a mutation writes one of them */
 #define SEQS 4
@@ -100,9 +88,7 @@ Engine eng[E];
 byte m_epoch = 1;
 byte m_set = FIRST;
 byte m_known = 1;
-#ifdef NO_GENERATION
-byte late_ask[E];
-#endif
+byte late_ask[E];  /* only where the generation is not compared */
 
 /* The stream of an engine's newest session with a member, in order. write: version, cell. copy, keep:
    what a member gets to be like the others, and flushes; keep has nothing to replace. */
@@ -114,10 +100,11 @@ byte told[CELLS];
 byte kept[CELLS];
 byte unpowered;   /* members that lost power and were not brought to the common state since */
 
-byte links = LINKS;
-byte crashes = CRASHES;
-byte power = POWER;
-byte kills = KILLS;
+/* Faults that may still come. scripts/model.py sets them. */
+byte links;    /* times that an engine gives a member up, or waits no longer for one, that is well */
+byte crashes;  /* of a member's process */
+byte power;    /* losses of power of a member's host */
+byte kills;    /* members that go and never come back */
 byte dead;
 
 hidden byte i, j, highest, source;
