@@ -59,7 +59,16 @@
 #else
 #define ALL_DURABLE (DURABLE(0) | DURABLE(1) | DURABLE(2) | DURABLE(3))
 #endif
-#define MAY_ASK (ASK_UNHELD || (ALL_HELD && COUNTED(ALL_DURABLE, ENG.ready)))
+#define HAS_MARK(x) (!(ENG.ready & BIT(x)) || VERSION(e, ENG.durable[x]) >= ENG.stable)
+#if N == 2
+#define ALL_HAVE_MARK (HAS_MARK(0) && HAS_MARK(1))
+#elif N == 3
+#define ALL_HAVE_MARK (HAS_MARK(0) && HAS_MARK(1) && HAS_MARK(2))
+#else
+#define ALL_HAVE_MARK (HAS_MARK(0) && HAS_MARK(1) && HAS_MARK(2) && HAS_MARK(3))
+#endif
+#define MAY_ASK (ASK_UNHELD || (ALL_HELD && COUNTED(ALL_DURABLE, ENG.ready) && \
+                                (ASK_UNMARKED || ALL_HAVE_MARK)))
 
 /* Ready, and has not flushed everything. */
 #define UNFLUSHED(x) ((ENG.ready & BIT(x)) && ENG.durable[x] < ENG.seq)
