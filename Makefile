@@ -72,6 +72,10 @@ else
 	scripts/ctest.sh release sim
 endif
 
+.PHONY: model
+model: packages ## the protocol's model, checked with spin (ARGS="large", ARGS="two-links --mutant NO_FENCE")
+	scripts/model.py $(ARGS)
+
 .PHONY: mutants
 mutants: packages ## bugs planted on purpose, each of which the simulator must find (ARGS="--list")
 	python3 scripts/mutants.py $(ARGS)

@@ -162,7 +162,8 @@ inline reopen() {
   skip
 }
 
-#define BETTER(x) (ANY_COPY -> source == N : mem[x].version > highest)
+#define BETTER(x) \
+  (ANY_COPY -> source == N : mem[x].version > ENG.base_stable && mem[x].version > highest)
 
 /* The base is heard: of the chunk the highest version above the highest mark is the truth (O2). */
 inline list_base() {
@@ -179,7 +180,7 @@ inline list_base() {
   }
   for (i : 0 .. N - 1) {
     if
-    :: (ENG.base & BIT(i)) && mem[i].version > ENG.base_stable && BETTER(i) ->
+    :: (ENG.base & BIT(i)) && BETTER(i) ->
        highest = mem[i].version;
        source = i
     :: else
