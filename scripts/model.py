@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """The model of the replication protocol, checked with spin: docs/REPLICATION.md, "The model".
 
-Generates the verifier of tests/protocol/replication.pml (spin, gcc) below build/model, runs it, and prints
-how much it has seen; when an assertion fails, the story that leads there, a line a step.
+Generates the verifier of tests/protocol/replication.pml (spin, gcc) below build/model, runs it, and
+prints how much it has seen; when an assertion fails, the story that leads there, a line a step.
 
     scripts/model.py [NAME...] [--mutant NAME] [--links N] [--crashes N] [--power N] [--kills N]
                      [--seconds S] [--seed N] [--list]
@@ -107,7 +107,7 @@ def mutants() -> dict[str, int]:
 
 
 def build(name: str, configuration: Configuration) -> Path:
-    """The directory of the configuration's verifier. Raises CalledProcessError: it does not build."""
+    """The directory of the verifier. Raises CalledProcessError: it does not build."""
     place = WORK / name
     place.mkdir(parents=True, exist_ok=True)
     for source in SOURCES.glob("*.pml"):
@@ -176,7 +176,7 @@ def _result(output: str, story: tuple[str, ...], *, complete: bool) -> Result:
     truncated = "max search depth too small" in output
     return Result(
         complete=complete and not failed and not truncated,
-        states=int(number(r"(\d+)(?:\.\d+)? states, stored") or number(r"([\d.e+]+) states, stored")),
+        states=int(number(r"([\d.e+]+) states, stored")),
         depth=int(number(r"depth reached (\d+)")),
         memory_mb=number(r"([\d.]+)\s+total actual memory usage"),
         seconds=number(r"elapsed time ([\d.e+-]+) seconds"),

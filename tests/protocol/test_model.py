@@ -9,13 +9,14 @@ import pytest
 
 from scripts.model import EXACT, HASHED, Configuration, Faults, build, check, mutants
 
-# Rules whose loss shows among two members within a second or so: faults, and the seed.
+# Rules whose loss shows soon: faults, and the seed. The rest needs more than a second or three members.
 FOUND = {
     "READ_ANY": (Faults(), 0),
     "NO_LEASE_WAIT": (Faults(), 0),
     "NO_FENCE": (Faults(links=1), 0),
     "NOT_MISSED": (Faults(links=1), 0),
     "JOIN_EARLY": (Faults(links=1), 0),
+    "SEND_TO_PENDING": (Faults(links=2), 1),
     "ACK_READY": (Faults(links=1, power=1, crashes=1), 1),
 }
 
@@ -44,6 +45,25 @@ def test_a_rule_taken_out_is_missed(two: Path, name: str) -> None:
 def test_the_story_of_a_failure_is_told(two: Path) -> None:
     result = check(two, Faults(), mutant=mutants()["READ_ANY"])
     assert any("a read of cell" in line for line in result.story)
+
+
+LATER = {
+    "SERVE_WITHOUT_ALL": ("two", Faults(links=2)),
+    "STABLE_AT_QUORUM": ("two", Faults(links=1)),
+    "ASK_UNMARKED": ("two", Faults(links=1)),
+    "ANY_COPY": ("three", Faults()),
+    "SHORT_BASE": ("three", Faults(links=1)),
+}
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("name", LATER)
+def test_a_rule_taken_out_is_missed_in_the_long_run(name: str) -> None:
+    where, faults = LATER[name]
+    members = {"two": 2, "three": 3}[where]
+    place = build(f"soak-{where}", Configuration({"N": members}, flags=(*EXACT, "-DRANDOMIZE")))
+    result = check(place, faults, mutant=mutants()[name], seconds=250)
+    assert result.failed, f"{name}: {result}"
 
 
 @pytest.mark.soak
