@@ -9,7 +9,7 @@ import pytest
 
 from scripts.model import EXACT, HASHED, Configuration, Faults, build, check, mutants
 
-# Rules whose loss shows soon: faults, and the seed. The rest needs more than a second or three members.
+# Rules whose loss shows soon: faults, and the seed. The others take longer, or three members.
 FOUND = {
     "READ_ANY": (Faults(), 0),
     "NO_LEASE_WAIT": (Faults(), 0),
