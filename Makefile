@@ -76,6 +76,10 @@ endif
 sim-coverage: packages ## what the simulator's lives never reached of the replication core (ARGS="--lives 300")
 	python3 scripts/sim_coverage.py $(ARGS)
 
+.PHONY: model
+model: packages ## the protocol's model, checked with spin (ARGS="large", ARGS="two-links --mutant NO_FENCE")
+	scripts/model.py $(ARGS)
+
 .PHONY: mutants
 mutants: packages ## bugs planted on purpose, each of which the simulator must find (ARGS="--list")
 	python3 scripts/mutants.py $(ARGS)

@@ -46,5 +46,6 @@ while ((SECONDS < end)); do
 done
 unset BLOCKD_SEED
 scripts/mutants.py
+scripts/model.py all --seconds "$seconds"
 scripts/fuzz.sh "$seconds"
 SOAK_SECONDS=$seconds python -m pytest tests -m soak --timeout $((seconds * 3 + 600))

@@ -91,12 +91,13 @@ void Segment::background_flush() noexcept {
   submit(*flush);
 }
 
-// Stable: flushed on every member that counts as in sync, or is about to.
+// Stable: flushed on every member that counts as in sync, or is about to. A ready one waits to be
+// asked for, which it is only when it has what the mark covers: the mark must not run ahead of it.
 void Segment::advance_stable() noexcept {
   if (!serve_started_) return;
   std::uint64_t seq = last_seq_;
   for (std::uint32_t i = 0; i < kMembersMax; ++i) {
-    if ((agreed_ | asked_) & member_bit(i)) seq = std::min(seq, members_[i].durable_seq);
+    if ((agreed_ | asked_ | ready_) & member_bit(i)) seq = std::min(seq, members_[i].durable_seq);
   }
   stable_ = std::max(stable_, Version{engine_.epoch, seq});
 }

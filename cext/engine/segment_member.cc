@@ -179,16 +179,18 @@ void Segment::maybe_ask() noexcept {
 }
 
 // Q3: what a client was told must be held, and be durable, by a write quorum of the new set before
-// that set can become the truth.
+// that set can become the truth; what the stable mark covers, by each of it.
 bool Segment::may_ask_for(MemberMask wanted) noexcept {
   for (const Mutation* m = in_flight_.front(); m != nullptr; m = peer::List<Mutation>::next(*m)) {
     if (m->quorum_acked && !counted(m->acked & ready_, wanted)) return false;
   }
   MemberMask durable = 0;
+  MemberMask marked = 0;
   for (std::uint32_t i = 0; i < kMembersMax; ++i) {
     if (members_[i].durable_seq >= flushed_seq_) durable |= member_bit(i);
+    if (Version{engine_.epoch, members_[i].durable_seq} >= stable_) marked |= member_bit(i);
   }
-  if (counted(durable & ready_, wanted)) return true;
+  if (counted(durable & ready_, wanted) && (wanted & ~marked) == 0) return true;
   background_flush();
   return false;
 }
