@@ -231,11 +231,11 @@ async def test_in_sync_changes_are_compare_and_set(rig, volume):
     with pytest.raises(QuorumLost):
         await change(rig, volume, ["paris-1"], generation=2)
     with pytest.raises(InvalidArgument):
-        await change(rig, volume, ["paris-1", "marseille-1"], generation=2)
-    with pytest.raises(InvalidArgument):
         await change(rig, volume, [], generation=2)
-    segment = await change(rig, volume, ["paris-1", "lyon-1", "marseille-1"], generation=2)
-    assert segment.generation == 3
+    replaced = await change(rig, volume, ["paris-1", "marseille-1"], generation=2)
+    assert {m.host_name for m in replaced.members if m.in_sync} == {"paris-1", "marseille-1"}
+    segment = await change(rig, volume, ["paris-1", "lyon-1", "marseille-1"], generation=3)
+    assert segment.generation == 4
     assert not (await rig.volume()).degraded
     assert not (await rig.call("ListVolumes", meta_pb2.ListVolumesRequest())).volumes[0].degraded
 
