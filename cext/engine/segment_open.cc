@@ -176,8 +176,8 @@ bool Segment::disown_newest(std::uint32_t chunk) {
   return true;
 }
 
-// Damaged wherever it is newest. Tried again: an administrator may act, or a member come that has it
-// and was not there when the others answered.
+// Damaged wherever it is newest. Tried again: an administrator may act, or a member come that has
+// it and was not there when the others answered.
 void Segment::opening_blocked(std::uint32_t chunk) noexcept {
   unreadable_[chunk] = 0;
   engine_.notice(index_, members_[nearest(newest_at(chunk))].host_id, "reconcile-blocked", chunk);
@@ -185,7 +185,8 @@ void Segment::opening_blocked(std::uint32_t chunk) noexcept {
   wake_at(blocked_until_us_);
   for (std::uint32_t i = 0; i < kMembersMax; ++i) {
     const Member& member = members_[i];
-    const bool outside = ((agreed_ | asked_) & member_bit(i)) && member.state != Member::State::base;
+    const bool outside =
+        ((agreed_ | asked_) & member_bit(i)) && member.state != Member::State::base;
     if (outside && member.host->channel->connected()) return restart_opening();
   }
 }

@@ -357,8 +357,8 @@ void Segment::pump_copies() noexcept {
   }
 }
 
-// A member is lost. Its answer will be ignored, and may never come (a local disk that hangs): nobody
-// waits for a copy that waits for nobody else.
+// A member is lost. Its answer will be ignored, and may never come (a local disk that hangs):
+// nobody waits for a copy that waits for nobody else.
 void Segment::let_go_of_copies() noexcept {
   for (ChunkCopy* copy = active_copies_.front(); copy != nullptr;) {
     ChunkCopy* next = peer::List<ChunkCopy>::next(*copy);
