@@ -1,6 +1,5 @@
 """`blockd store`: make a store of a device or file, look at one, check one that is not in use."""
 
-import asyncio
 import json
 import time
 from datetime import datetime
@@ -26,7 +25,6 @@ app.command("qualify")(qualify_command)
 
 PROBE_BYTES = 1 << 20
 FORMAT_SECONDS = 1.0
-INFO_BUFFER_BYTES = 32 << 20
 
 Output = Annotated[str, typer.Option("-o", "--output", help="table or json.")]
 UnusedStore = Annotated[Path, typer.Argument(help="Block device or file of a store not in use.")]
@@ -210,9 +208,11 @@ def info_command(
     ] = None,
     output: Output = "table",
 ) -> None:
-    """Show the store at PATH. It is opened, and its journal replayed, as the daemon would."""
+    """Show the store at PATH, its journal replayed as the daemon would. Nothing is written."""
     cluster_id = cluster_id or cluster_of(existing(path))
-    info, replicas = asyncio.run(open_and_look(path, cluster_id))
+    info, replicas = native.look_at_store(
+        str(path), cluster_id=parse_id(cluster_id, "--cluster-id")
+    )
     values: dict[str, object] = {
         "store_id": str(info.store_id),
         "cluster_id": cluster_id,
@@ -261,20 +261,3 @@ def add_findings(table: Table, findings: native.DeviceFindings | None) -> None:
     table.add_row("qualified", when.strftime("%Y-%m-%d %H:%M:%S"))
     for subject, verdict in verdicts(findings).items():
         table.add_row(f"  {subject}", verdict)
-
-
-async def open_and_look(
-    path: Path, cluster_id: str
-) -> tuple[native.StoreInfo, list[native.ReplicaInfo]]:
-    """Open the store in a core of its own."""
-    core = native.Core(
-        host_id=new_id(),
-        cluster_id=parse_id(cluster_id, "--cluster-id"),
-        buffer_bytes=INFO_BUFFER_BYTES,
-    )
-    await core.start()
-    try:
-        info = await core.open_store(str(path))
-        return info, await core.list_replicas()
-    finally:
-        await core.close()

@@ -46,6 +46,8 @@ REPLICA_MISSING, MEMBER_IN_SYNC = "replica-missing", "member-in-sync"
 TELL_AGAIN_S = 300.0  # what the engine says again and again
 STORE_FULL, STORE_HAS_SPACE, MEMBER_LOST = "store-full", "store-has-space", "member-lost"
 REPORT_RETRY_S = 1.0
+GATHER_S = 0.5  # a store that is lost is found so segment by segment
+SEGMENTS_NAMED = 8
 
 
 def is_full(event: native.Notice) -> bool:
@@ -78,6 +80,7 @@ class EventPump:
         self._asking: dict[tuple[UUID, int], asyncio.Task[None]] = {}
         self._space: dict[tuple[UUID, UUID], native.Notice] = {}  # the newest of each member
         self._missing: set[tuple[UUID, int, UUID]] = set()  # replicas that were told of
+        self._gathered: dict[tuple[UUID, UUID], list[int]] = {}  # missing: segments of a member
         self._said: dict[tuple[UUID, int, str], float] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -134,14 +137,10 @@ class EventPump:
             self._missing.discard(replica)
         if event.kind == REPLICA_MISSING and replica not in self._missing:
             self._missing.add(replica)  # each opening finds it missing again
-            self._reports.tell(
-                "replicas.missing",
-                f"segment {event.segment}: {host} counts as in sync, and its store has no replica",
-                volume_id=event.volume_id,
-                segment=str(event.segment),
-                replica_host=host,
-                replica_host_id=str(event.host_id),
-            )
+            gathered = self._gathered.setdefault((event.volume_id, event.host_id), [])
+            gathered.append(event.segment)
+            if len(gathered) == 1:
+                self._spawn(self._tell_missing(event.volume_id, event.host_id))
         told = TOLD.get(event.kind)
         if told is not None and self._is_news(event):
             kind, text = told
@@ -154,6 +153,24 @@ class EventPump:
                 replica_host=host,
                 replica_host_id=str(event.host_id),
             )
+
+    async def _tell_missing(self, volume_id: UUID, host_id: UUID) -> None:
+        """One event for all the segments of a volume that a host has lost."""
+        await asyncio.sleep(GATHER_S)
+        segments = sorted(self._gathered.pop((volume_id, host_id)))
+        host = self._topology.names.get(host_id, str(host_id))
+        named = ", ".join(map(str, segments[:SEGMENTS_NAMED]))
+        more = len(segments) - SEGMENTS_NAMED
+        self._reports.tell(
+            "replicas.missing",
+            f"segment{'s' if len(segments) > 1 else ''} {named}"
+            f"{f' and {more} more' if more > 0 else ''}: {host} counts as in sync, and its store "
+            "has no replica",
+            volume_id=volume_id,
+            segments=str(len(segments)),
+            replica_host=host,
+            replica_host_id=str(host_id),
+        )
 
     def _is_news(self, event: native.Notice) -> bool:
         if not event.kind.endswith("-blocked"):

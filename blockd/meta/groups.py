@@ -218,9 +218,7 @@ class Groups:
     async def _check_era(self, one: Participant, met: int, era: int) -> None:
         """Raises Busy: the engine is in a later era than the record knew of, until now."""
         if met > era and await self._recall.raise_era(one.stored.value.id, met):
-            raise Busy(
-                f"volume {one.name} was in a later era than its record said, which is mended"
-            )
+            raise _was_later(one)
 
     async def _commit(
         self, group: Stored[Group], participants: list[Participant], name: str
@@ -285,6 +283,8 @@ class Groups:
         final = []
         for one in participants:
             creating = await self._taken.named(one.stored.value, name)
+            if creating.value.era != era_of(one.stored.value):
+                raise _was_later(one)  # somebody else found out, and gave it the era that runs now
             final.append(made_final(creating.value))
             guards.append(creating.unchanged)
             if one.is_attached:
@@ -359,6 +359,10 @@ def check_group_name(name: str) -> None:
         raise InvalidArgument(
             error.message.replace("volume name", "group name"), field="name"
         ) from None
+
+
+def _was_later(one: Participant) -> Busy:
+    return Busy(f"volume {one.name} was in a later era than its record said, which is mended")
 
 
 def _failed(group: str, name: str, error: BlockdError) -> BlockdError:

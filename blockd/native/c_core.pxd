@@ -115,6 +115,7 @@ cdef extern from "border/core.h" namespace "blockd::border" nogil:
         vector[Histogram] histograms
 
     cdef cppclass Reply:
+        Reply() noexcept
         string endpoint
         Uuid store_id
         BlockLocation location
@@ -155,6 +156,8 @@ cdef extern from "border/core.h" namespace "blockd::border" nogil:
                       string& message) noexcept
     Error dump_store(const string& path, const DumpOptions& options, string& json,
                      string& message) noexcept
+    Error look_at_store(const string& path, const Uuid& cluster_id, Reply& reply,
+                        string& message) noexcept
 
     cdef cppclass Core:
         Core(const CoreConfig& config) noexcept

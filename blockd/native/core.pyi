@@ -76,6 +76,10 @@ def dump_store(
     check_store, and StoreDamaged, NotFound (no such segment).
     """
 
+def look_at_store(path: str, *, cluster_id: UUID) -> tuple[StoreInfo, list[ReplicaInfo]]:
+    """The store and its replicas as a Core that opened it would list them; nothing is written.
+    Blocking. Raises as Core.open_store()."""
+
 class Core:
     def __init__(
         self,

@@ -128,6 +128,19 @@ def dump_store(path, *, superblock=False, checkpoint=False, segments=False, jour
     return json.loads(_text(document))
 
 
+def look_at_store(path, *, cluster_id):
+    cdef string native_path = os.fsencode(path)
+    cdef Uuid cluster = _uuid(cluster_id)
+    cdef native.Reply reply
+    cdef string message
+    cdef Error error
+    with nogil:
+        error = native.look_at_store(native_path, cluster, reply, message)
+    if error_number(error) != 0:
+        raise make_error(error_number(error), _text(message))
+    return _one_store(&reply), _replicas(&reply)
+
+
 cdef class _Lent:
     """A contiguous view of a caller's buffer, pinned for as long as this object lives."""
 

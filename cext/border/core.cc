@@ -10,6 +10,7 @@
 #include "border/outbox.h"
 #include "border/reactor.h"
 #include "io/uring_disk.h"
+#include "store/inspection.h"
 
 namespace blockd::border {
 namespace {
@@ -101,6 +102,19 @@ Error check_store(const std::string& path, const store::CheckOptions& options, s
 Error dump_store(const std::string& path, const store::DumpOptions& options, std::string& json,
                  std::string& message) noexcept {
   return with_disk(path, message, [&](io::Disk& disk) { json = store::dump_store(disk, options); });
+}
+
+Error look_at_store(const std::string& path, const Uuid& cluster_id, Reply& reply,
+                    std::string& message) noexcept {
+  return with_disk(path, message, [&](io::Disk& disk) {
+    io::UringLoop loop;  // never runs
+    Buffers buffers(8, 1, 1);
+    store::ReadOnlyDisk read_only(disk);
+    const auto found = store::Store::open(read_only, loop, buffers, {.cluster_id = cluster_id});
+    reply.stores.push_back({found->info(), path});
+    for (const store::SegmentHandle segment : found->segments())
+      reply.replicas.push_back({found->segment_info(segment), found->info().store_id});
+  });
 }
 
 Core::Core(const CoreConfig& config) noexcept

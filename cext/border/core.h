@@ -117,6 +117,11 @@ Error check_store(const std::string& path, const store::CheckOptions& options, s
 Error dump_store(const std::string& path, const store::DumpOptions& options, std::string& json,
                  std::string& message) noexcept;
 
+// Likewise, and nothing is written: `reply` says what a Core that opened the store would list, the
+// store and its replicas. An opening would make an older copy of a store less old.
+Error look_at_store(const std::string& path, const Uuid& cluster_id, Reply& reply,
+                    std::string& message) noexcept;
+
 class Reactor;
 class Outbox;
 struct IoJob;

@@ -137,8 +137,14 @@ def test_dump_shows_every_structure(store: tuple[Path, UUID], command: Command) 
 
 def test_info_needs_no_cluster_id(store: tuple[Path, UUID], command: Command) -> None:
     path, volume = store
+    before = path.read_bytes()
     code, info = command("info", path, "-o", "json")
     assert code == 0
+    assert path.read_bytes() == before  # else a copy would come to be as new as its store
+    assert [(replica["segment"], replica["chunk_count"]) for replica in info["replicas"]] == [
+        (0, 3)
+    ]
+    assert info["allocated_bytes"] == 3 << 16
     assert [replica["volume_id"] for replica in info["replicas"]] == [str(volume)]
     assert command("info", path, "--cluster-id", str(uuid4()))[0] == 7
 

@@ -160,13 +160,11 @@ def test_an_older_copy_of_a_store_is_refused(cluster: DevCluster, name: str) -> 
         assert cluster.log("lyon-1").count("is an older copy of itself") == attempt
     uri = cluster.attach(name, "paris-1").nbd_uris[0]
     check(uri, (0x22, 0, STORED))
-    cluster.detach(name)
     format_anew(cluster, "lyon-1")
     cluster.start("lyon-1")
-    wait_until(lambda: len(cluster.hosts_up()) == 3, 20, "lyon-1 is up")
-    uri = cluster.attach(name, "lyon-1").nbd_uris[0]
-    check(uri, (0x22, 0, STORED))
     cluster.wait_in_sync(name)
+    cluster.detach(name)
+    check(cluster.attach(name, "lyon-1").nbd_uris[0], (0x22, 0, STORED))
     assert ask(cluster, "volume", "show", name)["segments"][0]["index"] == 0
     assert cluster.ctl("volume", "verify", name, "--read").returncode == 0
     cluster.detach(name)

@@ -126,6 +126,23 @@ async def test_a_missing_replica_is_told_once_until_it_is_back(rig, eventually) 
     await eventually(lambda: told() == 2)
     event = next(one for one in rig.metadata.events if one.kind == "replicas.missing")
     assert (event.volume_id, event.details["replica_host_id"]) == (volume.id, str(member))
+    assert event.message.startswith("segment 0: ")
+
+
+async def test_the_segments_of_a_lost_store_are_told_of_together(rig, eventually) -> None:
+    member, other = uuid4(), uuid4()
+    volume = await attached(rig, member)
+    for segment in range(11):
+        rig.core.emit(Notice(UUID(volume.id), segment, member, "replica-missing", 1))
+    rig.core.emit(Notice(UUID(volume.id), 3, other, "replica-missing", 1))
+
+    def told() -> list[str]:
+        return [one.message for one in rig.metadata.events if one.kind == "replicas.missing"]
+
+    await eventually(lambda: len(told()) == 2)
+    first, second = told()
+    assert first.startswith(f"segments 0, 1, 2, 3, 4, 5, 6, 7 and 3 more: {member} counts")
+    assert second.startswith(f"segment 3: {other} counts")
 
 
 async def test_a_full_member_of_a_volume_that_is_gone_is_nobodys_business(rig) -> None:

@@ -3,6 +3,8 @@ say of epochs and eras is put on record before a snapshot rests on it."""
 
 import pytest
 
+from blockd.meta.etcd import Etcd
+from blockd.meta.records import VOLUMES, put, snapshot_key
 from blockd.model.errors import Busy, LinkLost, NotAttached
 from blockd.rpc.gen import meta_pb2, types_pb2
 from blockd.rpc.status import hints_of
@@ -139,3 +141,30 @@ async def test_a_group_finds_out_and_works_the_next_time(rig, volume):
     assert await rig.snapshots() == []
     answer = await rig.call("SnapshotGroup", request)
     assert {one.volume_name: one.era for one in answer.snapshots} == {"vol": 7, "other": 1}
+
+
+async def test_a_group_is_not_final_when_somebody_else_finds_out_first(rig, volume):
+    """What was given a later era is of a moment that has not come."""
+    await rig.create("other", GIB)
+    for name, host in (("vol", "paris-1"), ("other", "lyon-1")):
+        await rig.attach(name, host=host)
+    await rig.call("CreateGroup", meta_pb2.CreateGroupRequest(name="g", volumes=["vol", "other"]))
+    paris = rig.hosts["paris-1"]
+
+    async def find_out():
+        paris.eras[volume.id] = 7
+        etcd = Etcd([rig.etcd_endpoint])
+        for key, kind, era in (
+            (VOLUMES + volume.id, types_pb2.Volume, 8),
+            (snapshot_key(volume.id, "s"), types_pb2.Snapshot, 7),
+        ):
+            record = kind.FromString((await etcd.get(key)).value)
+            record.era = era
+            await etcd.commit([], [put(key, record)])
+        await etcd.close()
+
+    paris.failures["BeginEra"] = find_out
+    request = meta_pb2.SnapshotGroupRequest(group="g", name="s")
+    with pytest.raises(Busy, match="later era"):
+        await rig.call("SnapshotGroup", request)
+    assert await rig.snapshots() == []

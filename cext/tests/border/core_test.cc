@@ -152,6 +152,34 @@ TEST_CASE("a store is made, opened and refused") {
   CHECK(refused.at(3).error == Error::NotFound);
 }
 
+TEST_CASE("looking at a store shows what it holds and counts as no opening") {
+  TempDir directory;
+  const std::string path = directory.path + "/store";
+  store::FormatOptions options;
+  options.store_id = uuid(3);
+  options.cluster_id = uuid(2);
+  std::string message;
+  REQUIRE(format_store(path, options, 64u << 20, message) == Error::Ok);
+  {
+    Core core(small_config());
+    REQUIRE(core.start(message) == Error::Ok);
+    core.open_store(1, path);
+    core.create_replica(2, uuid(3), {uuid(9), 4}, 16);
+    reap(core, {1, 2});
+    Reply in_use;
+    CHECK(look_at_store(path, uuid(2), in_use, message) == Error::StoreInUse);
+  }
+  for (int i = 0; i < 2; ++i) {
+    Reply reply;
+    REQUIRE(look_at_store(path, uuid(2), reply, message) == Error::Ok);
+    CHECK(reply.stores.at(0).path == path);
+    CHECK(reply.stores.at(0).info.incarnation == 2);
+    CHECK(reply.replicas.at(0).info.id == SegmentId{uuid(9), 4});
+  }
+  Reply foreign;
+  CHECK(look_at_store(path, uuid(8), foreign, message) == Error::StoreForeign);
+}
+
 TEST_CASE("ids are written as everybody writes them") {
   Uuid id;
   for (unsigned char i = 0; i < 16; ++i) id.bytes[i] = static_cast<unsigned char>(i * 17);
