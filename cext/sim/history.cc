@@ -48,7 +48,8 @@ std::string History::check_sector(std::uint64_t number, const Sector& sector) co
       continue;
     }
     by_tag[write.tag] = &write;
-    if (write.answered != kNever) zones[write.tag] = {write.answered, write.called, write.tag};
+    if (write.answered != kNever)
+      zones[write.tag] = {write.effective_by(), write.called, write.tag};
   }
   std::sort(certain.begin(), certain.end());
   for (std::size_t i = 1; i < certain.size(); ++i) {
@@ -63,7 +64,8 @@ std::string History::check_sector(std::uint64_t number, const Sector& sector) co
     const std::uint64_t latest_certain_call =
         after == certain.begin() ? 0 : std::prev(after)->second;
     const auto may_be = [&](const Write& write) {
-      return write.called < read.answered && write.answered > latest_certain_call;
+      return write.called < read.answered && write.called < write.settled &&
+             write.effective_by() > latest_certain_call;
     };
     bool possible = sector.initial == read.tag && latest_certain_call == 0;
     if (read.tag == 0) {
@@ -73,16 +75,22 @@ std::string History::check_sector(std::uint64_t number, const Sector& sector) co
       possible = possible || may_be(*found->second);
     }
     if (!possible) {
+      const auto found = by_tag.find(read.tag);
+      const bool known = found != by_tag.end() || read.tag == 0 || read.tag == sector.initial;
+      const bool late = found != by_tag.end() && found->second->called >= found->second->settled;
       return where() + "a read called at " + std::to_string(read.called) + ", answered at " +
              std::to_string(read.answered) + " saw " + std::to_string(read.tag) + ", which " +
-             (by_tag.contains(read.tag) || read.tag == 0 || read.tag == sector.initial
-                  ? "was overwritten"
-                  : "nobody wrote here");
+             (!known ? "nobody wrote here"
+              : late ? "was written through an engine that had been replaced"
+                     : "was overwritten");
     }
     if (read.tag == 0) continue;
     auto [it, fresh] = zones.try_emplace(read.tag);
     Zone& zone = it->second;
-    if (fresh) zone = {kNever, by_tag.at(read.tag)->called, read.tag};  // written, never answered
+    if (fresh) {  // written, never answered
+      const Write& write = *by_tag.at(read.tag);
+      zone = {write.settled, write.called, read.tag};
+    }
     zone.first_answer = std::min(zone.first_answer, read.answered);
     zone.last_call = std::max(zone.last_call, read.called);
   }
