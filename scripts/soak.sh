@@ -48,3 +48,4 @@ unset BLOCKD_SEED
 scripts/mutants.py
 scripts/fuzz.sh "$seconds"
 SOAK_SECONDS=$seconds python -m pytest tests -m soak --timeout $((seconds * 3 + 600))
+python -m tests.faults.soak --seconds "$seconds" --seed "$(fresh_seed)"

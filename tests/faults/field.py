@@ -85,12 +85,12 @@ class Field(DevCluster):
             self.start(*metas_first)
         wait_until(lambda: self.hosts_up() == set(HOSTS), 60, "all hosts are registered")
 
-    def attach_soon(self, name: str, host: str, seconds: float = 30) -> str:
+    def attach_soon(self, name: str, host: str, *, force: bool = False, seconds: float = 30) -> str:
         """Attach as an operator does who tries until it works; returns the export's URI."""
         uris: list[str] = []
 
         def attached() -> bool:
-            uris.extend(self.attach(name, host).nbd_uris)
+            uris.extend(self.attach(name, host, force=force).nbd_uris)
             return True
 
         wait_until(attached, seconds, f"{name} is attached at {host}")

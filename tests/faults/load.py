@@ -3,6 +3,7 @@
 Runs under Debian's python3 (module nbd of libnbd). Commands come on standard input, a line each:
 
     attach NUMBER URI   the volume is served at URI, as its NUMBERth place: clients go there
+    rest, work          clients begin nothing for a while; they go on
     stop                end, once what is under way is answered or has waited long enough; reads
                         everything through the last URI first
 
@@ -19,6 +20,7 @@ import struct
 import sys
 import threading
 import time
+from pathlib import Path
 
 import nbd
 
@@ -67,7 +69,7 @@ class Record:
 
     def __init__(self, path: str, sectors: int) -> None:
         self._lock = threading.Lock()
-        self._file = open(path, "w", encoding="ascii", buffering=1)
+        self._file = Path(path).open("w", encoding="ascii", buffering=1)  # noqa: SIM115
         self._file.write(f"sectors {sectors}\n")
 
     def read(self, line: str) -> None:
@@ -100,7 +102,7 @@ class Client(threading.Thread):
         self.number = number
         self.uri = uri
         self.random = random.Random(seed)
-        self.pending: "str | None" = None
+        self.pending: str | None = None
 
     def run(self) -> None:
         while not self.load.stopping and self.load.place == (self.number, self.uri):
@@ -108,6 +110,7 @@ class Client(threading.Thread):
             try:
                 handle.connect_uri(self.uri)
                 while not self.load.stopping:
+                    self.load.working.wait()
                     self.one(handle)
                     time.sleep(self.random.uniform(0, 2 * self.load.think_s))
             except nbd.Error:
@@ -163,13 +166,15 @@ class Load:
     def __init__(self, options: argparse.Namespace) -> None:
         self.sectors = options.blocks * BLOCK_SECTORS
         self.record = Record(options.record, self.sectors)
-        self.place: "tuple[int, str] | None" = None  # where the volume is served now
+        self.place: tuple[int, str] | None = None  # where the volume is served now
         self.tags = itertools.count(1)
         self.stopping = False
+        self.working = threading.Event()
+        self.working.set()
         self.think_s = options.think
         self.client_count = options.clients
         self.random = random.Random(options.seed)
-        self.clients: "list[Client]" = []
+        self.clients: list[Client] = []
 
     def read(
         self, number: int, first: int, count: int, data: bytes, called: int, answered: int
@@ -186,6 +191,7 @@ class Load:
     def stop(self) -> None:
         """Raises nbd.Error: what is there cannot be read."""
         self.stopping = True
+        self.working.set()
         patience = time.monotonic() + PATIENCE_S
         for client in self.clients:
             client.join(max(0.0, patience - time.monotonic()))
@@ -230,6 +236,10 @@ def main() -> None:
         word, *arguments = command.split()
         if word == "attach":
             load.attach(int(arguments[0]), arguments[1])
+        elif word == "rest":
+            load.working.clear()
+        elif word == "work":
+            load.working.set()
         elif word == "stop":
             break
     code = 0

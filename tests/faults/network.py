@@ -71,9 +71,7 @@ class Network:
             outside.link("set", index=index, master=bridge, state="up")
             for name in ("lo", "eth0"):
                 inside.link("set", index=inside.link_lookup(ifname=name)[0], state="up")
-            inside.addr(
-                "add", index=self._eth0(machine), address=address, prefixlen=PREFIX_LENGTH
-            )
+            inside.addr("add", index=self._eth0(machine), address=address, prefixlen=PREFIX_LENGTH)
 
     def _address(self, last: int) -> str:
         return f"198.18.{self.plan.net}.{last}"

@@ -1,8 +1,11 @@
 """A load at work, and the verdict on what it recorded."""
 
 import fcntl
+import itertools
 import subprocess
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -68,10 +71,25 @@ class Load:
         process = subprocess.Popen(argv, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         return cls(process, record)
 
+    def __enter__(self) -> "Load":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End it, whatever it waits for."""
+        self.process.kill()
+        self.process.communicate()
+
     def attach(self, uri: str) -> None:
         """The volume is served there now: clients go there."""
         self.place += 1
         self._say(f"attach {self.place} {uri}")
+
+    @contextmanager
+    def resting(self) -> Iterator[None]:
+        """Clients begin nothing meanwhile."""
+        self._say("rest")
+        yield
+        self._say("work")
 
     def _say(self, command: str) -> None:
         assert self.process.stdin is not None
@@ -122,11 +140,6 @@ class Load:
         _, errors = self.process.communicate(timeout=STOP_S)
         assert self.process.returncode == 0, errors
 
-    def kill(self) -> None:
-        """End it, whatever it waits for."""
-        self.process.kill()
-        self.process.communicate()
-
 
 def longest_stall(operations: list[Operation], begin: float, end: float) -> float:
     """The longest time within [begin, end] in which no write was acknowledged."""
@@ -136,4 +149,4 @@ def longest_stall(operations: list[Operation], begin: float, end: float) -> floa
         if operation.kind == "W" and operation.answered and begin < operation.answered < end
     )
     marks = [begin, *times, end]
-    return max(later - earlier for earlier, later in zip(marks, marks[1:], strict=False))
+    return max(later - earlier for earlier, later in itertools.pairwise(marks))

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from blockd.model.errors import BlockdError, NotAttached
+from blockd.model.errors import NotAttached
 from tests.cluster import wait_until
 from tests.faults.field import HOSTS, METAS, SITES, Field
 from tests.faults.recording import Load, check, longest_stall
@@ -45,9 +45,11 @@ class Story:
         self.rng.shuffle(others)
         return others
 
-    def move(self, host: str) -> None:
-        """Have another host serve it; the clients follow."""
-        self.load.attach(self.field.attach_soon(self.name, host))
+    def move(self, host: str, *, force: bool = False, seconds: float = SERVED_S) -> None:
+        """Have another host serve it; the clients follow. force: its holder may be well."""
+        assert host != self.holder, "clients would not know which engine they ask"
+        uri = self.field.attach_soon(self.name, host, force=force, seconds=seconds)
+        self.load.attach(uri)
         self.holder = host
 
     def goes_on(self, writes: int = 50, seconds: float = SERVED_S) -> None:
@@ -134,6 +136,14 @@ def the_holder_is_cut_from_the_metadata(story: Story) -> None:
     story.goes_on()
     story.field.network.heal()
     story.is_fenced(old)
+
+
+def the_holder_is_well_and_hands_over(story: Story) -> None:
+    for _ in range(3):
+        old = story.holder
+        story.move(story.others()[0], force=True)
+        story.goes_on()
+        story.is_fenced(old)
 
 
 def a_replica_is_killed(story: Story) -> None:
@@ -252,26 +262,39 @@ def the_holder_and_a_replica_are_killed(story: Story) -> None:
 
 
 def a_replica_rots(story: Story) -> None:
-    """Bytes of its blocks flip at rest; the holder reads them from the others and repairs them."""
+    """Bytes of its blocks flip at rest; a holder beside them reads from the others and repairs."""
     victim = story.others()[0]
-    for _ in range(3):
-        offset = story.rng.randrange(BLOCKS) * BLOCK_BYTES
-        flip_byte(story, victim, offset)
-    story.move(victim)  # reads go to the local replica
+    with story.load.resting():
+        rotten = sum(flip_byte(story, victim, block) for block in range(0, BLOCKS, BLOCKS // 4))
+    assert rotten, "no block of the replica was at rest"
+    story.move(victim, force=True)  # reads go to the local replica
     story.goes_on(200)
 
 
-def flip_byte(story: Story, host: str, offset: int) -> None:
-    """In the block that is there now; it may be overwritten any moment, or not be there yet."""
-    mapped = story.field.ctl("-o", "json", "volume", "map", story.name, "--offset", str(offset))
-    place = next(one for one in json.loads(mapped.stdout)["replicas"] if one["host"] == host)
-    if place["in_journal"] or not place["device_offset_bytes"]:
-        return
-    with open(place["store_path"], "r+b") as store:
-        store.seek(place["device_offset_bytes"] + 100)
+def flip_byte(story: Story, host: str, block: int) -> bool:
+    """In the host's replica of the block, once it has gone home. False: it is a hole."""
+    place: dict[str, object] = {}
+
+    def at_home() -> bool:
+        offset = str(block * BLOCK_BYTES)
+        mapped = story.field.ctl("-o", "json", "volume", "map", story.name, "--offset", offset)
+        place.update(
+            next(one for one in json.loads(mapped.stdout)["replicas"] if one["host"] == host)
+        )
+        return not place["in_journal"]
+
+    wait_until(at_home, 40, "the block has gone home", poll=0.5)
+    if not place["allocated"] or not int(str(place["crc32c"]), 16):
+        return False
+    at = int(str(place["device_offset_bytes"])) + 100
+    with open(str(place["store_path"]), "r+b") as store:
+        store.seek(at)
         byte = store.read(1)[0]
-        store.seek(-1, os.SEEK_CUR)
+        store.seek(at)
         store.write(bytes([byte ^ 0x40]))
+        store.flush()
+        os.fsync(store.fileno())
+    return True
 
 
 SCENARIOS: dict[str, Callable[[Story], None]] = {
@@ -282,6 +305,7 @@ SCENARIOS: dict[str, Callable[[Story], None]] = {
         the_holder_is_killed_and_restarted,
         the_holder_is_cut_off,
         the_holder_is_cut_from_the_metadata,
+        the_holder_is_well_and_hands_over,
         a_replica_is_killed,
         a_replica_is_frozen,
         a_replica_hears_but_is_not_heard,
@@ -301,21 +325,20 @@ SCENARIOS: dict[str, Callable[[Story], None]] = {
 }
 
 
-def play(field: Field, scenario: str, seed: int, folder: Path) -> str:
-    """One scenario on a volume of its own, all faults undone before and after.
+def play(
+    field: Field, name: str, scenario: Callable[[Story], None], seed: int, folder: Path
+) -> str:
+    """One scenario on a volume of its own, all faults undone afterwards.
 
-    Returns what the checker says. The record stays in `folder` when it is not linearizable.
+    Returns what the checker says. The record stays in `folder` unless all is well.
     """
-    volume = f"faults-{seed}-{scenario.replace(' ', '-')}"[:60]
+    volume = f"{name.replace(' ', '-')}-{seed}"
     record = folder / f"{volume}.record"
-    load = Load.start(record, BLOCKS, seed)
-    try:
+    with Load.start(record, BLOCKS, seed) as load:
         story = Story(field, volume, load, random.Random(seed))
         story.goes_on(WARM_WRITES)
-        SCENARIOS[scenario](story)
+        scenario(story)
         story.settle()
-    finally:
-        load.kill()
     verdict = check(record)
     record.unlink()
     field.detach(volume)
