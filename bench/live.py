@@ -4,8 +4,10 @@ import asyncio
 import itertools
 import signal
 import subprocess
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +27,7 @@ VOLUME_BYTES = 64 << 20
 ATTACH_S = 30.0
 SETTLE_S = 60.0
 POLL_S = 0.005
+SLOW_STOPPED_S, SLOW_RUNNING_S = 0.099, 0.001
 
 
 @dataclass(frozen=True)
@@ -46,9 +49,11 @@ class Live:
         self._cluster = Cluster()
         self._cluster.acquire(folder, VOLUME_BYTES * 4)
         self._directory = folder / "cluster"
-        self._metas = [p.endpoints["grpc"] for p in State.load(self._directory).of_role("meta")]
+        self._state = State.load(self._directory)
+        self._metas = [process.endpoints["grpc"] for process in self._state.of_role("meta")]
         self._cluster.blockctl("volume", "create", VOLUME, "--size", str(VOLUME_BYTES))
         self._times = folder / "times"
+        self._times.touch()
         self._read = 0
         self._writes: list[Write] = []
         argv = [PYTHON, str(WRITER), str(self._times), "--depth", str(depth)]
@@ -65,14 +70,35 @@ class Live:
 
     def signal(self, host: str, number: signal.Signals) -> float:
         """When it was sent."""
-        running = State.load(self._directory).get(host).running
+        running = self._state.get(host).running
         sent = time.monotonic()
         if running is None or not running.send(number):
             raise CandidateError(f"{host} is not running")
         return sent
 
+    @contextmanager
+    def slowed(self, host: str) -> Iterator[None]:
+        """Meanwhile the host's daemon runs one hundredth of the time, a millisecond at once."""
+        over = threading.Event()
+
+        def hold_up() -> None:
+            while not over.is_set():
+                self.signal(host, signal.SIGSTOP)
+                over.wait(SLOW_STOPPED_S)
+                self.signal(host, signal.SIGCONT)
+                time.sleep(SLOW_RUNNING_S)
+
+        thread = threading.Thread(target=hold_up)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+
     def start(self, host: str) -> None:
         dev.start_named(self._directory, [host])
+        self._state = State.load(self._directory)
 
     # The volume.
 
