@@ -80,18 +80,19 @@ class Network:
         return int(self._inside[machine].link_lookup(ifname="eth0")[0])
 
     def close(self) -> None:
-        """Everything that create() made; a namespace goes when its last process has ended."""
-        for inside in self._inside.values():
-            inside.close()
-        for machine in self.addresses:
-            with contextlib.suppress(FileNotFoundError):
-                netns.remove(self.plan.namespace(machine))
+        """Everything that create() made. Links first: they would go with their namespaces, but
+        only some time after."""
         with IPRoute() as outside:
             for number in range(len(self.addresses)):
                 for index in outside.link_lookup(ifname=f"b-{self.plan.net}-{number}"):
                     outside.link("del", index=index)
             for index in outside.link_lookup(ifname=self.bridge):
                 outside.link("del", index=index)
+        for inside in self._inside.values():
+            inside.close()
+        for machine in self.addresses:
+            with contextlib.suppress(FileNotFoundError):
+                netns.remove(self.plan.namespace(machine))
 
     # Faults.
 

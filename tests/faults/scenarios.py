@@ -67,6 +67,15 @@ class Story:
         stall = longest_stall(self.load.operations(), began, time.monotonic())
         assert stall < STALL_S, f"no write was acknowledged for {stall:.1f} s"
 
+    def is_out(self, host: str) -> None:
+        """The host's replica has left the in-sync set: the fault was felt."""
+
+        def left() -> bool:
+            (segment,) = self.field.volume(self.name).segments
+            return not any(one.in_sync for one in segment.members if one.host_name == host)
+
+        wait_until(left, SERVED_S, f"{host} is out of sync")
+
     def is_fenced(self, host: str) -> None:
         """The host has given the volume up."""
 
@@ -150,6 +159,7 @@ def a_replica_is_killed(story: Story) -> None:
     victim = story.others()[0]
     with story.no_long_stall():
         story.field.kill(victim)
+        story.is_out(victim)
         story.goes_on()
         story.field.start(victim)
         story.goes_on()
@@ -159,7 +169,8 @@ def a_replica_is_frozen(story: Story) -> None:
     victim = story.others()[0]
     with story.no_long_stall():
         story.field.freeze(victim)
-        time.sleep(2)
+        story.is_out(victim)
+        story.goes_on()
         story.field.thaw(victim)
         story.goes_on()
 
@@ -168,14 +179,16 @@ def a_replica_hears_but_is_not_heard(story: Story) -> None:
     victim = story.others()[0]
     with story.no_long_stall():
         story.field.network.drop([victim], [story.holder])
-        time.sleep(2)
+        story.is_out(victim)
+        story.goes_on()
 
 
 def a_replica_is_heard_but_does_not_hear(story: Story) -> None:
     victim = story.others()[0]
     with story.no_long_stall():
         story.field.network.drop([story.holder], [victim])
-        time.sleep(2)
+        story.is_out(victim)
+        story.goes_on()
 
 
 def a_replica_has_a_slow_link(story: Story) -> None:
