@@ -2,11 +2,13 @@
 
 Rounds on one cluster, each a storm or a named scenario on a volume of its own, its history checked
 at its end. The seed gives the choices, though not the timing. A round that fails says how to play
-it alone, and where its record is; BLOCKD_KEEP_LOGS=FOLDER keeps the logs as well.
+it alone, and where its record and the logs are.
 """
 
 import argparse
+import os
 import random
+import shutil
 import sys
 import tempfile
 import time
@@ -27,12 +29,13 @@ def main() -> int:
     print(f"faults: seed {seed}", flush=True)
     build_checker()
     folder = Path(tempfile.mkdtemp(prefix="blockd-faults-"))
+    os.environ["BLOCKD_KEEP_LOGS"] = str(folder / "logs")
     with fault_field() as field:
         if options.scenario is not None:
             one(field, options.scenario, seed, folder)
         else:
             many(field, random.Random(seed), folder, options.seconds)
-    folder.rmdir()
+    shutil.rmtree(folder)
     return 0
 
 
@@ -61,7 +64,7 @@ def one(field: Field, name: str, seed: int, folder: Path) -> None:
         verdict = play(field, name, ROUNDS[name], seed, folder)
     except BaseException:
         print(f"again: python -m tests.faults.soak --scenario {name!r} --seed {seed}")
-        print(f"record: {folder}", flush=True)
+        print(f"record and logs: {folder}", flush=True)
         raise
     print(f"  {verdict}, {time.monotonic() - began:.1f} s", flush=True)
 

@@ -13,6 +13,7 @@ from tests.faults.scenarios import SLOW_BYTES_PER_SECOND, Story
 
 STEPS = (4, 12)
 PAUSE_S = (0.05, 1.5)
+PAUSE_BEFORE_MOVE_S = 1.0
 MOVE_S = 15.0  # for a move to a host that is well, whatever else is broken
 
 Step = Callable[[Story], str]
@@ -106,22 +107,38 @@ def heal_the_network(story: Story) -> str:
 
 
 def move(story: Story) -> str:
+    """From a holder that is well, dead, frozen or out of reach, which clients still ask."""
     target = story.others()[0]
-    story.field.network.heal()
-    dead_metas = in_state(story.field, "dead", METAS)
-    if dead_metas:
-        story.field.start(*dead_metas)
-    if target in in_state(story.field, "stopped", HOSTS):
-        story.field.thaw(target)
-    if target in in_state(story.field, "dead", HOSTS):
-        story.field.start(target)
+    manner = story.rng.choice(("well", "killed", "frozen", "cut off"))
+    make_well(story, target)
+    old = story.holder
+    running = story.field.states()[old] == "running"
+    if manner == "killed" and running:
+        story.field.kill(old)
+    elif manner == "frozen" and running:
+        story.field.freeze(old)
+    elif manner == "cut off":
+        story.field.cut_off(old)
+    time.sleep(story.rng.uniform(0, PAUSE_BEFORE_MOVE_S))
     try:
         story.move(target, force=True, seconds=MOVE_S)
     except AssertionError as error:
         print(f"    {error}")  # too few replicas are left, perhaps
         story.field.heal()
         story.move(target, force=True)
-    return f"move to {target}"
+    return f"move from {old}, {manner}, to {target}"
+
+
+def make_well(story: Story, host: str) -> None:
+    """The network, the metadata service and the host."""
+    story.field.network.heal()
+    dead_metas = in_state(story.field, "dead", METAS)
+    if dead_metas:
+        story.field.start(*dead_metas)
+    if story.field.states()[host] == "stopped":
+        story.field.thaw(host)
+    if story.field.states()[host] == "dead":
+        story.field.start(host)
 
 
 CHOICES: tuple[Step, ...] = (
