@@ -8,10 +8,26 @@ namespace blockd::sim {
 std::size_t History::write_called(std::uint64_t first, std::uint64_t count, std::uint64_t tag,
                                   std::uint64_t epoch, std::uint32_t era) {
   writes_.push_back({first, count, tag, epoch, era, ++clock_});
+  if (epoch < serving_) {
+    writes_.back().settled = serving_since_;
+  } else {
+    unsettled_.push_back(writes_.size() - 1);
+  }
   for (std::uint64_t sector = first; sector < first + count; ++sector) {
     sectors_[sector].writes.push_back(writes_.size() - 1);
   }
   return writes_.size() - 1;
+}
+
+void History::served_under(std::uint64_t epoch) {
+  if (epoch <= serving_) return;
+  serving_ = epoch;
+  serving_since_ = ++clock_;
+  std::erase_if(unsettled_, [&](std::size_t call) {
+    if (writes_[call].epoch >= epoch) return false;
+    writes_[call].settled = serving_since_;
+    return true;
+  });
 }
 
 void History::read_answered(std::uint64_t called, std::uint64_t first,
@@ -175,6 +191,7 @@ std::string History::restart(const std::vector<std::uint64_t>& tags) {
     sector.reads.clear();
   }
   writes_.clear();
+  unsettled_.clear();
   return {};
 }
 

@@ -29,8 +29,9 @@ class History {
   std::size_t write_called(std::uint64_t first, std::uint64_t count, std::uint64_t tag,
                            std::uint64_t epoch = 0, std::uint32_t era = 0);
   void write_answered(std::size_t call) { writes_[call].answered = ++clock_; }
-  // Another engine serves since `at`: what this call was to change is settled.
-  void write_settled(std::size_t call, std::uint64_t at) { writes_[call].settled = at; }
+  // An engine under this epoch has answered: what those of lower epochs were asked is settled.
+  void served_under(std::uint64_t epoch);
+  [[nodiscard]] std::uint64_t serving() const { return serving_; }  // the highest such epoch
   std::uint64_t read_called() { return ++clock_; }
   void read_answered(std::uint64_t called, std::uint64_t first,
                      const std::vector<std::uint64_t>& tags);
@@ -72,7 +73,9 @@ class History {
   [[nodiscard]] std::string check_sector(std::uint64_t number, const Sector& sector) const;
 
   std::uint64_t clock_ = 0;
+  std::uint64_t serving_ = 0, serving_since_ = 0;
   std::vector<Write> writes_;
+  std::vector<std::size_t> unsettled_;
   std::vector<Sector> sectors_;
 };
 

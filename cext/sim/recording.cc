@@ -68,20 +68,18 @@ std::vector<Event> in_order(std::vector<Operation>& operations) {
   return events;
 }
 
-// Plays the operations into a history, and keeps account of which attachment has taken over.
+// Plays the operations into a history.
 class Replay {
  public:
   explicit Replay(std::uint64_t sectors) : history_(sectors) {}
 
   void called(Operation& operation) {
-    if (operation.write) {
-      operation.call = history_.write_called(operation.first, operation.count, operation.tags[0]);
-      writes_.push_back(&operation);
-      if (operation.attachment < serving_) history_.write_settled(operation.call, serving_since_);
-    } else {
-      operation.call = history_.read_called();
-    }
-    late_ = operation.attachment < serving_ && operation.answered != kNever ? &operation : late_;
+    const bool replaced = operation.attachment < history_.serving();
+    if (replaced && operation.answered != kNever) late_ = &operation;
+    operation.call = operation.write
+                         ? history_.write_called(operation.first, operation.count,
+                                                 operation.tags[0], operation.attachment)
+                         : history_.read_called();
   }
 
   void answered(const Operation& operation) {
@@ -90,7 +88,7 @@ class Replay {
     } else {
       history_.read_answered(operation.call, operation.first, operation.tags);
     }
-    if (operation.attachment > serving_) take_over(operation.attachment);
+    history_.served_under(operation.attachment);
   }
 
   [[nodiscard]] std::string check() const {
@@ -103,19 +101,7 @@ class Replay {
   }
 
  private:
-  void take_over(std::uint64_t attachment) {
-    serving_ = attachment;
-    serving_since_ = history_.tick();
-    for (const Operation* write : writes_) {
-      if (write->attachment < attachment) history_.write_settled(write->call, serving_since_);
-    }
-    // Those that are settled stay so from the first replacement on.
-    std::erase_if(writes_, [&](const Operation* w) { return w->attachment < attachment; });
-  }
-
   History history_;
-  std::vector<const Operation*> writes_;  // not settled
-  std::uint64_t serving_ = 0, serving_since_ = 0;
   const Operation* late_ = nullptr;
 };
 
