@@ -31,6 +31,8 @@ ZEROS = bytes(SECTOR_BYTES)
 NOBODYS = (1 << 64) - 2  # the tag of bytes that are no whole sector of any write
 MAX_BLOCKS = 16
 READ_BACK_SECTORS = 2048
+HUNTED_MAX = 256
+HUNT_MS = 20
 PATIENCE_S = 3.0  # after stop, for what is under way
 CONNECT_S = 30.0  # after stop, for reading everything
 
@@ -160,6 +162,38 @@ class Client(threading.Thread):
             self.load.record.write(self, answered)
 
 
+class Hunter(Client):
+    """Looks for stale reads: asks at a steady pace, whether it is answered or not, so that what a
+    frozen engine finds when it comes to was asked after others had taken over."""
+
+    def run(self) -> None:
+        while not self.load.stopping and self.load.place == (self.number, self.uri):
+            handle = nbd.NBD()
+            try:
+                handle.connect_uri(self.uri)
+                while not self.load.stopping:
+                    self.load.working.wait()
+                    if handle.aio_in_flight() < HUNTED_MAX:
+                        self.ask(handle)
+                    handle.poll(HUNT_MS)
+            except nbd.Error:
+                time.sleep(0.02)
+
+    def ask(self, handle: "nbd.NBD") -> None:
+        first, count = self.extent(BLOCK_SECTORS)
+        data = nbd.Buffer(count * SECTOR_BYTES)
+        called = time.monotonic_ns()
+
+        def done(error: int) -> int:
+            answered = time.monotonic_ns()
+            if not error:
+                seen = bytes(data.to_bytearray())
+                self.load.read(self.number, first, count, seen, called, answered)
+            return 1  # retire the command
+
+        handle.aio_pread(data, first * SECTOR_BYTES, completion=done)
+
+
 class Load:
     """All clients, their record, and the commands."""
 
@@ -184,8 +218,8 @@ class Load:
 
     def attach(self, number: int, uri: str) -> None:
         self.place = (number, uri)
-        for _ in range(self.client_count):
-            self.clients.append(Client(self, number, uri, self.random.randrange(1 << 30)))
+        for kind in (Hunter, *[Client] * self.client_count):
+            self.clients.append(kind(self, number, uri, self.random.randrange(1 << 30)))
             self.clients[-1].start()
 
     def stop(self) -> None:
