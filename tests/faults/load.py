@@ -32,7 +32,8 @@ NOBODYS = (1 << 64) - 2  # the tag of bytes that are no whole sector of any writ
 MAX_BLOCKS = 16
 READ_BACK_SECTORS = 2048
 HUNTED_MAX = 256
-HUNT_MS = 20
+HUNT_S = 0.01
+POLL_MS = 10
 PATIENCE_S = 3.0  # after stop, for what is under way
 CONNECT_S = 30.0  # after stop, for reading everything
 
@@ -171,11 +172,13 @@ class Hunter(Client):
             handle = nbd.NBD()
             try:
                 handle.connect_uri(self.uri)
+                next_s = time.monotonic()
                 while not self.load.stopping:
                     self.load.working.wait()
-                    if handle.aio_in_flight() < HUNTED_MAX:
+                    if time.monotonic() >= next_s and handle.aio_in_flight() < HUNTED_MAX:
                         self.ask(handle)
-                    handle.poll(HUNT_MS)
+                        next_s = time.monotonic() + HUNT_S
+                    handle.poll(POLL_MS)
             except nbd.Error:
                 time.sleep(0.02)
 
