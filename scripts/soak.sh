@@ -49,3 +49,4 @@ scripts/mutants.py
 scripts/model.py all --seconds "$seconds"
 scripts/fuzz.sh "$seconds"
 SOAK_SECONDS=$seconds python -m pytest tests -m soak --timeout $((seconds * 3 + 600))
+python -m tests.faults.soak --seconds "$seconds" --seed "$(fresh_seed)"

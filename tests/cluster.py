@@ -123,9 +123,9 @@ class DevCluster:
     # Hosts.
 
     def host_endpoint(self, host: str) -> str:
-        site, _, number = host.rpartition("-")
-        sites = json.loads((self.directory / "cluster.json").read_text())["plan"]["sites"]
-        return f"127.{self.net}.{10 + sites.index(site)}.{10 + int(number)}:7420"
+        state = json.loads((self.directory / "cluster.json").read_text())
+        (process,) = (process for process in state["processes"] if process["name"] == host)
+        return str(process["endpoints"]["grpc"])
 
     def attachment(self, host: str, volume_id: str) -> host_pb2.AttachmentStatus:
         """What the holder says of a volume's engine."""

@@ -62,8 +62,9 @@ def prepare(directory: Path, plan: Plan | None) -> Cluster:
         up_already = AlreadyExists(f"the cluster in {directory} is up: {names}")
         up_already.add_note("`blockd dev status` shows it, `blockd dev down` stops it")
         raise up_already
-    for process in cluster.processes:
-        check_ports(process)
+    if not cluster.plan.namespaces:  # those have addresses that nobody else can take
+        for process in cluster.processes:
+            check_ports(process)
     for process in cluster.of_role("host"):
         write_host(cluster, process)
     cluster.save()

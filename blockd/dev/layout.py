@@ -3,11 +3,15 @@
 Every site has a loopback network of its own, 127.NET.(10 + site).0/24: `blockd meta` and its etcd
 member at .1, the hosts from .11 on. Ports are therefore the same everywhere, and two clusters run
 side by side when their NETs differ.
+
+In network namespaces, every machine (a metadata service with its etcd member, a host) is one of its
+own, `blockd-NET-MACHINE`, with the address 198.18.NET.(16 * site + ...). Who plans so makes the
+namespaces and the network between them, and can then cut it (tests/faults/network.py).
 """
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +33,8 @@ SITES_MAX = 20
 HOSTS_PER_SITE_MAX = 100
 STORE_BYTES_MIN = 64 << 20
 OPERATOR = "dev"
+NAMESPACED_SITES_MAX = 15
+NAMESPACED_HOSTS_MAX = 4
 
 # Latitude and longitude of places that a demonstration is likely to name.
 CITIES = {
@@ -53,6 +59,7 @@ class Plan:
     hosts_per_site: int = 1
     store_bytes: int = 4 << 30
     net: int = 0
+    namespaces: bool = False
 
     def check(self) -> None:
         """Raises InvalidArgument."""
@@ -67,10 +74,29 @@ class Plan:
             raise InvalidArgument(f"--store-size: at least {format_size(STORE_BYTES_MIN)}")
         if not 0 <= self.net <= 255:
             raise InvalidArgument("--net: 0 to 255, the second number of the addresses 127.NET.S.H")
+        if self.namespaces and (
+            len(self.sites) > NAMESPACED_SITES_MAX or self.hosts_per_site > NAMESPACED_HOSTS_MAX
+        ):
+            raise InvalidArgument(
+                f"in network namespaces: at most {NAMESPACED_SITES_MAX} sites of "
+                f"{NAMESPACED_HOSTS_MAX} hosts"
+            )
 
     def address(self, site_index: int, member: int) -> str:
-        """The loopback address of one member of a site."""
+        """The address of one member of a site: of loopback, or in its machine's namespace."""
+        if self.namespaces:
+            return f"198.18.{self.net}.{16 * site_index + member}"
         return f"127.{self.net}.{10 + site_index}.{member}"
+
+    def namespace(self, machine: str) -> str:
+        """The name of a machine's network namespace."""
+        return f"blockd-{self.net}-{machine}"
+
+    def inside(self, machine: str, command: Sequence[str]) -> list[str]:
+        """A daemon's command line, entering its machine's namespace first if it has one."""
+        if not self.namespaces:
+            return list(command)
+        return ["nsenter", f"--net=/run/netns/{self.namespace(machine)}", *command]
 
 
 @dataclass(frozen=True)
@@ -105,7 +131,9 @@ def meta_specs(plan: Plan, directory: Path, index: int, site: str) -> list[Spec]
         f"{other}=http://{plan.address(number, 1)}:{ETCD_PEER_PORT}"
         for number, other in enumerate(plan.sites)
     )
-    argv = blockd_command("meta")
+    argv = plan.inside(f"meta-{site}", blockd_command("meta"))
+    if plan.namespaces:
+        argv.append("--allow-plaintext")
     argv += ["--name", site, "--site", site, "--listen", f"{address}:{META_PORT}"]
     argv += ["--etcd-dir", str(directory / f"meta-{site}" / "etcd")]
     argv += ["--etcd-client-url", client, "--etcd-peer-url", peer]
@@ -127,7 +155,8 @@ def host_spec(plan: Plan, directory: Path, index: int, site: str, number: int) -
         "nbd_unix": str(directory / name / "nbd.sock"),
         "metrics": f"{address}:{METRICS_PORT}",
     }
-    argv = [*blockd_command("host"), "--config", str(directory / name / "host.toml")]
+    argv = plan.inside(name, blockd_command("host"))
+    argv += ["--config", str(directory / name / "host.toml")]
     return Spec(name, "host", site, tuple(argv), endpoints)
 
 
@@ -147,6 +176,7 @@ def host_settings(plan: Plan, directory: Path, spec: Spec) -> dict[str, object]:
         "metrics_listen": spec.endpoints["metrics"],
         "format": True,
         "buffer_size": "128MiB",
+        "allow_plaintext": plan.namespaces,
     }
 
 

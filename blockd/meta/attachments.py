@@ -164,6 +164,7 @@ class Attachments:
                 lambda host: host.GetAttachment,
                 host_pb2.GetAttachmentRequest(volume_id=held.volume_id),
                 timeout=ASK_SECONDS,
+                idempotent=True,
             )
         except (NotAttached, NotFound):
             return Holder.LACKS
@@ -364,6 +365,7 @@ class Attachments:
                 lambda host: host.Detach,
                 host_pb2.HostDetachRequest(volume_id=held.volume_id, epoch=held.epoch),
                 timeout=timeout if view.is_up else ASK_SECONDS,
+                idempotent=True,
             )
         except (NotAttached, NotFound):
             return Ended()

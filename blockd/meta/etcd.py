@@ -203,7 +203,8 @@ class Etcd:
         """Do all of `ops` at once if all guards hold.
 
         Returns the revision, or None: a guard failed and nothing was done. Raises WriteUnresolved:
-        the answer was lost, it may be done or not. MetadataUnreachable: not done.
+        the answer was lost, it may be done or not. MetadataUnreachable: not done, also because the
+        lease of a put has run out.
         """
         assert len(ops) <= OPS_PER_COMMIT_MAX
         assert len(guards) <= OPS_PER_COMMIT_MAX
@@ -330,6 +331,11 @@ class Etcd:
         except grpc.aio.AioRpcError as error:
             reason = error.details() or error.code().name
             self._current = (self._current + 1) % len(self._endpoints)
+            if error.code() is grpc.StatusCode.NOT_FOUND:  # the lease of a put; nothing is done
+                raise MetadataUnreachable(
+                    f"etcd at {endpoint}: {reason}: this instance, or the host that it writes of, "
+                    "was away for too long; try again"
+                ) from error
             if error.code() not in _TRANSIENT:
                 raise BlockdError(f"etcd at {endpoint}: {reason}") from error
             raise WriteUnresolved(

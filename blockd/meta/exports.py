@@ -192,6 +192,7 @@ class SnapshotExports:
                 lambda host: host.DetachSnapshot,
                 host_pb2.HostDetachSnapshotRequest(snapshot_id=snapshot_id),
                 timeout=CLOSE_SECONDS,
+                idempotent=True,
             )
 
     async def _forget(self, snapshot: Snapshot, key: str, host_name: str, what: str) -> None:

@@ -78,6 +78,7 @@ class Recall:
                 lambda host: host.ListReplicas,
                 host_pb2.ListReplicasRequest(volume_id=volume_id),
                 timeout=ASK_SECONDS if view.is_up else DOWN_SECONDS,
+                idempotent=True,
             )
         except BlockdError as error:
             log.info("host %s does not list what it has promised: %s", view.host.name, error)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Self, TypeAlias, TypeVar
 import grpc
 import grpc.aio
 
-from blockd.model.errors import BlockdError, MetadataUnreachable
+from blockd.model.errors import BlockdError, LinkLost, MetadataUnreachable
 from blockd.rpc.gen.host_pb2_grpc import HostServiceStub
 from blockd.rpc.gen.meta_pb2_grpc import MetadataStub
 from blockd.rpc.status import carries_error, from_rpc_error, hinted
@@ -195,10 +195,23 @@ class HostClient:
         request: Request,
         *,
         timeout: float,
+        idempotent: bool = False,
     ) -> Response:
-        """One unary call. Raises what the host raised; LinkLost, Timeout: it does not answer."""
+        """One unary call. Raises what the host raised; LinkLost, Timeout: it does not answer.
+
+        A kept connection may be to a process, or over a network, that is no more, which shows only
+        when it is used; a call that is `idempotent` is then made again over a new one.
+        """
+        deadline = time.monotonic() + timeout
         try:
             return await method(self._stub(endpoint))(request, timeout=timeout)
+        except grpc.aio.AioRpcError as error:
+            failure = from_rpc_error(error, f"host at {endpoint}")
+            if carries_error(error) or not isinstance(failure, LinkLost) or not idempotent:
+                raise failure from None
+        try:
+            remaining = deadline - time.monotonic()
+            return await method(self._stub(endpoint))(request, timeout=remaining)
         except grpc.aio.AioRpcError as error:
             raise from_rpc_error(error, f"host at {endpoint}") from None
 

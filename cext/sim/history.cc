@@ -8,10 +8,26 @@ namespace blockd::sim {
 std::size_t History::write_called(std::uint64_t first, std::uint64_t count, std::uint64_t tag,
                                   std::uint64_t epoch, std::uint32_t era) {
   writes_.push_back({first, count, tag, epoch, era, ++clock_});
+  if (epoch < serving_) {
+    writes_.back().settled = serving_since_;
+  } else {
+    unsettled_.push_back(writes_.size() - 1);
+  }
   for (std::uint64_t sector = first; sector < first + count; ++sector) {
     sectors_[sector].writes.push_back(writes_.size() - 1);
   }
   return writes_.size() - 1;
+}
+
+void History::served_under(std::uint64_t epoch) {
+  if (epoch <= serving_) return;
+  serving_ = epoch;
+  serving_since_ = ++clock_;
+  std::erase_if(unsettled_, [&](std::size_t call) {
+    if (writes_[call].epoch >= epoch) return false;
+    writes_[call].settled = serving_since_;
+    return true;
+  });
 }
 
 void History::read_answered(std::uint64_t called, std::uint64_t first,
@@ -48,7 +64,8 @@ std::string History::check_sector(std::uint64_t number, const Sector& sector) co
       continue;
     }
     by_tag[write.tag] = &write;
-    if (write.answered != kNever) zones[write.tag] = {write.answered, write.called, write.tag};
+    if (write.answered != kNever)
+      zones[write.tag] = {write.effective_by(), write.called, write.tag};
   }
   std::sort(certain.begin(), certain.end());
   for (std::size_t i = 1; i < certain.size(); ++i) {
@@ -63,7 +80,8 @@ std::string History::check_sector(std::uint64_t number, const Sector& sector) co
     const std::uint64_t latest_certain_call =
         after == certain.begin() ? 0 : std::prev(after)->second;
     const auto may_be = [&](const Write& write) {
-      return write.called < read.answered && write.answered > latest_certain_call;
+      return write.called < read.answered && write.called < write.settled &&
+             write.effective_by() > latest_certain_call;
     };
     bool possible = sector.initial == read.tag && latest_certain_call == 0;
     if (read.tag == 0) {
@@ -73,16 +91,22 @@ std::string History::check_sector(std::uint64_t number, const Sector& sector) co
       possible = possible || may_be(*found->second);
     }
     if (!possible) {
+      const auto found = by_tag.find(read.tag);
+      const bool known = found != by_tag.end() || read.tag == 0 || read.tag == sector.initial;
+      const bool late = found != by_tag.end() && found->second->called >= found->second->settled;
       return where() + "a read called at " + std::to_string(read.called) + ", answered at " +
              std::to_string(read.answered) + " saw " + std::to_string(read.tag) + ", which " +
-             (by_tag.contains(read.tag) || read.tag == 0 || read.tag == sector.initial
-                  ? "was overwritten"
-                  : "nobody wrote here");
+             (!known ? "nobody wrote here"
+              : late ? "was written through an engine that had been replaced"
+                     : "was overwritten");
     }
     if (read.tag == 0) continue;
     auto [it, fresh] = zones.try_emplace(read.tag);
     Zone& zone = it->second;
-    if (fresh) zone = {kNever, by_tag.at(read.tag)->called, read.tag};  // written, never answered
+    if (fresh) {  // written, never answered
+      const Write& write = *by_tag.at(read.tag);
+      zone = {write.settled, write.called, read.tag};
+    }
     zone.first_answer = std::min(zone.first_answer, read.answered);
     zone.last_call = std::max(zone.last_call, read.called);
   }
@@ -167,6 +191,7 @@ std::string History::restart(const std::vector<std::uint64_t>& tags) {
     sector.reads.clear();
   }
   writes_.clear();
+  unsettled_.clear();
   return {};
 }
 

@@ -6,9 +6,11 @@
 // history has a linear order if and only if no two zones that run forward overlap and none that
 // runs backward lies inside one (Gibbons and Korach, 1997). Zeros are not unique: for those only
 // the direct rule is checked (a read returns no value that was certainly overwritten). A write
-// without an answer, or with an error, may take effect at any later time, or never.
+// without an answer, or with an error, may take effect at any later time, or never; once the engine
+// that was asked has been replaced, it has taken effect by then, or never will.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -27,6 +29,9 @@ class History {
   std::size_t write_called(std::uint64_t first, std::uint64_t count, std::uint64_t tag,
                            std::uint64_t epoch = 0, std::uint32_t era = 0);
   void write_answered(std::size_t call) { writes_[call].answered = ++clock_; }
+  // An engine under this epoch has answered: what those of lower epochs were asked is settled.
+  void served_under(std::uint64_t epoch);
+  [[nodiscard]] std::uint64_t serving() const { return serving_; }  // the highest such epoch
   std::uint64_t read_called() { return ++clock_; }
   void read_answered(std::uint64_t called, std::uint64_t first,
                      const std::vector<std::uint64_t>& tags);
@@ -53,8 +58,9 @@ class History {
   struct Write {
     std::uint64_t first, count, tag, epoch;
     std::uint32_t era;
-    std::uint64_t called, answered = kNever;
+    std::uint64_t called, answered = kNever, settled = kNever;
     bool flushed = false;
+    [[nodiscard]] std::uint64_t effective_by() const { return std::min(answered, settled); }
   };
   struct Read {
     std::uint64_t called, answered, tag;
@@ -67,7 +73,9 @@ class History {
   [[nodiscard]] std::string check_sector(std::uint64_t number, const Sector& sector) const;
 
   std::uint64_t clock_ = 0;
+  std::uint64_t serving_ = 0, serving_since_ = 0;
   std::vector<Write> writes_;
+  std::vector<std::size_t> unsettled_;
   std::vector<Sector> sectors_;
 };
 

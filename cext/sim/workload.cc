@@ -151,6 +151,9 @@ void Workload::done(Client& client) {
     history_.write_answered(client.call);
     if (request.fua) history_.write_flushed(client.call);
   }
+  // A flush says nothing: an engine that is still opening has nothing to flush.
+  if (request.error == Error::Ok && request.op != BlockRequest::Op::flush)
+    history_.served_under(client.epoch);
   // Not from inside done(): a front answers its client, who thinks first.
   if (request.error == Error::EpochFenced || request.error == Error::ShuttingDown) return;
   next_in(client, cluster_.world().random().below(think_us));
@@ -183,6 +186,7 @@ bool Workload::read_all(std::uint32_t host, std::vector<std::uint64_t>& tags,
     const std::vector<std::uint64_t> some =
         tags_of(memory, first, request.length_bytes / kSectorBytes);
     history_.read_answered(called, first, some);
+    history_.served_under(cluster_.process(host).epoch);
     tags.insert(tags.end(), some.begin(), some.end());
   }
   std::free(memory);

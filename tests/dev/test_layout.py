@@ -43,6 +43,19 @@ def test_names_roles_and_order() -> None:
     assert initial == "a=http://127.0.10.1:7402,b=http://127.0.11.1:7402"
 
 
+def test_in_namespaces_every_machine_has_an_address_and_enters_its_own() -> None:
+    plan = Plan(hosts_per_site=2, net=7, namespaces=True)
+    specs = layout(plan, Path("/d"))
+    machines = {e.rpartition(":")[0] for e in endpoints(plan)}
+    assert len(machines) == 9  # a metadata service and two hosts at each of three sites
+    assert all(machine.startswith("198.18.7.") for machine in machines)
+    for spec in specs:
+        if spec.role != "etcd":  # which is its meta's child
+            assert spec.argv[:2] == ("nsenter", f"--net=/run/netns/blockd-7-{spec.name}")
+    with pytest.raises(InvalidArgument, match="network namespaces"):
+        Plan(hosts_per_site=5, namespaces=True).check()
+
+
 def test_settings_of_a_host_load(tmp_path: Path) -> None:
     plan = Plan()
     spec = next(spec for spec in layout(plan, tmp_path) if spec.role == "host")

@@ -73,6 +73,9 @@ async def test_a_lease_ends_by_itself(etcd_endpoint):
     await etcd.revoke(lease)
     assert await etcd.get("/l/a") is None
     assert not await etcd.keep_alive(lease)
+    with pytest.raises(MetadataUnreachable, match=r"lease not found.*try again"):
+        await etcd.commit([], [Put("/l/a", b"", lease), Put("/l/b", b"")])
+    assert await etcd.get("/l/b") is None
     await etcd.close()
 
 

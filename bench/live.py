@@ -1,0 +1,179 @@
+"""A volume under load that is hurt while it is measured: a cluster, a writer, and its latencies."""
+
+import asyncio
+import itertools
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.candidates import CandidateError
+from bench.cluster import Cluster
+from blockd.dev import cluster as dev
+from blockd.dev.state import Cluster as State
+from blockd.model.errors import BlockdError
+from blockd.rpc.channel import MetaClient
+from blockd.rpc.gen import meta_pb2, types_pb2
+
+WRITER = Path(__file__).resolve().parent / "writer.py"
+PYTHON = "/usr/bin/python3"  # Debian's, which has libnbd's module
+HOSTS = ("paris-1", "lyon-1", "marseille-1")
+VOLUME = "live"
+VOLUME_BYTES = 64 << 20
+ATTACH_S = 30.0
+SETTLE_S = 60.0
+POLL_S = 0.005
+SLOW_STOPPED_S, SLOW_RUNNING_S = 0.099, 0.001
+
+
+@dataclass(frozen=True)
+class Write:
+    """One acknowledged write, in seconds of CLOCK_MONOTONIC."""
+
+    called: float
+    answered: float
+
+    @property
+    def latency(self) -> float:
+        return self.answered - self.called
+
+
+class Live:
+    """Three replicas at three sites. holder: the host that serves the volume."""
+
+    def __init__(self, folder: Path, depth: int) -> None:
+        self._cluster = Cluster()
+        self._cluster.acquire(folder, VOLUME_BYTES * 4)
+        self._directory = folder / "cluster"
+        self._state = State.load(self._directory)
+        self._metas = [process.endpoints["grpc"] for process in self._state.of_role("meta")]
+        self._cluster.blockctl("volume", "create", VOLUME, "--size", str(VOLUME_BYTES))
+        self._times = folder / "times"
+        self._times.touch()
+        self._read = 0
+        self._writes: list[Write] = []
+        argv = [PYTHON, str(WRITER), str(self._times), "--depth", str(depth)]
+        self._writer = subprocess.Popen(argv, stdin=subprocess.PIPE, text=True)
+        self.holder = HOSTS[0]
+        self.serve_at(self.attach(self.holder))
+
+    def close(self) -> None:
+        self._writer.kill()
+        self._writer.wait()
+        self._cluster.release()
+
+    # Processes.
+
+    def signal(self, host: str, number: signal.Signals) -> float:
+        """When it was sent."""
+        running = self._state.get(host).running
+        sent = time.monotonic()
+        if running is None or not running.send(number):
+            raise CandidateError(f"{host} is not running")
+        return sent
+
+    @contextmanager
+    def slowed(self, host: str) -> Iterator[None]:
+        """Meanwhile the host's daemon runs one hundredth of the time, a millisecond at once."""
+        over = threading.Event()
+
+        def hold_up() -> None:
+            while not over.is_set():
+                self.signal(host, signal.SIGSTOP)
+                over.wait(SLOW_STOPPED_S)
+                self.signal(host, signal.SIGCONT)
+                time.sleep(SLOW_RUNNING_S)
+
+        thread = threading.Thread(target=hold_up)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+
+    def start(self, host: str) -> None:
+        dev.start_named(self._directory, [host])
+        self._state = State.load(self._directory)
+
+    # The volume.
+
+    def _ask(self, ask: Callable[[MetaClient], object]) -> object:
+        async def talk() -> object:
+            async with MetaClient(self._metas) as client:
+                return await ask(client)  # type: ignore[misc]
+
+        return asyncio.run(talk())
+
+    def attach(self, host: str) -> str:
+        """At once, or as soon as it can be; returns the URI."""
+        request = meta_pb2.AttachVolumeRequest(name_or_id=VOLUME, host=host)
+        deadline = time.monotonic() + ATTACH_S
+        while True:
+            try:
+                answer = self._ask(lambda m: m.call(lambda s: s.AttachVolume, request, timeout=10))
+                break
+            except BlockdError:
+                if time.monotonic() > deadline:
+                    raise
+        assert isinstance(answer, types_pb2.Attachment)
+        self.holder = host
+        return answer.nbd_uris[0]
+
+    def serve_at(self, uri: str) -> None:
+        """The writer goes there."""
+        assert self._writer.stdin is not None
+        self._writer.stdin.write(uri + "\n")
+        self._writer.stdin.flush()
+
+    def in_sync(self) -> int:
+        request = meta_pb2.GetVolumeRequest(name_or_id=VOLUME)
+        volume = self._ask(lambda m: m.call(lambda s: s.GetVolume, request, idempotent=True))
+        assert isinstance(volume, types_pb2.Volume)
+        return sum(member.in_sync for member in volume.segments[0].members)
+
+    def wait_in_sync(self, count: int) -> None:
+        self.wait(lambda: self.in_sync() == count, f"{count} replicas are in sync")
+
+    def wait(self, condition: Callable[[], bool], what: str) -> None:
+        deadline = time.monotonic() + SETTLE_S
+        while not condition():
+            if time.monotonic() > deadline:
+                raise CandidateError(f"not within {SETTLE_S:.0f} s: {what}")
+            time.sleep(POLL_S)
+
+    # What the writer saw.
+
+    def writes(self, since: float = 0.0, until: float = float("inf")) -> list[Write]:
+        """Those called within [since, until) and acknowledged so far."""
+        with self._times.open(encoding="ascii") as file:
+            file.seek(self._read)
+            text = file.read()
+        text = text[: text.rfind("\n") + 1]
+        self._read += len(text)
+        for line in text.splitlines():
+            called, answered = line.split()
+            self._writes.append(Write(int(called) / 1e9, int(answered) / 1e9))
+        return [write for write in self._writes if since <= write.called < until]
+
+    def wait_written(self, since: float, count: int = 1) -> float:
+        """When the first write that was called after `since` was answered; `count` must be."""
+        self.wait(lambda: len(self.writes(since)) >= count, "writes are acknowledged")
+        return min(write.answered for write in self.writes(since))
+
+
+def quantile(latencies: Sequence[float], part: float) -> float:
+    """The value below which `part` of them lie."""
+    ordered = sorted(latencies)
+    return ordered[min(len(ordered) - 1, int(part * len(ordered)))]
+
+
+def longest_stall(writes: Sequence[Write], begin: float, end: float) -> float:
+    """The longest time within [begin, end] in which no write was answered."""
+    answers = sorted(w.answered for w in writes if begin < w.answered < end)
+    marks = [begin, *answers, end]
+    return max(later - earlier for earlier, later in itertools.pairwise(marks))
