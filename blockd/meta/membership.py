@@ -54,7 +54,8 @@ class Membership:
         """Give the lease back, so that others need not wait for its end."""
         if self._instance.lease:
             try:
-                await asyncio.wait_for(self._etcd.revoke(self._instance.lease), 2.0)
+                async with asyncio.timeout(2.0):
+                    await self._etcd.revoke(self._instance.lease)
             except TimeoutError:
                 log.debug("lease not revoked in time")
 

@@ -250,7 +250,8 @@ async def wait_connected(channel: grpc.aio.Channel, timeout: float) -> bool:
         if remaining <= 0:
             return False
         try:
-            await asyncio.wait_for(channel.wait_for_state_change(state), remaining)
+            async with asyncio.timeout(remaining):  # wait_for() may swallow a cancellation
+                await channel.wait_for_state_change(state)
         except TimeoutError:
             return False
         state = channel.get_state(try_to_connect=True)
