@@ -53,7 +53,7 @@ inline evaluate_flush() {
   fi
 }
 
-#define BINDS(x) ((STABLE_AT_QUORUM -> ENG.ready : ENG.agreed | ENG.asked | ENG.ready) & BIT(x))
+#define BINDS(x) ((STABLE_AT_QUORUM -> ENG.ready : ENG.agreed | ENG.asked | (ASK_UNMARKED -> 0 : ENG.ready)) & BIT(x))
 
 inline advance_stable() {
   if

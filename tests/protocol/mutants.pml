@@ -22,5 +22,5 @@ byte mutant;
 #define JOIN_EARLY         (mutant == 17) /* J4: a joiner is ready before it has everything */
 #define NO_GENERATION      (mutant == 18) /* the record's generation is not compared */
 #define NO_EPOCH_AT_RECORD (mutant == 19) /* a replaced engine may change the in-sync set */
-#define ASK_UNMARKED       (mutant == 20) /* Q3: what the stable mark covers may be missing there */
+#define ASK_UNMARKED       (mutant == 20) /* Q3: the mark does not wait for a ready member, nor the ask for the mark */
 #define LITERAL            (mutant == 21) /* what is lost with power: by counting losses alone */
