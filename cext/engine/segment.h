@@ -165,8 +165,8 @@ class Segment {
   void emit_ask(const char* reason) noexcept;
   void maybe_serve() noexcept;
   void check_hung_operations() noexcept;
-  void check_hung_copies() noexcept;
-  void check_hung_reads() noexcept;
+  [[nodiscard]] MemberMask hung_members() const noexcept;
+  void time_out_requests() noexcept;
   void check_hung_controls() noexcept;
   void place_members(const SegmentConfig& config);
   [[nodiscard]] std::vector<Uuid> hosts_of(MemberMask mask) const;

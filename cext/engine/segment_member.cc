@@ -434,7 +434,6 @@ void Segment::tick() noexcept {
   if (engine_.fenced || engine_.closed) return;
   const std::uint64_t now = engine_.loop.now_us();
   check_hung_operations();
-  check_hung_reads();
   check_hung_controls();
   if (asked_ != 0 && now >= asked_at_us_ + kAskAgainUs) emit_ask("asked again");
   if (phase_ == Phase::formed && now >= background_at_us_) {
@@ -447,79 +446,72 @@ void Segment::tick() noexcept {
   if (!calm) poke();
 }
 
+// Who has an operation for too long is lost. All are found before the first is given up: that may
+// begin an opening, or end what was looked at.
 void Segment::check_hung_operations() noexcept {
-  const std::uint64_t now = engine_.loop.now_us();
-  const std::uint64_t hung_us = kOpTimeouts * engine_.hub.config().member_timeout_us;
-  for (Mutation* m = in_flight_.front(); m != nullptr; m = peer::List<Mutation>::next(*m)) {
-    if (now > m->started_us + engine_.io_timeout_us && !m->quorum_acked) {
-      if (Parent* parent = std::exchange(m->parent, nullptr))
-        engine_.piece_done(*parent, Error::WriteUnresolved);
-    }
-    if (now <= m->sent_us + hung_us) continue;
-    for (std::uint32_t i = 0; i < kMembersMax; ++i) {
-      const bool here =
-          (m->outstanding & member_bit(i)) && m->parts[i].session == members_[i].session;
-      if (here) member_failed(i, Error::Timeout);
-    }
-    if (phase_ != Phase::formed) return;  // reopened: the list is not what it was
+  const MemberMask hung = hung_members();
+  for (std::uint32_t i = 0; i < kMembersMax; ++i) {
+    if (hung & member_bit(i)) member_failed(i, Error::Timeout);
   }
-  check_hung_copies();
-  if (phase_ != Phase::formed) return;
-  for (Flush* flush = flushes_.front(); flush != nullptr; flush = peer::List<Flush>::next(*flush)) {
-    if (now > flush->started_us + engine_.io_timeout_us) {
-      if (Parent* parent = std::exchange(flush->parent, nullptr))
-        engine_.piece_done(*parent, Error::QuorumLost);
-    }
-    if (now <= flush->started_us + hung_us) continue;
-    for (std::uint32_t i = 0; i < kMembersMax; ++i) {
-      const bool here =
-          (flush->outstanding & member_bit(i)) && flush->parts[i].session == members_[i].session;
-      if (here) member_failed(i, Error::Timeout);
-    }
-    if (phase_ != Phase::formed) return;
-  }
-  for (std::size_t count = waiting_.size(); count > 0 && !waiting_.empty(); --count) {
-    Mutation& mutation = *waiting_.pop_front();
-    if (now > mutation.started_us + engine_.io_timeout_us) {
-      finish(mutation, Error::QuorumLost);
-    } else {
-      waiting_.push_back(mutation);
-    }
-  }
-  for (peer::List<Read>* list : {&waiting_reads_, &held_reads_}) {
-    for (std::size_t count = list->size(); count > 0 && !list->empty(); --count) {
-      Read& read = *list->pop_front();
-      if (now > read.started_us + engine_.io_timeout_us) {
-        finish(read, Error::QuorumLost);
-      } else {
-        list->push_back(read);
-      }
-    }
-  }
+  time_out_requests();
 }
 
-// Whoever is lost ends the copies that wait for nobody else: they are looked at first.
-void Segment::check_hung_copies() noexcept {
+MemberMask Segment::hung_members() const noexcept {
   const std::uint64_t now = engine_.loop.now_us();
   const std::uint64_t hung_us = kOpTimeouts * engine_.hub.config().member_timeout_us;
   MemberMask hung = 0;
+  const auto look = [&](MemberMask outstanding, const auto& parts) {
+    for (std::uint32_t i = 0; i < kMembersMax; ++i) {
+      const bool here = (outstanding & member_bit(i)) && parts[i].session == members_[i].session;
+      if (here) hung |= member_bit(i);
+    }
+  };
+  for (const Mutation* m = in_flight_.front(); m != nullptr; m = peer::List<Mutation>::next(*m)) {
+    if (now > m->sent_us + hung_us) look(m->outstanding, m->parts);
+  }
+  for (const Flush* f = flushes_.front(); f != nullptr; f = peer::List<Flush>::next(*f)) {
+    if (now > f->started_us + hung_us) look(f->outstanding, f->parts);
+  }
   for (const ChunkCopy* copy = active_copies_.front(); copy != nullptr;
        copy = peer::List<ChunkCopy>::next(*copy)) {
     if (now > copy->started_us + hung_us) hung |= awaited(*copy);
   }
-  for (std::uint32_t i = 0; i < kMembersMax; ++i) {
-    if (hung & member_bit(i)) member_failed(i, Error::Timeout);
+  for (const Read* read = sent_reads_.front(); read != nullptr && now > read->sent_us + hung_us;
+       read = peer::List<Read>::next(*read)) {
+    if (read->part.session == members_[read->part.tag].session) hung |= member_bit(read->part.tag);
   }
+  return hung;
 }
 
-void Segment::check_hung_reads() noexcept {
+// Whatever the segment is about: also while it is opened again.
+void Segment::time_out_requests() noexcept {
   const std::uint64_t now = engine_.loop.now_us();
-  const std::uint64_t hung_us = kOpTimeouts * engine_.hub.config().member_timeout_us;
-  for (Read* read = sent_reads_.front(); read != nullptr && now > read->sent_us + hung_us;
-       read = peer::List<Read>::next(*read)) {
-    if (read->part.session == members_[read->part.tag].session)
-      member_failed(read->part.tag, Error::Timeout);
+  const auto late = [&](std::uint64_t started_us) {
+    return now > started_us + engine_.io_timeout_us;
+  };
+  for (Mutation* m = in_flight_.front(); m != nullptr; m = peer::List<Mutation>::next(*m)) {
+    if (m->quorum_acked || !late(m->started_us)) continue;
+    if (Parent* parent = std::exchange(m->parent, nullptr))
+      engine_.piece_done(*parent, Error::WriteUnresolved);
   }
+  for (Flush* flush = flushes_.front(); flush != nullptr; flush = peer::List<Flush>::next(*flush)) {
+    if (!late(flush->started_us)) continue;
+    if (Parent* parent = std::exchange(flush->parent, nullptr))
+      engine_.piece_done(*parent, Error::QuorumLost);
+  }
+  const auto time_out = [&](auto& list) {
+    for (std::size_t count = list.size(); count > 0 && !list.empty(); --count) {
+      auto& one = *list.pop_front();
+      if (late(one.started_us)) {
+        finish(one, Error::QuorumLost);
+      } else {
+        list.push_back(one);
+      }
+    }
+  };
+  time_out(waiting_);
+  time_out(waiting_reads_);
+  time_out(held_reads_);
 }
 
 // An opening or a resync that a member does not get on with: others need not wait for it. Its link

@@ -119,6 +119,24 @@ TEST_CASE(
   }
 }
 
+TEST_CASE("a request fails in time also while the segment is opened again") {
+  ClusterOptions options;
+  options.hosts = 4;
+  options.io_timeout_us = 5'000'000;
+  Fixture f(options, 3);
+  for (std::uint32_t host = 0; host < 3; ++host) f.cluster.kill(host, false);
+  SUBCASE("begun before it is noticed") {}
+  SUBCASE("begun after it is noticed") { f.cluster.world().run_for(3'000'000); }
+  Io second(f.cluster, 3);
+  f.io.begin(BlockRequest::Op::write, 0, kBlockBytes);
+  second.begin(BlockRequest::Op::read, 0, kBlockBytes);
+  const Error wrote = f.io.wait();
+  const Error read = second.wait();
+  CHECK((wrote == Error::QuorumLost || wrote == Error::WriteUnresolved));
+  CHECK(read == Error::QuorumLost);
+  if (!f.io.over || !second.over) f.cluster.kill(3, false);
+}
+
 TEST_CASE(
     "a member that is lost is told of at once, also while the metadata counts it as in sync") {
   Fixture f;
