@@ -138,6 +138,7 @@ class Segment {
   void send_flush_part(Flush& flush, std::uint32_t index) noexcept;
   static void flush_part_done(peer::ReplicaOp& op) noexcept;
   void evaluate(Flush& flush) noexcept;
+  [[nodiscard]] bool awaited(const Flush& flush) const noexcept;
   void background_flush() noexcept;
   void advance_stable() noexcept;
   static void stable_done(peer::ReplicaOp& op) noexcept;
