@@ -520,7 +520,9 @@ void Segment::send_replaces(ChunkCopy& copy) noexcept {
     engine_.submit(*member.host, op);
   }
   unlock(copy.lock);
-  if (copy.outstanding == 0) finish(copy);
+  if (copy.outstanding != 0) return;
+  copy.error = Error::LinkLost;  // nobody is left who wanted it
+  finish(copy);
 }
 
 void Segment::replace_done(ReplicaOp& op) noexcept {
