@@ -173,5 +173,26 @@ TEST_CASE("an opening waits for a write that may have been acknowledged") {
   CHECK(f.cluster.notices("reconcile-blocked") >= 1);
 }
 
+TEST_CASE("a repair whose target is lost meanwhile is not reported as done") {
+  Fixture f;
+  REQUIRE(f.io.write(0, 16 * kBlockBytes, 0x11, true) == Error::Ok);
+  REQUIRE(f.cluster.medium(2).rot({f.cluster.volume_id(), 0}, 3));
+  fake(f.cluster, 0).store().stuck = true;  // the source is slow
+  bool over = false;
+  Error error = Error::Ok;
+  f.cluster.volume(0)->repair_chunk(0, 0, 0, f.cluster.host_id(2), [&](Error e) {
+    over = true;
+    error = e;
+  });
+  f.cluster.world().run_for(50'000);
+  f.cluster.kill(2, false);
+  f.cluster.world().run_for(500'000);
+  REQUIRE_FALSE(over);
+  f.cluster.medium(0).set_stuck(false);
+  REQUIRE(f.cluster.world().run_until([&] { return over; }, kPatienceUs));
+  CHECK(error != Error::Ok);
+  CHECK(f.cluster.notices("block-repaired") == 0);
+}
+
 }  // namespace
 }  // namespace blockd::sim

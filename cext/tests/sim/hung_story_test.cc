@@ -92,6 +92,50 @@ TEST_CASE("an opening whose local source hangs in the middle of a copy takes ano
   }
 }
 
+// The member that hangs in the middle of a copy, and another one that is lost by its link, which
+// begins the opening anew while the hung copy is still out.
+TEST_CASE("an opening goes on without a hung copy when another loss restarts it") {
+  Fixture f;
+  REQUIRE(f.io.write(0, 4 * kBlockBytes, 0x11, true) == Error::Ok);
+  f.cluster.world().run_for(3'000'000);
+  f.cluster.cut_from_metadata(0, true);
+  f.cluster.kill(2, false);  // misses what follows, and stays agreed
+  for (std::uint64_t chunk = 0; chunk < 8; ++chunk)
+    REQUIRE(f.io.write(chunk * kChunkBytes, 4 * kBlockBytes, 0x22) == Error::Ok);
+  f.cluster.kill(0, false);
+  f.cluster.restart(0);
+  f.cluster.restart(2);
+  f.cluster.heal();
+  f.cluster.attach(1);
+  fake(f.cluster, 1).store().stuck = true;
+  f.cluster.world().run_for(1'500'000);  // the copies have been asked for
+  f.cluster.kill(0, false);
+  f.cluster.world().run_for(50'000);
+  f.cluster.restart(0);
+  const bool served = until_state(f.cluster, 1, VolumeState::serving, 120'000'000);
+  CHECK_MESSAGE(served, f.cluster.describe(1));
+}
+
+Version stable_at(SimCluster& cluster, std::uint32_t host) {
+  store::Store& store = fake(cluster, host).store();
+  return store.segment_info(*store.find_segment({cluster.volume_id(), 0})).stable;
+}
+
+TEST_CASE("the stable mark moves on while a flush hangs at a member that was given up") {
+  Fixture f;
+  REQUIRE(f.io.write(0, kBlockBytes, 0x11) == Error::Ok);
+  fake(f.cluster, 0).store().stuck = true;  // before the background flush, that is once a second
+  f.cluster.world().run_for(1'500'000);
+  REQUIRE(f.io.write(0, kBlockBytes, 0x22) == Error::Ok);
+  REQUIRE(until_in_sync(f.cluster, 2));
+  const Version before = stable_at(f.cluster, 1);
+  for (int i = 0; i < 5; ++i) {
+    REQUIRE(f.io.write(0, kBlockBytes, 0x33) == Error::Ok);
+    f.cluster.world().run_for(2'000'000);
+  }
+  CHECK(stable_at(f.cluster, 1).seq >= before.seq + 4);
+}
+
 // --- at random -----------------------------------------------------------------------------------
 
 constexpr std::uint32_t kSpanBlocks = 4 * kBlocksPerChunk;
