@@ -108,6 +108,7 @@ class Segment {
   void uncount_lag(Mutation& mutation, std::uint32_t index) noexcept;
   void retire(Mutation& mutation) noexcept;
   void requeue(Mutation& mutation) noexcept;
+  void again(Mutation& mutation) noexcept;
   void finish(Mutation& mutation, Error error) noexcept;
   [[nodiscard]] bool locked(std::uint32_t first, std::uint32_t end,
                             const RangeLock* own) const noexcept;

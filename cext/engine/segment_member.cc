@@ -283,7 +283,7 @@ void Segment::reopen() noexcept {
     Mutation* next = peer::List<Mutation>::next(*mutation);
     if (!mutation->quorum_acked) {
       mutation->requeue = true;
-      if (mutation->outstanding == 0) requeue(*mutation);
+      requeue(*mutation);
     }
     mutation = next;
   }

@@ -136,6 +136,24 @@ TEST_CASE("the stable mark moves on while a flush hangs at a member that was giv
   CHECK(stable_at(f.cluster, 1).seq >= before.seq + 4);
 }
 
+TEST_CASE("a write that a hung disk has is written anew after the segment reopened") {
+  Fixture f;
+  REQUIRE(f.io.write(0, kBlockBytes, 0x11, true) == Error::Ok);
+  fake(f.cluster, 0).store().stuck = true;
+  f.cluster.kill(1, false);
+  f.cluster.kill(2, false);
+  f.io.begin(BlockRequest::Op::write, 0, kBlockBytes);
+  f.cluster.world().run_for(1'000'000);
+  f.cluster.restart(1);
+  f.cluster.restart(2);
+  f.cluster.world().run_for(20'000'000);  // both are opened, and agreed without host 0
+  CHECK(f.io.over);
+  CHECK(f.io.wait() == Error::Ok);
+  Io other(f.cluster, 0);
+  CHECK(other.write(kChunkBytes, kBlockBytes, 0x33) == Error::Ok);
+  CHECK(other.read(0, kBlockBytes) == Error::Ok);  // and what it touched is not lost to reads
+}
+
 // --- at random -----------------------------------------------------------------------------------
 
 constexpr std::uint32_t kSpanBlocks = 4 * kBlocksPerChunk;
