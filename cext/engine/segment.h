@@ -68,7 +68,8 @@ class Segment {
   [[nodiscard]] std::uint32_t index() const noexcept { return index_; }
   [[nodiscard]] std::uint64_t generation() const noexcept { return generation_; }
 
-  bool poked = false;  // the engine's
+  bool poked = false;        // the engine's
+  bool awaits_join = false;  // a member could be opened, but for the volume's other resyncs
 
  private:
   enum class Phase : std::uint8_t { gather, list, reconcile, flush, formed };

@@ -307,6 +307,7 @@ void Segment::become_ready(std::uint32_t index, std::uint64_t durable_seq) noexc
 // ------------------------------------------------------------------------------
 
 void Segment::open_members() noexcept {
+  awaits_join = false;
   const std::uint64_t now = engine_.loop.now_us();
   for (std::uint32_t i = 0; i < kMembersMax; ++i) {
     Member& member = members_[i];
@@ -315,6 +316,7 @@ void Segment::open_members() noexcept {
     const bool wanted = phase_ == Phase::formed
                             ? engine_.joins < kJoinsPerVolume
                             : phase_ == Phase::gather && ((agreed_ | asked_) & member_bit(i));
+    awaits_join = awaits_join || (!wanted && phase_ == Phase::formed);
     if (!wanted) continue;
     if (now < member.retry_at_us) {
       wake_at(member.retry_at_us);
@@ -329,6 +331,7 @@ void Segment::count_join(Member& member, bool joining) noexcept {
   if (member.joining == joining) return;
   member.joining = joining;
   engine_.joins = joining ? engine_.joins + 1 : engine_.joins - 1;
+  if (!joining) engine_.join_over();
 }
 
 void Segment::start_open(std::uint32_t index) noexcept {
@@ -547,7 +550,8 @@ SegmentStatus Segment::status() const {
   status.lost = lost();
   status.resync_bytes_done = resync_done_bytes_;
   status.resync_bytes_total = resync_total_bytes_;
-  if (joining != 0) status.resync_us = engine_.loop.now_us() - resync_began_us_;
+  if (joining != 0 && resync_began_us_ != 0)
+    status.resync_us = engine_.loop.now_us() - resync_began_us_;
   status.in_flight = in_flight_.size() + waiting_.size() + waiting_reads_.size();
   return status;
 }

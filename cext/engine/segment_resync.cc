@@ -50,6 +50,7 @@ std::uint64_t mixed(std::uint64_t digest, const format::ChunkEntry& entry) noexc
 void Segment::begin_join(std::uint32_t index) {
   Member& member = members_[index];
   BLOCKD_ASSERT(member.state == Member::State::opened && !member.join);
+  if (members_in(Member::State::syncing) == 0) resync_began_us_ = 0;
   member.state = Member::State::syncing;
   count_join(member, true);
   member.join = std::make_unique<Join>();
@@ -257,6 +258,7 @@ bool Segment::copy_next(std::uint32_t index) noexcept {
     wake_at(now + kShortageRetryUs);
     return false;
   }
+  count_join(members_[index], true);
   join.cursor = chunk + 1 < kChunksPerSegment ? chunk + 1 : 0;
   set(join.copying, chunk);
   ++join.copies;
@@ -287,6 +289,7 @@ MemberMask Segment::join_sources(std::uint32_t index, std::uint32_t chunk) noexc
 void Segment::resync_blocked(std::uint32_t index) noexcept {
   const Join& join = *members_[index].join;
   wake_at(join.blocked_until_us);
+  if (join.copies == 0) count_join(members_[index], false);  // others need not wait for it
   const bool counts = ((agreed_ | asked_) & member_bit(index)) != 0;
   if (counts && join.copies == 0 && !quorum(ready_)) reopen_wanted_ = true;
 }

@@ -154,6 +154,18 @@ TEST_CASE("a write that a hung disk has is written anew after the segment reopen
   CHECK(other.read(0, kBlockBytes) == Error::Ok);  // and what it touched is not lost to reads
 }
 
+TEST_CASE("a joiner that hangs while it is opened is opened again once it is well") {
+  Fixture f;
+  REQUIRE(f.io.write(0, 16 * kBlockBytes, 0x11, true) == Error::Ok);
+  fake(f.cluster, 0).store().stuck = true;
+  REQUIRE(f.io.write(0, kBlockBytes, 0x22) == Error::Ok);
+  REQUIRE(until_in_sync(f.cluster, 2));
+  f.cluster.world().run_for(20'000'000);
+  f.cluster.medium(0).set_stuck(false);
+  REQUIRE(until_in_sync(f.cluster, 3));
+  CHECK(f.cluster.compare_replicas() == "");
+}
+
 // --- at random -----------------------------------------------------------------------------------
 
 constexpr std::uint32_t kSpanBlocks = 4 * kBlocksPerChunk;
