@@ -64,6 +64,7 @@ struct Mutation {
   bool abandoned = false;  // another record goes on, or nobody waits: operations are still out
   bool no_space = false;   // some member had no room for it
   bool completed = false;  // its edge blocks hold what was there before
+  bool reread = false;     // a hung operation may write into its buffer: it needs another one
   std::uint32_t first_block = 0;
   std::uint32_t block_count = 0;
   std::uint64_t seq = 0;
@@ -93,7 +94,7 @@ struct Mutation {
     fua = other.fua;
     covers = other.covers;
     completed = other.completed;
-    quorum_acked = requeue = abandoned = no_space = false;
+    quorum_acked = requeue = abandoned = no_space = reread = false;
     first_block = other.first_block;
     block_count = other.block_count;
     started_us = other.started_us;
@@ -122,6 +123,7 @@ struct Read {
   std::uint64_t start_seq = 0;  // the segment's last sequence when it was sent
   MemberMask tried = 0;
   MemberMask damaged = 0;  // answered with a bad block
+  bool abandoned = false;  // nobody waits for it: its operation is still out
   Error last_error = Error::Ok;
   std::byte* data = nullptr;
   peer::ReplicaOp part;

@@ -50,7 +50,7 @@ void Segment::submit(Mutation& mutation) noexcept {
   mutation.segment = this;
   mutation.started_us = engine_.loop.now_us();
   mutation.quorum_acked = mutation.requeue = mutation.no_space = mutation.completed = false;
-  mutation.abandoned = false;
+  mutation.abandoned = mutation.reread = false;
   mutation.acked = mutation.outstanding = mutation.lagging = 0;
   mutation.read_error = Error::Ok;
   const bool begun =

@@ -131,6 +131,8 @@ class Segment {
   [[nodiscard]] MemberMask readable(const Read& read, bool& must_wait) const noexcept;
   static void read_part_done(peer::ReplicaOp& op) noexcept;
   void read_answered(Read& read) noexcept;
+  void let_go_of_reads() noexcept;
+  void abandon(Read& read) noexcept;
   [[nodiscard]] bool saw_unsettled(const Read& read) const noexcept;
   [[nodiscard]] bool split(Read& read) noexcept;
   void finish(Read& read, Error error) noexcept;

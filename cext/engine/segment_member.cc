@@ -456,6 +456,7 @@ void Segment::check_hung_operations() noexcept {
   for (std::uint32_t i = 0; i < kMembersMax; ++i) {
     if (hung & member_bit(i)) member_failed(i, Error::Timeout);
   }
+  let_go_of_reads();
   time_out_requests();
 }
 

@@ -166,6 +166,48 @@ TEST_CASE("a joiner that hangs while it is opened is opened again once it is wel
   CHECK(f.cluster.compare_replicas() == "");
 }
 
+TEST_CASE("a read that the engine's own hung disk has fails in time, and others go elsewhere") {
+  Fixture f;
+  REQUIRE(f.io.write(0, kBlockBytes, 0x11, true) == Error::Ok);
+  fake(f.cluster, 0).store().stuck = true;
+  const BufferRef memory = f.cluster.process(0).buffers->small.get();
+  bool over = false;
+  BlockRequest read;
+  read.op = BlockRequest::Op::read;
+  read.length_bytes = kBlockBytes;
+  read.data = memory.data();
+  read.hold = memory;  // the operation keeps it when the request has its answer
+  read.owner = &over;
+  read.done = [](BlockRequest& r) noexcept { *static_cast<bool*>(r.owner) = true; };
+  f.cluster.volume(0)->submit(read);
+  REQUIRE(f.cluster.world().run_until([&] { return over; }, kPatienceUs));
+  CHECK(read.error == Error::QuorumLost);
+  Io other(f.cluster, 0);
+  REQUIRE(other.read(0, kBlockBytes) == Error::Ok);
+  CHECK(other.all(0x11, 0, kBlockBytes));
+  f.cluster.medium(0).set_stuck(false);
+  CHECK(until_in_sync(f.cluster, 3));
+}
+
+TEST_CASE("a write whose edge the engine's own hung disk was asked for goes on with another one") {
+  Fixture f;
+  REQUIRE(f.io.write(0, 2 * kBlockBytes, 0x11, true) == Error::Ok);
+  fake(f.cluster, 0).store().stuck = true;
+  std::memset(f.io.memory, 0x22, kBlockBytes);
+  f.io.begin(BlockRequest::Op::write, kBlockBytes / 2, kBlockBytes);  // two edges
+  REQUIRE(f.io.wait(10'000'000) == Error::Ok);
+  Io other(f.cluster, 0);
+  for (const bool stuck : {true, false}) {
+    f.cluster.medium(0).set_stuck(stuck);
+    REQUIRE(other.read(0, 2 * kBlockBytes) == Error::Ok);
+    CHECK(other.all(0x11, 0, kBlockBytes / 2));
+    CHECK(other.all(0x22, kBlockBytes / 2, kBlockBytes));
+    CHECK(other.all(0x11, kBlockBytes / 2 * 3, kBlockBytes / 2));
+  }
+  REQUIRE(f.cluster.world().run_until([&] { return f.cluster.all_in_sync(0); }, kPatienceUs));
+  CHECK(f.cluster.compare_replicas() == "");
+}
+
 // --- at random -----------------------------------------------------------------------------------
 
 constexpr std::uint32_t kSpanBlocks = 4 * kBlocksPerChunk;

@@ -6,15 +6,6 @@
 namespace blockd::sim {
 namespace {
 
-TEST_CASE("adversary: a read that the engine's own hung disk has is answered by another member") {
-  Fixture f;
-  REQUIRE(f.io.write(0, kBlockBytes, 0x11, true) == Error::Ok);
-  fake(f.cluster, 0).store().stuck = true;
-  f.io.begin(BlockRequest::Op::read, 0, kBlockBytes);
-  CHECK(f.io.wait(60'000'000) == Error::Ok);
-  if (!f.io.over) f.cluster.kill(0, false);
-}
-
 // The volume has 64 records of copies. An opening of many segments takes all of them, and its own
 // disk hangs with them.
 TEST_CASE("adversary: copies that a hung disk has leave room for those of the others") {
