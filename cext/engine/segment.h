@@ -222,6 +222,7 @@ class Segment {
   void let_go_of_copies() noexcept;
   [[nodiscard]] MemberMask awaited(const ChunkCopy& copy) const noexcept;
   void orphan_if_alone(ChunkCopy& copy) noexcept;
+  [[nodiscard]] bool has_orphans(std::uint32_t index) const noexcept;
   void settle(ChunkCopy& copy) noexcept;
   void release(ChunkCopy& copy) noexcept;
   [[nodiscard]] bool try_copy(ChunkCopy& copy) noexcept;
@@ -308,6 +309,7 @@ class Segment {
   peer::List<RangeLock> locks_;
   peer::List<ChunkCopy> copies_;         // waiting to begin
   peer::List<ChunkCopy> active_copies_;  // reading, replacing
+  peer::List<ChunkCopy> orphans_;        // over, with operations that are still out
   std::uint32_t copies_under_way_ = 0;
   std::array<std::uint16_t, 256> filter_{};  // mutations in flight by chunk, hashed
   std::uint32_t wide_ = 0;                   // those too long to count by chunk

@@ -113,7 +113,8 @@ void Segment::place_members(const SegmentConfig& config) {
     }
     for (std::uint32_t i = 0; i < kMembersMax && place == kMembersMax; ++i) {
       const Member& member = members_[i];
-      if (!member.present && !member.control_busy && !member.stable_busy) place = i;
+      const bool busy = member.control_busy || member.stable_busy || has_orphans(i);
+      if (!member.present && !busy) place = i;
     }
     if (place == kMembersMax) continue;  // more than kMembersMax: the rest has to wait
     Member& member = members_[place];
@@ -312,7 +313,7 @@ void Segment::open_members() noexcept {
   for (std::uint32_t i = 0; i < kMembersMax; ++i) {
     Member& member = members_[i];
     if (!member.present || member.state != Member::State::absent || member.control_busy) continue;
-    if (!member.host->channel->connected()) continue;
+    if (!member.host->channel->connected() || has_orphans(i)) continue;
     const bool wanted = phase_ == Phase::formed
                             ? engine_.joins < kJoinsPerVolume
                             : phase_ == Phase::gather && ((agreed_ | asked_) & member_bit(i));

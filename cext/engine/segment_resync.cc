@@ -390,7 +390,20 @@ void Segment::orphan_if_alone(ChunkCopy& copy) noexcept {
   copy.orphan = true;
   copy.error = Error::LinkLost;
   active_copies_.erase(copy);
+  orphans_.push_back(copy);
+  engine_.copies.allow(1);  // it takes nobody's place
   settle(copy);
+}
+
+// The member still has an operation of a copy that is over: it is not asked for more until that is
+// back, or a disk that hangs would take more and more.
+bool Segment::has_orphans(std::uint32_t index) const noexcept {
+  for (const ChunkCopy* copy = orphans_.front(); copy != nullptr;
+       copy = peer::List<ChunkCopy>::next(*copy)) {
+    const bool reads = copy->stage == ChunkCopy::Stage::reading && copy->asked == index;
+    if (reads || (copy->outstanding & member_bit(index)) != 0) return true;
+  }
+  return false;
 }
 
 // Locks the chunk against new mutations; reads it once the source has every one there is. False:
@@ -590,6 +603,10 @@ void Segment::release(ChunkCopy& copy) noexcept {
   copy.buffer.reset();
   copy.heal_buffer.reset();
   copy.past.reset();
+  if (copy.orphan) {
+    orphans_.erase(copy);
+    engine_.copies.allow(-1);
+  }
   engine_.copies.put(copy);
   poke();
 }

@@ -208,6 +208,31 @@ TEST_CASE("a write whose edge the engine's own hung disk was asked for goes on w
   CHECK(f.cluster.compare_replicas() == "");
 }
 
+// The volume has 64 records of copies. An opening of many segments takes all of them, and its own
+// disk hangs with them.
+TEST_CASE("copies that a hung disk has leave room for those of the others") {
+  constexpr std::uint32_t kSegments = 10;
+  ClusterOptions options;
+  options.volume_bytes = kSegments * kSegmentBytes;
+  Fixture f(options);
+  REQUIRE(f.io.write(0, kBlockBytes, 0x11, true) == Error::Ok);
+  f.cluster.cut_from_metadata(0, true);
+  f.cluster.kill(2, false);  // misses what follows, and stays agreed
+  for (std::uint64_t segment = 0; segment < kSegments; ++segment) {
+    for (std::uint64_t chunk = 0; chunk < 8; ++chunk)
+      REQUIRE(f.io.write(segment * kSegmentBytes + chunk * kChunkBytes, kBlockBytes, 0x22) ==
+              Error::Ok);
+  }
+  f.cluster.kill(0, false);
+  f.cluster.restart(0);
+  f.cluster.restart(2);
+  f.cluster.heal();
+  f.cluster.attach(1);
+  fake(f.cluster, 1).store().stuck = true;
+  const bool served = until_state(f.cluster, 1, VolumeState::serving, 120'000'000);
+  CHECK_MESSAGE(served, f.cluster.describe(1));
+}
+
 // --- at random -----------------------------------------------------------------------------------
 
 constexpr std::uint32_t kSpanBlocks = 4 * kBlocksPerChunk;
