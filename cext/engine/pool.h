@@ -30,7 +30,9 @@ class Pool {
   }
 
   // So many more, or fewer, may be out: some are, with nobody who waits for them.
-  void allow(int more) noexcept { limit_ = static_cast<std::uint32_t>(static_cast<int>(limit_) + more); }
+  void allow(int more) noexcept {
+    limit_ = static_cast<std::uint32_t>(static_cast<int>(limit_) + more);
+  }
 
   [[nodiscard]] std::uint32_t used() const noexcept {
     return made_ - static_cast<std::uint32_t>(free_.size());
