@@ -126,7 +126,9 @@ TEST_CASE("a request fails in time also while the segment is opened again") {
   Fixture f(options, 3);
   for (std::uint32_t host = 0; host < 3; ++host) f.cluster.kill(host, false);
   SUBCASE("begun before it is noticed") {}
-  SUBCASE("begun after it is noticed") { f.cluster.world().run_for(3'000'000); }
+  SUBCASE("begun after it is noticed") {
+    f.cluster.world().run_for(3'000'000);
+  }
   Io second(f.cluster, 3);
   f.io.begin(BlockRequest::Op::write, 0, kBlockBytes);
   second.begin(BlockRequest::Op::read, 0, kBlockBytes);

@@ -150,10 +150,10 @@ struct OneHangsForGood {
     REQUIRE_MESSAGE(f.cluster.in_sync_count(0) == 2, f.cluster.describe(holder));
     // What a hung disk has of reads is its own; all else has ended.
     for (const auto& io : ios) {
-      const bool ended = io->over || io->request.op == BlockRequest::Op::read ||
-                         io->request.length_bytes == 1024;
-      CHECK_MESSAGE(ended, "op " << static_cast<int>(io->request.op) << " "
-                                 << f.cluster.describe(holder));
+      const bool ended =
+          io->over || io->request.op == BlockRequest::Op::read || io->request.length_bytes == 1024;
+      CHECK_MESSAGE(ended,
+                    "op " << static_cast<int>(io->request.op) << " " << f.cluster.describe(holder));
     }
     auto all = std::make_unique<Io>(f.cluster, holder);
     for (std::uint32_t block = 0; block < kSpanBlocks; block += kBlocksPerChunk) {
