@@ -61,8 +61,10 @@ struct Mutation {
   bool covers = false;
   bool quorum_acked = false;
   bool requeue = false;    // to be sequenced anew once no member has it
+  bool abandoned = false;  // another record goes on, or nobody waits: operations are still out
   bool no_space = false;   // some member had no room for it
   bool completed = false;  // its edge blocks hold what was there before
+  bool reread = false;     // a hung operation may write into its buffer: it needs another one
   std::uint32_t first_block = 0;
   std::uint32_t block_count = 0;
   std::uint64_t seq = 0;
@@ -84,6 +86,29 @@ struct Mutation {
   Error read_error = Error::Ok;
   std::array<std::uint32_t, kBlocksMax> crcs;
   std::array<peer::ReplicaOp, kMembersMax> parts;
+
+  // Becomes what `other` was before it was sequenced.
+  void resume(const Mutation& other) noexcept {
+    segment = other.segment;
+    zero = other.zero;
+    fua = other.fua;
+    covers = other.covers;
+    completed = other.completed;
+    quorum_acked = requeue = abandoned = no_space = reread = false;
+    first_block = other.first_block;
+    block_count = other.block_count;
+    started_us = other.started_us;
+    acked = outstanding = lagging = 0;
+    data = other.data;
+    hold = other.hold;
+    source = other.source;
+    source_hold = other.source_hold;
+    skip_bytes = other.skip_bytes;
+    length_bytes = other.length_bytes;
+    reads_left = 0;
+    read_error = Error::Ok;
+    crcs = other.crcs;
+  }
 };
 
 struct Read {
@@ -98,6 +123,7 @@ struct Read {
   std::uint64_t start_seq = 0;  // the segment's last sequence when it was sent
   MemberMask tried = 0;
   MemberMask damaged = 0;  // answered with a bad block
+  bool abandoned = false;  // nobody waits for it: its operation is still out
   Error last_error = Error::Ok;
   std::byte* data = nullptr;
   peer::ReplicaOp part;

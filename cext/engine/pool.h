@@ -29,6 +29,11 @@ class Pool {
     free_.push_back(&object);
   }
 
+  // So many more, or fewer, may be out: some are, with nobody who waits for them.
+  void allow(int more) noexcept {
+    limit_ = static_cast<std::uint32_t>(static_cast<int>(limit_) + more);
+  }
+
   [[nodiscard]] std::uint32_t used() const noexcept {
     return made_ - static_cast<std::uint32_t>(free_.size());
   }
@@ -37,9 +42,10 @@ class Pool {
   static constexpr std::uint32_t kSlab = 16;
 
   void grow() {
+    if (made_ >= limit_) return;
     const std::uint32_t count = std::min(kSlab, limit_ - made_);
-    if (count == 0) return;
     slabs_.push_back(std::make_unique<T[]>(count));
+    free_.reserve(made_ + count);
     for (std::uint32_t i = 0; i < count; ++i) free_.push_back(&slabs_.back()[i]);
     made_ += count;
   }

@@ -50,6 +50,7 @@ void Segment::submit(Mutation& mutation) noexcept {
   mutation.segment = this;
   mutation.started_us = engine_.loop.now_us();
   mutation.quorum_acked = mutation.requeue = mutation.no_space = mutation.completed = false;
+  mutation.abandoned = mutation.reread = false;
   mutation.acked = mutation.outstanding = mutation.lagging = 0;
   mutation.read_error = Error::Ok;
   const bool begun =
@@ -152,6 +153,10 @@ void Segment::part_done(ReplicaOp& op) noexcept {
   if (op.error == Error::NoSpace) mutation.no_space = true;
   if (op.error != Error::Ok) self.member_error(index, op.session, op.error);
   mutation.outstanding &= static_cast<MemberMask>(~member_bit(index));
+  if (mutation.abandoned) {
+    if (mutation.outstanding == 0) self.finish(mutation, Error::Ok);
+    return;
+  }
   if (op.error == Error::Ok && op.session == self.members_[index].session)
     mutation.acked |= member_bit(index);
   self.evaluate(mutation);
@@ -228,13 +233,30 @@ void Segment::retire(Mutation& mutation) noexcept {
 }
 
 // Every member was lost before a quorum had it: whatever the survivors agree on, it is applied
-// anew.
+// anew. An operation of it may still be out, with a member whose disk hangs: the record is left to
+// that, and another one goes on.
 void Segment::requeue(Mutation& mutation) noexcept {
+  // Its client was told that the outcome is unknown: leave it so. Or it is what filled the stores.
+  const bool ends = mutation.parent == nullptr || mutation.no_space;
+  Mutation* other = &mutation;
+  if (mutation.outstanding != 0) other = ends ? nullptr : engine_.mutations.get();
+  if (other == nullptr && !ends) return;  // no record is left: once its operations are back
   in_flight_.erase(mutation);
   filter_add(mutation.first_block, mutation.block_count, -1);
   mutation.requeue = false;
-  // Its client was told that the outcome is unknown: leave it so. Or it is what filled the stores.
-  if (mutation.parent == nullptr || mutation.no_space) return finish(mutation, Error::NoSpace);
+  if (other == &mutation) return ends ? finish(mutation, Error::NoSpace) : again(mutation);
+  mutation.abandoned = true;
+  Parent* parent = std::exchange(mutation.parent, nullptr);
+  if (other != nullptr) {
+    other->resume(mutation);
+    other->parent = parent;
+    again(*other);
+  } else if (parent != nullptr) {
+    engine_.piece_done(*parent, Error::NoSpace);
+  }
+}
+
+void Segment::again(Mutation& mutation) noexcept {
   mutation.stage = Mutation::Stage::admit;
   if (mutation.completed) {
     // Others may have come first by now: its edges are read anew. The front's bytes are still

@@ -68,7 +68,8 @@ class Segment {
   [[nodiscard]] std::uint32_t index() const noexcept { return index_; }
   [[nodiscard]] std::uint64_t generation() const noexcept { return generation_; }
 
-  bool poked = false;  // the engine's
+  bool poked = false;        // the engine's
+  bool awaits_join = false;  // a member could be opened, but for the volume's other resyncs
 
  private:
   enum class Phase : std::uint8_t { gather, list, reconcile, flush, formed };
@@ -108,6 +109,7 @@ class Segment {
   void uncount_lag(Mutation& mutation, std::uint32_t index) noexcept;
   void retire(Mutation& mutation) noexcept;
   void requeue(Mutation& mutation) noexcept;
+  void again(Mutation& mutation) noexcept;
   void finish(Mutation& mutation, Error error) noexcept;
   [[nodiscard]] bool locked(std::uint32_t first, std::uint32_t end,
                             const RangeLock* own) const noexcept;
@@ -129,6 +131,8 @@ class Segment {
   [[nodiscard]] MemberMask readable(const Read& read, bool& must_wait) const noexcept;
   static void read_part_done(peer::ReplicaOp& op) noexcept;
   void read_answered(Read& read) noexcept;
+  void let_go_of_reads() noexcept;
+  void abandon(Read& read) noexcept;
   [[nodiscard]] bool saw_unsettled(const Read& read) const noexcept;
   [[nodiscard]] bool split(Read& read) noexcept;
   void finish(Read& read, Error error) noexcept;
@@ -138,6 +142,7 @@ class Segment {
   void send_flush_part(Flush& flush, std::uint32_t index) noexcept;
   static void flush_part_done(peer::ReplicaOp& op) noexcept;
   void evaluate(Flush& flush) noexcept;
+  [[nodiscard]] bool awaited(const Flush& flush) const noexcept;
   void background_flush() noexcept;
   void advance_stable() noexcept;
   static void stable_done(peer::ReplicaOp& op) noexcept;
@@ -165,8 +170,8 @@ class Segment {
   void emit_ask(const char* reason) noexcept;
   void maybe_serve() noexcept;
   void check_hung_operations() noexcept;
-  void check_hung_copies() noexcept;
-  void check_hung_reads() noexcept;
+  [[nodiscard]] MemberMask hung_members() const noexcept;
+  void time_out_requests() noexcept;
   void check_hung_controls() noexcept;
   void place_members(const SegmentConfig& config);
   [[nodiscard]] std::vector<Uuid> hosts_of(MemberMask mask) const;
@@ -217,6 +222,7 @@ class Segment {
   void let_go_of_copies() noexcept;
   [[nodiscard]] MemberMask awaited(const ChunkCopy& copy) const noexcept;
   void orphan_if_alone(ChunkCopy& copy) noexcept;
+  [[nodiscard]] bool has_orphans(std::uint32_t index) const noexcept;
   void settle(ChunkCopy& copy) noexcept;
   void release(ChunkCopy& copy) noexcept;
   [[nodiscard]] bool try_copy(ChunkCopy& copy) noexcept;
@@ -303,6 +309,7 @@ class Segment {
   peer::List<RangeLock> locks_;
   peer::List<ChunkCopy> copies_;         // waiting to begin
   peer::List<ChunkCopy> active_copies_;  // reading, replacing
+  peer::List<ChunkCopy> orphans_;        // over, with operations that are still out
   std::uint32_t copies_under_way_ = 0;
   std::array<std::uint16_t, 256> filter_{};  // mutations in flight by chunk, hashed
   std::uint32_t wide_ = 0;                   // those too long to count by chunk

@@ -63,6 +63,16 @@ void Segment::flush_part_done(ReplicaOp& op) noexcept {
   self.evaluate(flush);
 }
 
+// By a member in the life that was asked. An answer that may never come (a disk that hangs) must
+// not hold up the flushes of the others.
+bool Segment::awaited(const Flush& flush) const noexcept {
+  for (std::uint32_t i = 0; i < kMembersMax; ++i) {
+    if ((flush.outstanding & member_bit(i)) && flush.parts[i].session == members_[i].session)
+      return true;
+  }
+  return false;
+}
+
 void Segment::evaluate(Flush& flush) noexcept {
   Parent* answer = nullptr;
   if (!flush.answered && answerable(flush.acked)) {
@@ -70,9 +80,11 @@ void Segment::evaluate(Flush& flush) noexcept {
     flushed_seq_ = std::max(flushed_seq_, flush.covers_seq);
     answer = std::exchange(flush.parent, nullptr);
   }
+  if (flush.answered && flush.background && !awaited(flush)) {
+    flush.background = background_under_way_ = false;
+  }
   if (flush.answered && flush.outstanding == 0) {
     flushes_.erase(flush);
-    if (flush.background) background_under_way_ = false;
     engine_.flushes.put(flush);
     engine_.room();
     if (asked_ == 0 && ready_ != agreed_) poke();

@@ -113,7 +113,8 @@ void Segment::place_members(const SegmentConfig& config) {
     }
     for (std::uint32_t i = 0; i < kMembersMax && place == kMembersMax; ++i) {
       const Member& member = members_[i];
-      if (!member.present && !member.control_busy && !member.stable_busy) place = i;
+      const bool busy = member.control_busy || member.stable_busy || has_orphans(i);
+      if (!member.present && !busy) place = i;
     }
     if (place == kMembersMax) continue;  // more than kMembersMax: the rest has to wait
     Member& member = members_[place];
@@ -283,7 +284,7 @@ void Segment::reopen() noexcept {
     Mutation* next = peer::List<Mutation>::next(*mutation);
     if (!mutation->quorum_acked) {
       mutation->requeue = true;
-      if (mutation->outstanding == 0) requeue(*mutation);
+      requeue(*mutation);
     }
     mutation = next;
   }
@@ -307,14 +308,16 @@ void Segment::become_ready(std::uint32_t index, std::uint64_t durable_seq) noexc
 // ------------------------------------------------------------------------------
 
 void Segment::open_members() noexcept {
+  awaits_join = false;
   const std::uint64_t now = engine_.loop.now_us();
   for (std::uint32_t i = 0; i < kMembersMax; ++i) {
     Member& member = members_[i];
     if (!member.present || member.state != Member::State::absent || member.control_busy) continue;
-    if (!member.host->channel->connected()) continue;
+    if (!member.host->channel->connected() || has_orphans(i)) continue;
     const bool wanted = phase_ == Phase::formed
                             ? engine_.joins < kJoinsPerVolume
                             : phase_ == Phase::gather && ((agreed_ | asked_) & member_bit(i));
+    awaits_join = awaits_join || (!wanted && phase_ == Phase::formed);
     if (!wanted) continue;
     if (now < member.retry_at_us) {
       wake_at(member.retry_at_us);
@@ -329,6 +332,7 @@ void Segment::count_join(Member& member, bool joining) noexcept {
   if (member.joining == joining) return;
   member.joining = joining;
   engine_.joins = joining ? engine_.joins + 1 : engine_.joins - 1;
+  if (!joining) engine_.join_over();
 }
 
 void Segment::start_open(std::uint32_t index) noexcept {
@@ -434,7 +438,6 @@ void Segment::tick() noexcept {
   if (engine_.fenced || engine_.closed) return;
   const std::uint64_t now = engine_.loop.now_us();
   check_hung_operations();
-  check_hung_reads();
   check_hung_controls();
   if (asked_ != 0 && now >= asked_at_us_ + kAskAgainUs) emit_ask("asked again");
   if (phase_ == Phase::formed && now >= background_at_us_) {
@@ -447,79 +450,73 @@ void Segment::tick() noexcept {
   if (!calm) poke();
 }
 
+// Who has an operation for too long is lost. All are found before the first is given up: that may
+// begin an opening, or end what was looked at.
 void Segment::check_hung_operations() noexcept {
-  const std::uint64_t now = engine_.loop.now_us();
-  const std::uint64_t hung_us = kOpTimeouts * engine_.hub.config().member_timeout_us;
-  for (Mutation* m = in_flight_.front(); m != nullptr; m = peer::List<Mutation>::next(*m)) {
-    if (now > m->started_us + engine_.io_timeout_us && !m->quorum_acked) {
-      if (Parent* parent = std::exchange(m->parent, nullptr))
-        engine_.piece_done(*parent, Error::WriteUnresolved);
-    }
-    if (now <= m->sent_us + hung_us) continue;
-    for (std::uint32_t i = 0; i < kMembersMax; ++i) {
-      const bool here =
-          (m->outstanding & member_bit(i)) && m->parts[i].session == members_[i].session;
-      if (here) member_failed(i, Error::Timeout);
-    }
-    if (phase_ != Phase::formed) return;  // reopened: the list is not what it was
+  const MemberMask hung = hung_members();
+  for (std::uint32_t i = 0; i < kMembersMax; ++i) {
+    if (hung & member_bit(i)) member_failed(i, Error::Timeout);
   }
-  check_hung_copies();
-  if (phase_ != Phase::formed) return;
-  for (Flush* flush = flushes_.front(); flush != nullptr; flush = peer::List<Flush>::next(*flush)) {
-    if (now > flush->started_us + engine_.io_timeout_us) {
-      if (Parent* parent = std::exchange(flush->parent, nullptr))
-        engine_.piece_done(*parent, Error::QuorumLost);
-    }
-    if (now <= flush->started_us + hung_us) continue;
-    for (std::uint32_t i = 0; i < kMembersMax; ++i) {
-      const bool here =
-          (flush->outstanding & member_bit(i)) && flush->parts[i].session == members_[i].session;
-      if (here) member_failed(i, Error::Timeout);
-    }
-    if (phase_ != Phase::formed) return;
-  }
-  for (std::size_t count = waiting_.size(); count > 0 && !waiting_.empty(); --count) {
-    Mutation& mutation = *waiting_.pop_front();
-    if (now > mutation.started_us + engine_.io_timeout_us) {
-      finish(mutation, Error::QuorumLost);
-    } else {
-      waiting_.push_back(mutation);
-    }
-  }
-  for (peer::List<Read>* list : {&waiting_reads_, &held_reads_}) {
-    for (std::size_t count = list->size(); count > 0 && !list->empty(); --count) {
-      Read& read = *list->pop_front();
-      if (now > read.started_us + engine_.io_timeout_us) {
-        finish(read, Error::QuorumLost);
-      } else {
-        list->push_back(read);
-      }
-    }
-  }
+  let_go_of_reads();
+  time_out_requests();
 }
 
-// Whoever is lost ends the copies that wait for nobody else: they are looked at first.
-void Segment::check_hung_copies() noexcept {
+MemberMask Segment::hung_members() const noexcept {
   const std::uint64_t now = engine_.loop.now_us();
   const std::uint64_t hung_us = kOpTimeouts * engine_.hub.config().member_timeout_us;
   MemberMask hung = 0;
+  const auto look = [&](MemberMask outstanding, const auto& parts) {
+    for (std::uint32_t i = 0; i < kMembersMax; ++i) {
+      const bool here = (outstanding & member_bit(i)) && parts[i].session == members_[i].session;
+      if (here) hung |= member_bit(i);
+    }
+  };
+  for (const Mutation* m = in_flight_.front(); m != nullptr; m = peer::List<Mutation>::next(*m)) {
+    if (now > m->sent_us + hung_us) look(m->outstanding, m->parts);
+  }
+  for (const Flush* f = flushes_.front(); f != nullptr; f = peer::List<Flush>::next(*f)) {
+    if (now > f->started_us + hung_us) look(f->outstanding, f->parts);
+  }
   for (const ChunkCopy* copy = active_copies_.front(); copy != nullptr;
        copy = peer::List<ChunkCopy>::next(*copy)) {
     if (now > copy->started_us + hung_us) hung |= awaited(*copy);
   }
-  for (std::uint32_t i = 0; i < kMembersMax; ++i) {
-    if (hung & member_bit(i)) member_failed(i, Error::Timeout);
+  for (const Read* read = sent_reads_.front(); read != nullptr && now > read->sent_us + hung_us;
+       read = peer::List<Read>::next(*read)) {
+    if (read->part.session == members_[read->part.tag].session) hung |= member_bit(read->part.tag);
   }
+  return hung;
 }
 
-void Segment::check_hung_reads() noexcept {
+// Whatever the segment is about: also while it is opened again.
+void Segment::time_out_requests() noexcept {
   const std::uint64_t now = engine_.loop.now_us();
-  const std::uint64_t hung_us = kOpTimeouts * engine_.hub.config().member_timeout_us;
-  for (Read* read = sent_reads_.front(); read != nullptr && now > read->sent_us + hung_us;
-       read = peer::List<Read>::next(*read)) {
-    if (read->part.session == members_[read->part.tag].session)
-      member_failed(read->part.tag, Error::Timeout);
+  const auto late = [&](std::uint64_t started_us) {
+    return now > started_us + engine_.io_timeout_us;
+  };
+  for (Mutation* m = in_flight_.front(); m != nullptr; m = peer::List<Mutation>::next(*m)) {
+    if (m->quorum_acked || !late(m->started_us)) continue;
+    if (Parent* parent = std::exchange(m->parent, nullptr))
+      engine_.piece_done(*parent, Error::WriteUnresolved);
   }
+  for (Flush* flush = flushes_.front(); flush != nullptr; flush = peer::List<Flush>::next(*flush)) {
+    if (!late(flush->started_us)) continue;
+    if (Parent* parent = std::exchange(flush->parent, nullptr))
+      engine_.piece_done(*parent, Error::QuorumLost);
+  }
+  const auto time_out = [&](auto& list) {
+    for (std::size_t count = list.size(); count > 0 && !list.empty(); --count) {
+      auto& one = *list.pop_front();
+      if (late(one.started_us)) {
+        finish(one, Error::QuorumLost);
+      } else {
+        list.push_back(one);
+      }
+    }
+  };
+  time_out(waiting_);
+  time_out(waiting_reads_);
+  time_out(held_reads_);
 }
 
 // An opening or a resync that a member does not get on with: others need not wait for it. Its link
@@ -555,7 +552,8 @@ SegmentStatus Segment::status() const {
   status.lost = lost();
   status.resync_bytes_done = resync_done_bytes_;
   status.resync_bytes_total = resync_total_bytes_;
-  if (joining != 0) status.resync_us = engine_.loop.now_us() - resync_began_us_;
+  if (joining != 0 && resync_began_us_ != 0)
+    status.resync_us = engine_.loop.now_us() - resync_began_us_;
   status.in_flight = in_flight_.size() + waiting_.size() + waiting_reads_.size();
   return status;
 }

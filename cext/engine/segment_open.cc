@@ -276,6 +276,7 @@ void Segment::restart_opening() noexcept {
     member.retry_at_us = 0;
     member.gave_answer = false;
   }
+  let_go_of_copies();
   poke();
 }
 

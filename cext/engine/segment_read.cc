@@ -34,6 +34,7 @@ void Segment::submit(Read& read) noexcept {
   read.segment = this;
   read.started_us = engine_.loop.now_us();
   read.tried = read.damaged = 0;
+  read.abandoned = false;
   read.last_error = Error::Ok;
   if (!try_read(read)) waiting_reads_.push_back(read);
 }
@@ -62,7 +63,7 @@ bool Segment::try_read(Read& read) noexcept {
   op.stable = member.stable_sent = stable_;
   op.data = read.data;
   op.crcs = nullptr;
-  op.hold = BufferRef{};
+  op.hold = read.for_mutation ? read.for_mutation->hold : read.parent->request->hold;
   op.done = read_part_done;
   op.owner = &read;
   op.tag = index;
@@ -119,6 +120,11 @@ void Segment::read_part_done(ReplicaOp& op) noexcept {
   Read& read = *static_cast<Read*>(op.owner);
   Segment& self = *read.segment;
   self.engine_.op_back();
+  op.hold.reset();
+  if (read.abandoned) {
+    self.engine_.reads.put(read);
+    return self.engine_.room();
+  }
   self.sent_reads_.erase(read);
   if (self.engine_.fenced) return self.finish(read, Error::EpochFenced);
   if (op.error == Error::Ok && op.session == self.members_[op.tag].session)
@@ -146,6 +152,31 @@ void Segment::read_answered(Read& read) noexcept {
   }
   if (read.damaged != 0) repair(read, read.damaged);
   finish(read, Error::Ok);
+}
+
+// The member is lost, and its answer may never come (a local disk that hangs). It may write into
+// the read's memory at any time, so nothing else is read there: a mutation takes another buffer for
+// its edges; a client is told that there is no answer, once its time is over.
+void Segment::let_go_of_reads() noexcept {
+  const std::uint64_t now = engine_.loop.now_us();
+  for (Read* read = sent_reads_.front(); read != nullptr;) {
+    Read* next = peer::List<Read>::next(*read);
+    const bool over = read->part.session != members_[read->part.tag].session && read->part.hold;
+    const bool late = now > read->started_us + engine_.io_timeout_us;
+    if (over && (late || read->for_mutation != nullptr)) abandon(*read);
+    read = next;
+  }
+}
+
+void Segment::abandon(Read& read) noexcept {
+  sent_reads_.erase(read);
+  read.abandoned = true;
+  if (Parent* parent = std::exchange(read.parent, nullptr))
+    engine_.piece_done(*parent, Error::QuorumLost);
+  Mutation* mutation = std::exchange(read.for_mutation, nullptr);
+  if (mutation == nullptr) return;
+  mutation->reread = true;
+  edge_read(*mutation, Error::Ok);
 }
 
 bool Segment::saw_unsettled(const Read& read) const noexcept {
@@ -218,6 +249,10 @@ void Segment::edge_read(Mutation& mutation, Error error) noexcept {
   if (error != Error::Ok) mutation.read_error = error;
   if (--mutation.reads_left > 0) return;
   if (mutation.read_error != Error::Ok) return finish(mutation, mutation.read_error);
+  if (std::exchange(mutation.reread, false)) {
+    unlock(mutation.lock);
+    return again(mutation);
+  }
   fill_prepared(mutation);
   if (engine_.fenced) return finish(mutation, Error::EpochFenced);
   if (!try_admit(mutation)) waiting_.push_back(mutation);

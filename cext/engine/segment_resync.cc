@@ -50,6 +50,7 @@ std::uint64_t mixed(std::uint64_t digest, const format::ChunkEntry& entry) noexc
 void Segment::begin_join(std::uint32_t index) {
   Member& member = members_[index];
   BLOCKD_ASSERT(member.state == Member::State::opened && !member.join);
+  if (members_in(Member::State::syncing) == 0) resync_began_us_ = 0;
   member.state = Member::State::syncing;
   count_join(member, true);
   member.join = std::make_unique<Join>();
@@ -257,6 +258,7 @@ bool Segment::copy_next(std::uint32_t index) noexcept {
     wake_at(now + kShortageRetryUs);
     return false;
   }
+  count_join(members_[index], true);
   join.cursor = chunk + 1 < kChunksPerSegment ? chunk + 1 : 0;
   set(join.copying, chunk);
   ++join.copies;
@@ -287,6 +289,7 @@ MemberMask Segment::join_sources(std::uint32_t index, std::uint32_t chunk) noexc
 void Segment::resync_blocked(std::uint32_t index) noexcept {
   const Join& join = *members_[index].join;
   wake_at(join.blocked_until_us);
+  if (join.copies == 0) count_join(members_[index], false);  // others need not wait for it
   const bool counts = ((agreed_ | asked_) & member_bit(index)) != 0;
   if (counts && join.copies == 0 && !quorum(ready_)) reopen_wanted_ = true;
 }
@@ -387,7 +390,20 @@ void Segment::orphan_if_alone(ChunkCopy& copy) noexcept {
   copy.orphan = true;
   copy.error = Error::LinkLost;
   active_copies_.erase(copy);
+  orphans_.push_back(copy);
+  engine_.copies.allow(1);  // it takes nobody's place
   settle(copy);
+}
+
+// The member still has an operation of a copy that is over: it is not asked for more until that is
+// back, or a disk that hangs would take more and more.
+bool Segment::has_orphans(std::uint32_t index) const noexcept {
+  for (const ChunkCopy* copy = orphans_.front(); copy != nullptr;
+       copy = peer::List<ChunkCopy>::next(*copy)) {
+    const bool reads = copy->stage == ChunkCopy::Stage::reading && copy->asked == index;
+    if (reads || (copy->outstanding & member_bit(index)) != 0) return true;
+  }
+  return false;
 }
 
 // Locks the chunk against new mutations; reads it once the source has every one there is. False:
@@ -520,7 +536,9 @@ void Segment::send_replaces(ChunkCopy& copy) noexcept {
     engine_.submit(*member.host, op);
   }
   unlock(copy.lock);
-  if (copy.outstanding == 0) finish(copy);
+  if (copy.outstanding != 0) return;
+  copy.error = Error::LinkLost;  // nobody is left who wanted it
+  finish(copy);
 }
 
 void Segment::replace_done(ReplicaOp& op) noexcept {
@@ -585,6 +603,10 @@ void Segment::release(ChunkCopy& copy) noexcept {
   copy.buffer.reset();
   copy.heal_buffer.reset();
   copy.past.reset();
+  if (copy.orphan) {
+    orphans_.erase(copy);
+    engine_.copies.allow(-1);
+  }
   engine_.copies.put(copy);
   poke();
 }

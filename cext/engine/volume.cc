@@ -59,6 +59,7 @@ class VolumeImpl final : public Volume, private Engine {
                     const char* reason) override;
   void notice(std::uint32_t segment, const Uuid& host_id, const char* kind,
               std::uint64_t value) override;
+  void join_over() noexcept override;
   void room() noexcept override;
 
   [[nodiscard]] Error check(const BlockRequest& request) const noexcept;
@@ -395,6 +396,12 @@ void VolumeImpl::room() noexcept {
   if (room_made_ || (starved_.empty() && unadmitted_head_ == nullptr)) return;
   room_made_ = true;
   schedule();
+}
+
+void VolumeImpl::join_over() noexcept {
+  for (auto& segment : segments_) {
+    if (segment->awaits_join) poke(*segment);
+  }
 }
 
 // --- the end of each iteration

@@ -107,7 +107,7 @@ void SimCluster::boot(std::uint32_t index) {
   process.loop->set_clock_drift_ppm(
       static_cast<std::int64_t>(world_.random().below(2 * error_ppm + 1)) -
       static_cast<std::int64_t>(error_ppm));
-  process.buffers = std::make_unique<Buffers>(128, 64, 64);
+  process.buffers = std::make_unique<Buffers>(128, 160, 64);
   process.network = std::make_unique<io::SimNetwork>(fabric_, *process.loop, host.name);
   process.store = host.medium->open(*process.loop, *process.buffers);
   const peer::HubConfig config{host.id, cluster_id_, options_.lease_us, options_.heartbeat_us,

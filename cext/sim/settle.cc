@@ -32,6 +32,10 @@ std::string settle(SimCluster& cluster, Workload& work, std::uint32_t holder, bo
                    Snapshots* snapshots, bool may_rot) {
   cluster.heal();
   for (std::uint32_t i = 0; i < cluster.host_count(); ++i) revive(cluster, i);
+  // A detachment that a fault held up is over now.
+  const bool leaves =
+      cluster.volume(holder) && cluster.process(holder).closing != Process::Closing::no;
+  if (leaves && !cluster.detach(holder)) return "a detachment does not end";
   if (!cluster.volume(holder)) cluster.attach(holder);
   if (!serves(cluster, holder))
     return "does not serve after the faults: " + cluster.describe(holder);

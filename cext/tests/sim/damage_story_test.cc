@@ -173,5 +173,45 @@ TEST_CASE("an opening waits for a write that may have been acknowledged") {
   CHECK(f.cluster.notices("reconcile-blocked") >= 1);
 }
 
+TEST_CASE("a repair whose target is lost meanwhile is not reported as done") {
+  Fixture f;
+  REQUIRE(f.io.write(0, 16 * kBlockBytes, 0x11, true) == Error::Ok);
+  REQUIRE(f.cluster.medium(2).rot({f.cluster.volume_id(), 0}, 3));
+  fake(f.cluster, 0).store().stuck = true;  // the source is slow
+  bool over = false;
+  Error error = Error::Ok;
+  f.cluster.volume(0)->repair_chunk(0, 0, 0, f.cluster.host_id(2), [&](Error e) {
+    over = true;
+    error = e;
+  });
+  f.cluster.world().run_for(50'000);
+  f.cluster.kill(2, false);
+  f.cluster.world().run_for(500'000);
+  REQUIRE_FALSE(over);
+  f.cluster.medium(0).set_stuck(false);
+  REQUIRE(f.cluster.world().run_until([&] { return over; }, kPatienceUs));
+  CHECK(error != Error::Ok);
+  CHECK(f.cluster.notices("block-repaired") == 0);
+}
+
+// A block that nobody can read, in as many segments as may be brought up to date at a time.
+TEST_CASE("segments whose resync is blocked let the others be brought up to date") {
+  constexpr std::uint32_t kSegments = 10;
+  ClusterOptions options;
+  options.replicas = 2;
+  options.min_in_sync = 1;
+  options.volume_bytes = kSegments * kSegmentBytes;
+  Fixture f(options);
+  REQUIRE(f.io.write(0, kBlockBytes, 0x11, true) == Error::Ok);
+  f.cluster.kill(1, false);
+  for (std::uint64_t segment = 0; segment < kSegments; ++segment)
+    REQUIRE(f.io.write(segment * kSegmentBytes, kChunkBytes, 0x22, true) == Error::Ok);
+  for (std::uint32_t segment = 0; segment + 1 < kSegments; ++segment)
+    REQUIRE(f.cluster.medium(0).rot({f.cluster.volume_id(), segment}, 3));
+  f.cluster.restart(1);
+  const auto last_in_sync = [&] { return f.cluster.in_sync_count(kSegments - 1) == 2; };
+  CHECK(f.cluster.world().run_until(last_in_sync, 60'000'000));
+}
+
 }  // namespace
 }  // namespace blockd::sim

@@ -92,6 +92,147 @@ TEST_CASE("an opening whose local source hangs in the middle of a copy takes ano
   }
 }
 
+// The member that hangs in the middle of a copy, and another one that is lost by its link, which
+// begins the opening anew while the hung copy is still out.
+TEST_CASE("an opening goes on without a hung copy when another loss restarts it") {
+  Fixture f;
+  REQUIRE(f.io.write(0, 4 * kBlockBytes, 0x11, true) == Error::Ok);
+  f.cluster.world().run_for(3'000'000);
+  f.cluster.cut_from_metadata(0, true);
+  f.cluster.kill(2, false);  // misses what follows, and stays agreed
+  for (std::uint64_t chunk = 0; chunk < 8; ++chunk)
+    REQUIRE(f.io.write(chunk * kChunkBytes, 4 * kBlockBytes, 0x22) == Error::Ok);
+  f.cluster.kill(0, false);
+  f.cluster.restart(0);
+  f.cluster.restart(2);
+  f.cluster.heal();
+  f.cluster.attach(1);
+  fake(f.cluster, 1).store().stuck = true;
+  f.cluster.world().run_for(1'500'000);  // the copies have been asked for
+  f.cluster.kill(0, false);
+  f.cluster.world().run_for(50'000);
+  f.cluster.restart(0);
+  const bool served = until_state(f.cluster, 1, VolumeState::serving, 120'000'000);
+  CHECK_MESSAGE(served, f.cluster.describe(1));
+}
+
+Version stable_at(SimCluster& cluster, std::uint32_t host) {
+  store::Store& store = fake(cluster, host).store();
+  return store.segment_info(*store.find_segment({cluster.volume_id(), 0})).stable;
+}
+
+TEST_CASE("the stable mark moves on while a flush hangs at a member that was given up") {
+  Fixture f;
+  REQUIRE(f.io.write(0, kBlockBytes, 0x11) == Error::Ok);
+  fake(f.cluster, 0).store().stuck = true;  // before the background flush, that is once a second
+  f.cluster.world().run_for(1'500'000);
+  REQUIRE(f.io.write(0, kBlockBytes, 0x22) == Error::Ok);
+  REQUIRE(until_in_sync(f.cluster, 2));
+  const Version before = stable_at(f.cluster, 1);
+  for (int i = 0; i < 5; ++i) {
+    REQUIRE(f.io.write(0, kBlockBytes, 0x33) == Error::Ok);
+    f.cluster.world().run_for(2'000'000);
+  }
+  CHECK(stable_at(f.cluster, 1).seq >= before.seq + 4);
+}
+
+TEST_CASE("a write that a hung disk has is written anew after the segment reopened") {
+  Fixture f;
+  REQUIRE(f.io.write(0, kBlockBytes, 0x11, true) == Error::Ok);
+  fake(f.cluster, 0).store().stuck = true;
+  f.cluster.kill(1, false);
+  f.cluster.kill(2, false);
+  f.io.begin(BlockRequest::Op::write, 0, kBlockBytes);
+  f.cluster.world().run_for(1'000'000);
+  f.cluster.restart(1);
+  f.cluster.restart(2);
+  f.cluster.world().run_for(20'000'000);  // both are opened, and agreed without host 0
+  CHECK(f.io.over);
+  CHECK(f.io.wait() == Error::Ok);
+  Io other(f.cluster, 0);
+  CHECK(other.write(kChunkBytes, kBlockBytes, 0x33) == Error::Ok);
+  CHECK(other.read(0, kBlockBytes) == Error::Ok);  // and what it touched is not lost to reads
+}
+
+TEST_CASE("a joiner that hangs while it is opened is opened again once it is well") {
+  Fixture f;
+  REQUIRE(f.io.write(0, 16 * kBlockBytes, 0x11, true) == Error::Ok);
+  fake(f.cluster, 0).store().stuck = true;
+  REQUIRE(f.io.write(0, kBlockBytes, 0x22) == Error::Ok);
+  REQUIRE(until_in_sync(f.cluster, 2));
+  f.cluster.world().run_for(20'000'000);
+  f.cluster.medium(0).set_stuck(false);
+  REQUIRE(until_in_sync(f.cluster, 3));
+  CHECK(f.cluster.compare_replicas() == "");
+}
+
+TEST_CASE("a read that the engine's own hung disk has fails in time, and others go elsewhere") {
+  Fixture f;
+  REQUIRE(f.io.write(0, kBlockBytes, 0x11, true) == Error::Ok);
+  fake(f.cluster, 0).store().stuck = true;
+  const BufferRef memory = f.cluster.process(0).buffers->small.get();
+  bool over = false;
+  BlockRequest read;
+  read.op = BlockRequest::Op::read;
+  read.length_bytes = kBlockBytes;
+  read.data = memory.data();
+  read.hold = memory;  // the operation keeps it when the request has its answer
+  read.owner = &over;
+  read.done = [](BlockRequest& r) noexcept { *static_cast<bool*>(r.owner) = true; };
+  f.cluster.volume(0)->submit(read);
+  REQUIRE(f.cluster.world().run_until([&] { return over; }, kPatienceUs));
+  CHECK(read.error == Error::QuorumLost);
+  Io other(f.cluster, 0);
+  REQUIRE(other.read(0, kBlockBytes) == Error::Ok);
+  CHECK(other.all(0x11, 0, kBlockBytes));
+  f.cluster.medium(0).set_stuck(false);
+  CHECK(until_in_sync(f.cluster, 3));
+}
+
+TEST_CASE("a write whose edge the engine's own hung disk was asked for goes on with another one") {
+  Fixture f;
+  REQUIRE(f.io.write(0, 2 * kBlockBytes, 0x11, true) == Error::Ok);
+  fake(f.cluster, 0).store().stuck = true;
+  std::memset(f.io.memory, 0x22, kBlockBytes);
+  f.io.begin(BlockRequest::Op::write, kBlockBytes / 2, kBlockBytes);  // two edges
+  REQUIRE(f.io.wait(10'000'000) == Error::Ok);
+  Io other(f.cluster, 0);
+  for (const bool stuck : {true, false}) {
+    f.cluster.medium(0).set_stuck(stuck);
+    REQUIRE(other.read(0, 2 * kBlockBytes) == Error::Ok);
+    CHECK(other.all(0x11, 0, kBlockBytes / 2));
+    CHECK(other.all(0x22, kBlockBytes / 2, kBlockBytes));
+    CHECK(other.all(0x11, kBlockBytes / 2 * 3, kBlockBytes / 2));
+  }
+  REQUIRE(f.cluster.world().run_until([&] { return f.cluster.all_in_sync(0); }, kPatienceUs));
+  CHECK(f.cluster.compare_replicas() == "");
+}
+
+// The volume has 64 records of copies. An opening of many segments takes all of them, and its own
+// disk hangs with them.
+TEST_CASE("copies that a hung disk has leave room for those of the others") {
+  constexpr std::uint32_t kSegments = 10;
+  ClusterOptions options;
+  options.volume_bytes = kSegments * kSegmentBytes;
+  Fixture f(options);
+  REQUIRE(f.io.write(0, kBlockBytes, 0x11, true) == Error::Ok);
+  f.cluster.cut_from_metadata(0, true);
+  f.cluster.kill(2, false);  // misses what follows, and stays agreed
+  for (std::uint64_t segment = 0; segment < kSegments; ++segment) {
+    for (std::uint64_t chunk = 0; chunk < 8; ++chunk)
+      REQUIRE(f.io.write(segment * kSegmentBytes + chunk * kChunkBytes, kBlockBytes, 0x22) ==
+              Error::Ok);
+  }
+  f.cluster.kill(0, false);
+  f.cluster.restart(0);
+  f.cluster.restart(2);
+  f.cluster.heal();
+  f.cluster.attach(1);
+  fake(f.cluster, 1).store().stuck = true;
+  const bool served = until_state(f.cluster, 1, VolumeState::serving, 120'000'000);
+  CHECK_MESSAGE(served, f.cluster.describe(1));
+}
+
 // --- at random -----------------------------------------------------------------------------------
 
 constexpr std::uint32_t kSpanBlocks = 4 * kBlocksPerChunk;

@@ -119,6 +119,26 @@ TEST_CASE(
   }
 }
 
+TEST_CASE("a request fails in time also while the segment is opened again") {
+  ClusterOptions options;
+  options.hosts = 4;
+  options.io_timeout_us = 5'000'000;
+  Fixture f(options, 3);
+  for (std::uint32_t host = 0; host < 3; ++host) f.cluster.kill(host, false);
+  SUBCASE("begun before it is noticed") {}
+  SUBCASE("begun after it is noticed") {
+    f.cluster.world().run_for(3'000'000);
+  }
+  Io second(f.cluster, 3);
+  f.io.begin(BlockRequest::Op::write, 0, kBlockBytes);
+  second.begin(BlockRequest::Op::read, 0, kBlockBytes);
+  const Error wrote = f.io.wait();
+  const Error read = second.wait();
+  CHECK((wrote == Error::QuorumLost || wrote == Error::WriteUnresolved));
+  CHECK(read == Error::QuorumLost);
+  if (!f.io.over || !second.over) f.cluster.kill(3, false);
+}
+
 TEST_CASE(
     "a member that is lost is told of at once, also while the metadata counts it as in sync") {
   Fixture f;
@@ -699,6 +719,44 @@ TEST_CASE("a member comes back into the set under a load that never pauses") {
     REQUIRE(cluster.world().run_until([&] { return work.idle(); }, kPatienceUs));
     CHECK(work.history().check() == "");
   }
+}
+
+TEST_CASE("more segments than may be brought up to date at a time all are") {
+  constexpr std::uint32_t kSegments = 20;
+  ClusterOptions options;
+  options.replicas = 2;
+  options.min_in_sync = 1;
+  options.volume_bytes = kSegments * kSegmentBytes;
+  Fixture f(options);
+  REQUIRE(f.io.write(0, kBlockBytes, 0x11, true) == Error::Ok);
+  f.cluster.kill(1, false);
+  for (std::uint64_t segment = 0; segment < kSegments; ++segment)
+    REQUIRE(f.io.write(segment * kSegmentBytes, kChunkBytes, 0x22, true) == Error::Ok);
+  f.cluster.restart(1);
+  const bool all =
+      f.cluster.world().run_until([&] { return f.cluster.all_in_sync(0); }, 60'000'000);
+  CHECK_MESSAGE(all, f.cluster.describe(0));
+}
+
+// What a status says of a resync before it has begun to copy.
+TEST_CASE("a resync that only lists does not say that it has copied since the beginning") {
+  Fixture f;
+  REQUIRE(f.io.write(0, 16 * kBlockBytes, 0x11, true) == Error::Ok);
+  f.cluster.kill(1, false);
+  REQUIRE(until_in_sync(f.cluster, 2));
+  REQUIRE(f.io.write(0, 16 * kBlockBytes, 0x22, true) == Error::Ok);
+  f.cluster.world().run_for(30'000'000);
+  f.cluster.restart(1);
+  std::uint64_t most_us = 0;
+  const std::uint64_t before_us = f.cluster.world().now_us();
+  f.cluster.world().run_until(
+      [&] {
+        const auto status = f.cluster.volume(0)->status()[0];
+        most_us = std::max(most_us, status.resync_us);
+        return f.cluster.in_sync(1);
+      },
+      10'000'000);
+  CHECK(most_us <= f.cluster.world().now_us() - before_us);
 }
 
 }  // namespace
