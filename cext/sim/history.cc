@@ -170,21 +170,36 @@ void History::flush_answered(std::uint64_t called, std::uint64_t epoch) {
   }
 }
 
+// In words, for a report.
+std::string History::told(const Write* write) {
+  if (write == nullptr) return "written by nobody since";
+  const std::string answered = write->answered == kNever
+                                   ? "never answered"
+                                   : "answered at " + std::to_string(write->answered);
+  return "tag " + std::to_string(write->tag) + ", epoch " + std::to_string(write->epoch) +
+         ", called at " + std::to_string(write->called) + ", " + answered;
+}
+
 std::string History::restart(const std::vector<std::uint64_t>& tags) {
   for (std::uint64_t number = 0; number < sectors_.size(); ++number) {
     Sector& sector = sectors_[number];
     std::uint64_t certain = 0;
-    for (const std::size_t index : sector.writes) {
-      if (writes_[index].flushed) certain = std::max(certain, writes_[index].called);
-    }
-    bool possible = sector.initial == tags[number] && certain == 0;
+    const Write* flushed = nullptr;
+    const Write* shown = nullptr;  // the latest of those that it may be
     for (const std::size_t index : sector.writes) {
       const Write& write = writes_[index];
-      if (write.tag == tags[number] && write.answered >= certain) possible = true;
+      const bool later = shown == nullptr || write.answered > shown->answered;
+      if (write.tag == tags[number] && later) shown = &write;
+      if (!write.flushed || write.called <= certain) continue;
+      certain = write.called;
+      flushed = &write;
     }
+    const bool possible = (sector.initial == tags[number] && certain == 0) ||
+                          (shown != nullptr && shown->answered >= certain);
     if (!possible) {
       return "sector " + std::to_string(number) + ": after the power loss " +
-             std::to_string(tags[number]) + " is there, older than what was flushed";
+             std::to_string(tags[number]) + " is there (" + told(shown) +
+             "), older than what was flushed: " + told(flushed);
     }
     sector.initial = tags[number];
     sector.writes.clear();

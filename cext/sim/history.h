@@ -70,6 +70,7 @@ class History {
     std::vector<std::size_t> writes;
     std::vector<Read> reads;
   };
+  [[nodiscard]] static std::string told(const Write* write);
   [[nodiscard]] std::string check_sector(std::uint64_t number, const Sector& sector) const;
 
   std::uint64_t clock_ = 0;
