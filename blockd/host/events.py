@@ -36,6 +36,10 @@ TOLD = {
         "write.dropped",
         "a write, by what the replicas show never acknowledged, cannot be read and was taken back",
     ),
+    "acknowledged-writes-lost": (
+        "writes.lost",
+        "acknowledged writes, not flushed, went with the power of too many hosts; a flush fails",
+    ),
     "resync-blocked": ("resync.blocked", "no replica can read what the resync has to copy"),
     "reconcile-blocked": (
         "opening.blocked",

@@ -135,6 +135,7 @@ struct Flush {
   peer::ListLink<Flush> link;
   bool background = false;
   bool answered = false;
+  bool fails = false;  // what a client was told of before it is gone
   std::uint64_t covers_seq = 0;
   std::uint64_t started_us = 0;
   MemberMask sent = 0;

@@ -59,7 +59,9 @@ class Segment {
   [[nodiscard]] VolumeState state() const noexcept;
   [[nodiscard]] SegmentStatus status() const;
   [[nodiscard]] SegmentConfig config() const;
-  [[nodiscard]] bool dirty() const noexcept { return max_acked_seq_ > flushed_seq_; }
+  [[nodiscard]] bool dirty() const noexcept {
+    return max_acked_seq_ > flushed_seq_ || loss_untold_;
+  }
   [[nodiscard]] bool serving() const noexcept;
   // Every member that may be taken for in sync holds what the eras before `era` brought, and
   // nothing of them is still to come.
@@ -198,6 +200,7 @@ class Segment {
   void reconciled(ChunkCopy& copy) noexcept;
   void start_base_flush() noexcept;
   static void base_flush_done(peer::ReplicaOp& op) noexcept;
+  void look_for_loss() noexcept;
   void form() noexcept;
   void restart_opening() noexcept;
 
@@ -287,6 +290,8 @@ class Segment {
   std::uint64_t last_seq_ = 0;
   std::uint64_t max_acked_seq_ = 0;
   std::uint64_t flushed_seq_ = 0;  // a client was told so
+  std::uint64_t lost_seq_ = 0;     // acknowledged up to here, and some of it went with a power loss
+  bool loss_untold_ = false;       // the next flush fails
   Version stable_;
   Version base_stable_;
   Reports reports_;

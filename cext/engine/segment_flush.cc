@@ -1,5 +1,6 @@
 // Flushes, and the stable mark that follows from them.
 #include <algorithm>
+#include <utility>
 
 #include "base/assert.h"
 #include "engine/segment.h"
@@ -11,6 +12,7 @@ using peer::ReplicaOp;
 void Segment::submit(Flush& flush) noexcept {
   flush.segment = this;
   flush.answered = false;
+  flush.fails = flush.parent != nullptr && std::exchange(loss_untold_, false);
   flush.covers_seq = last_seq_;
   flush.started_us = engine_.loop.now_us();
   flush.sent = flush.acked = flush.outstanding = 0;
@@ -75,6 +77,7 @@ bool Segment::awaited(const Flush& flush) const noexcept {
 
 void Segment::evaluate(Flush& flush) noexcept {
   Parent* answer = nullptr;
+  const bool fails = flush.fails;
   if (!flush.answered && answerable(flush.acked)) {
     flush.answered = true;
     flushed_seq_ = std::max(flushed_seq_, flush.covers_seq);
@@ -89,7 +92,7 @@ void Segment::evaluate(Flush& flush) noexcept {
     engine_.room();
     if (asked_ == 0 && ready_ != agreed_) poke();
   }
-  if (answer) engine_.piece_done(*answer, Error::Ok);
+  if (answer) engine_.piece_done(*answer, fails ? Error::DiskError : Error::Ok);
 }
 
 // So that the stable mark follows also when no client flushes.

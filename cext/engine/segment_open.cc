@@ -250,8 +250,27 @@ void Segment::base_flush_done(ReplicaOp& op) noexcept {
   if (self.base_pending_ == 0) self.form();
 }
 
+// An engine that goes on over an opening (O4) knows what it acknowledged. A replica keeps a prefix
+// of what it took, so when no base member shows the last of it, what was acknowledged and not
+// flushed went with the power of too many: the clients are told by a flush that fails.
+void Segment::look_for_loss() noexcept {
+  Version highest = std::max(stable_, base_stable_);
+  for (const auto& [chunk, report] : reports_) highest = std::max(highest, highest_reported(chunk));
+  if (max_acked_seq_ <= lost_seq_ || highest >= Version{engine_.epoch, max_acked_seq_}) return;
+  lost_seq_ = max_acked_seq_;
+  loss_untold_ = true;
+  for (Flush* flush = flushes_.front(); flush != nullptr; flush = peer::List<Flush>::next(*flush)) {
+    if (flush->parent == nullptr) continue;
+    flush->fails = true;
+    loss_untold_ = false;
+  }
+  const std::uint32_t one = nearest(members_in(Member::State::base));
+  engine_.notice(index_, members_[one].host_id, "acknowledged-writes-lost", max_acked_seq_);
+}
+
 void Segment::form() noexcept {
   phase_ = Phase::formed;
+  look_for_loss();
   reports_.clear();
   stable_ = std::max(stable_, base_stable_);
   for (std::uint32_t i = 0; i < kMembersMax; ++i) {

@@ -166,7 +166,13 @@ std::string History::check_snapshot(std::uint32_t era, std::uint64_t asked,
 
 void History::flush_answered(std::uint64_t called, std::uint64_t epoch) {
   for (Write& write : writes_) {
-    if (write.answered < called && write.epoch == epoch) write.flushed = true;
+    if (write.answered < called && write.epoch == epoch && !write.doubtful) write.flushed = true;
+  }
+}
+
+void History::loss_told(std::uint64_t called, std::uint64_t epoch) {
+  for (Write& write : writes_) {
+    if (write.called < called && write.epoch == epoch && !write.flushed) write.doubtful = true;
   }
 }
 

@@ -48,6 +48,8 @@ class History {
   // A flush covers what its own attachment had answered before it was called: what an earlier one
   // left unflushed may have been lost with its power by then.
   void flush_answered(std::uint64_t called, std::uint64_t epoch = 0);
+  // A flush failed because something of before is gone: nothing says any more that the rest is not.
+  void loss_told(std::uint64_t called, std::uint64_t epoch);
   void write_flushed(std::size_t call) { writes_[call].flushed = true; }
   [[nodiscard]] std::string restart(const std::vector<std::uint64_t>& tags);
   [[nodiscard]] std::uint64_t clock() const { return clock_; }
@@ -60,6 +62,7 @@ class History {
     std::uint32_t era;
     std::uint64_t called, answered = kNever, settled = kNever;
     bool flushed = false;
+    bool doubtful = false;  // acknowledged, and a flush has failed since
     [[nodiscard]] std::uint64_t effective_by() const { return std::min(answered, settled); }
   };
   struct Read {

@@ -141,6 +141,8 @@ void Workload::done(Client& client) {
   ++answered_;
   if (request.error != Error::Ok) {
     ++failed_;
+    if (request.op == BlockRequest::Op::flush && request.error == Error::DiskError)
+      history_.loss_told(history_.tick(), client.epoch);
   } else if (request.op == BlockRequest::Op::flush) {
     history_.flush_answered(client.called, client.epoch);
   } else if (request.op == BlockRequest::Op::read) {
@@ -201,8 +203,10 @@ bool Workload::flush(std::uint32_t host, std::uint64_t max_us) {
   request.done = [](BlockRequest& r) noexcept { *static_cast<bool*>(r.owner) = true; };
   const std::uint64_t called = history_.tick();
   cluster_.volume(host)->submit(request);
-  if (!cluster_.world().run_until([&] { return over; }, max_us) || request.error != Error::Ok)
-    return false;
+  if (!cluster_.world().run_until([&] { return over; }, max_us)) return false;
+  if (request.error == Error::DiskError)
+    history_.loss_told(history_.tick(), cluster_.process(host).epoch);
+  if (request.error != Error::Ok) return false;
   history_.flush_answered(called, cluster_.process(host).epoch);
   return true;
 }

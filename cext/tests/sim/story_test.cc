@@ -721,6 +721,39 @@ TEST_CASE("a member comes back into the set under a load that never pauses") {
   }
 }
 
+// The engine, on a host without a replica, outlives the power of all the others.
+TEST_CASE("a flush tells of acknowledged writes that went with the power of too many hosts") {
+  std::uint32_t told = 0, kept = 0;
+  for (std::uint64_t seed = 1; seed <= 20; ++seed) {
+    CAPTURE(seed);
+    const bool power_loss = seed % 4 != 0;
+    ClusterOptions options;
+    options.seed = seed;
+    options.hosts = 4;
+    Fixture f(options, 3);
+    REQUIRE(f.io.write(0, kBlockBytes, 1) == Error::Ok);
+    REQUIRE(f.io.flush() == Error::Ok);
+    for (int byte = 2; byte <= 9; ++byte) REQUIRE(f.io.write(0, kBlockBytes, byte) == Error::Ok);
+    Io waiting(f.cluster, 3);
+    for (std::uint32_t host = 0; host < 3; ++host) f.cluster.kill(host, power_loss);
+    if (seed % 2 == 0) waiting.begin(BlockRequest::Op::flush, 0, 0);
+    for (std::uint32_t host = 0; host < 3; ++host) f.cluster.restart(host);
+    const Error error = seed % 2 == 0 ? waiting.wait() : f.io.flush();
+    REQUIRE(f.io.read(0, kBlockBytes) == Error::Ok);
+    const bool lost = !f.io.all(9, 0, kBlockBytes);
+    CHECK(error == (lost ? Error::DiskError : Error::Ok));
+    CHECK(f.cluster.notices("acknowledged-writes-lost") == (lost ? 1 : 0));
+    CHECK(f.io.flush() == Error::Ok);  // told once
+    REQUIRE(f.io.write(0, kBlockBytes, 10) == Error::Ok);
+    CHECK(f.io.flush() == Error::Ok);
+    CHECK_FALSE((lost && !power_loss));
+    ++(lost ? told : kept);
+    CHECK(f.cluster.detach(3));
+  }
+  CHECK(told > 0);
+  CHECK(kept > 0);
+}
+
 TEST_CASE("more segments than may be brought up to date at a time all are") {
   constexpr std::uint32_t kSegments = 20;
   ClusterOptions options;
