@@ -16,6 +16,7 @@ struct PastSync {
     list_source,
     ahead,  // much is missing: it is brought while clients go on; then all of it again
     fix,    // forgetting and bringing, one content at a time; then the current one follows
+    back,   // the target is ahead, with what was never agreed: it goes back first, all of it again
     check,  // the current one was replaced: what has the target made of the old one?
     check_fix
   };

@@ -262,6 +262,7 @@ class Segment {
   void list_states_page(ChunkCopy& copy) noexcept;
   static void states_listed(peer::ReplicaOp& op) noexcept;
   void fix_past(ChunkCopy& copy) noexcept;
+  [[nodiscard]] bool goes_back(const ChunkCopy& copy) const noexcept;
   void wait_again(ChunkCopy& copy) noexcept;
   void fix_next(ChunkCopy& copy) noexcept;
   void forget_next(ChunkCopy& copy) noexcept;

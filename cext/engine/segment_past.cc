@@ -218,6 +218,10 @@ void Segment::fix_past(ChunkCopy& copy) noexcept {
     // What the source has past at or above its current version counts for nothing there, either.
     compare_past(sync, sync.source, current_of(sync.source).version);
   }
+  if (goes_back(copy)) {
+    sync.step = PastSync::Step::back;
+    return read_current(copy);
+  }
   if (sync.step == PastSync::Step::check) {
     // Mutations go on by now; what they make past is at the copied version or above.
     const Version copied = copy.read.version;
@@ -234,6 +238,16 @@ void Segment::fix_past(ChunkCopy& copy) noexcept {
     sync.step = PastSync::Step::fix;
   }
   fix_next(copy);
+}
+
+// A joiner that is ahead of the source holds as past what may be current there. While its newer
+// content may still be taken for the truth (the source cannot be read, or the engine dies here)
+// that must stay; its past below is the source's anyway (I2). So its current content is replaced
+// first, the chunk stays pending, and its past is put right by the next copy.
+bool Segment::goes_back(const ChunkCopy& copy) const noexcept {
+  const PastSync& sync = *copy.past;
+  return copy.why == ChunkCopy::Why::resync && sync.step == PastSync::Step::list_source &&
+         current_of(sync.target).version > current_of(sync.source).version;
 }
 
 // What is past does not change, and the target is given no mutation of a pending chunk: what was

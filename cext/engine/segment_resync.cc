@@ -509,7 +509,7 @@ void Segment::no_longer_pending(ChunkCopy& copy) noexcept {
 
 void Segment::send_replaces(ChunkCopy& copy) noexcept {
   copy.stage = ChunkCopy::Stage::replacing;
-  no_longer_pending(copy);
+  if (!copy.past || copy.past->step != PastSync::Step::back) no_longer_pending(copy);
   for (std::uint32_t i = 0; i < kMembersMax; ++i) {
     const Member& member = members_[i];
     if (!(copy.targets & member_bit(i)) || copy.target_sessions[i] != member.session) continue;
