@@ -28,7 +28,17 @@ def list_hosts(context: typer.Context, output: Output = None) -> None:
     if session_of(context).chosen(output) is Format.JSON:
         print_json({"hosts": [host_view(host) for host in hosts]})
         return
-    columns = ["host", "site", "state", "stores>", "used>", "capacity>", "segments>", "gRPC"]
+    columns = [
+        "host",
+        "site",
+        "state",
+        "stores>",
+        "used>",
+        "capacity>",
+        "segments>",
+        "release",
+        "gRPC",
+    ]
     print_table(columns, [_row(host) for host in hosts], "no hosts")
 
 
@@ -41,6 +51,7 @@ def _row(host: Host) -> list[str]:
         format_size(sum(store.allocated_bytes for store in host.stores)),
         format_size(sum(store.capacity_bytes for store in host.stores)),
         str(sum(store.segment_count for store in host.stores)),
+        host.release or "-",
         host.grpc_endpoint,
     ]
 
@@ -86,6 +97,7 @@ def _print(host: Host, status: host_pb2.HostStatus | None) -> None:
             ("state", state_text(host_state(host))),
             ("last heartbeat", local_time(host.last_heartbeat_unix_us)),
             ("started", f"{host.incarnation} times"),
+            ("release", host.release or "not told"),
             ("gRPC", host.grpc_endpoint),
             ("peers", host.peer_endpoint),
             ("NBD", ", ".join(status.nbd_endpoints) if status else "the daemon does not answer"),

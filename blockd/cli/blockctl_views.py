@@ -77,6 +77,7 @@ def host_view(host: Host) -> View:
         "grpc_endpoint": host.grpc_endpoint,
         "peer_endpoint": host.peer_endpoint,
         "incarnation": host.incarnation,
+        "release": host.release,
         "last_heartbeat_unix_us": host.last_heartbeat_unix_us,
         "stores": [store_view(store) for store in host.stores],
     }

@@ -31,6 +31,7 @@ class HostSettings(DaemonSettings):
     scrub_interval: Duration = 7 * 86400.0  # from one scrub's start to the next; 0: on demand only
     scrub_rate: Size = Field(default=20 << 20, ge=64 << 10)  # bytes a second, each store
     flatten_rate: Size = Field(default=100 << 20, ge=64 << 10)  # bytes a second, each volume
+    peer_version: int | None = Field(default=None, ge=2)  # speak no higher one to other hosts
     cpu: int | None = Field(default=None, ge=0)  # pin the reactor to this CPU
 
     @field_validator("nbd_tcp", "metrics_listen", "nbd_unix", mode="before")

@@ -11,6 +11,7 @@ import logging
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
+from importlib.metadata import version
 from uuid import UUID
 
 from blockd.host.attachments import Attachments
@@ -34,6 +35,7 @@ from blockd.rpc.gen import meta_pb2, types_pb2
 
 log = logging.getLogger(__name__)
 
+RELEASE = version("blockd")
 HEARTBEAT_S = 1.0
 COMPLAIN_EVERY_S = 5.0
 RETRY_S = (0.2, 0.5, 1.0, 2.0)
@@ -138,6 +140,7 @@ class Agent:
             peer_endpoint=me.peer_endpoint,
             stores=await self._stores(),
             incarnation=me.incarnation,
+            release=RELEASE,
             state=types_pb2.HOST_STATE_UP,
         )
 

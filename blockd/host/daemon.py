@@ -74,6 +74,7 @@ async def run(settings: HostSettings) -> None:
                 cluster_id=cluster_id,
                 buffer_bytes=settings.buffer_size,
                 attach_timeout_us=ATTACH_S * 1_000_000,
+                wire_version_max=settings.peer_version or 0,
                 cpu=settings.cpu,
             )
             await core.start()

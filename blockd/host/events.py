@@ -22,6 +22,8 @@ from blockd.model.errors import (
     NotAttached,
     NotFound,
     StaleGeneration,
+    StoreForeign,
+    Unsupported,
 )
 from blockd.native import core as native
 from blockd.rpc.gen import meta_pb2, types_pb2
@@ -45,6 +47,12 @@ TOLD = {
         "opening.blocked",
         "what may have been acknowledged cannot be read where it is newest; the volume waits",
     ),
+}
+PEER_REFUSED = "peer-refused"
+REFUSALS = {
+    Unsupported.code: "they speak no common version of the peer protocol: upgrade the older one",
+    StoreForeign.code: "it belongs to another cluster",
+    NotFound.code: "another host answers at its address",
 }
 REPLICA_MISSING, MEMBER_IN_SYNC = "replica-missing", "member-in-sync"
 TELL_AGAIN_S = 300.0  # what the engine says again and again
@@ -132,6 +140,9 @@ class EventPump:
 
     def _notice(self, event: native.Notice) -> None:
         host = self._topology.names.get(event.host_id, str(event.host_id))
+        if event.kind == PEER_REFUSED:
+            self._tell_refused(event, host)
+            return
         name = self._name(event.volume_id)
         log.info("%s/%d: %s %s %d", name, event.segment, event.kind, host, event.value)
         if event.kind == STORE_HAS_SPACE or is_full(event):
@@ -157,6 +168,15 @@ class EventPump:
                 replica_host=host,
                 replica_host_id=str(event.host_id),
             )
+
+    def _tell_refused(self, event: native.Notice, host: str) -> None:
+        why = REFUSALS.get(event.value, f"error {event.value}")
+        self._reports.tell(
+            "peer.refused",
+            f"no replica at {host} can be used: {why}",
+            peer_host=host,
+            peer_host_id=str(event.host_id),
+        )
 
     async def _tell_missing(self, volume_id: UUID, host_id: UUID) -> None:
         """One event for all the segments of a volume that a host has lost."""

@@ -1,5 +1,5 @@
 # Mirrors cext/border/core.h, base_stack.h and changed_chunks.h.
-from libc.stdint cimport int32_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, uint16_t, uint32_t, uint64_t
 from libcpp cimport bool
 from libcpp.memory cimport unique_ptr
 from libcpp.optional cimport optional
@@ -67,6 +67,7 @@ cdef extern from "border/core.h" namespace "blockd::border" nogil:
         uint64_t heartbeat_us
         uint64_t member_timeout_us
         uint64_t attach_timeout_us
+        uint16_t wire_version_max
         uint32_t spin_us
         int32_t cpu
 

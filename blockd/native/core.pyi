@@ -91,6 +91,7 @@ class Core:
         heartbeat_us: int = 200_000,
         member_timeout_us: int = 1_000_000,
         attach_timeout_us: int = 30_000_000,
+        wire_version_max: int = 0,
         spin_us: int = 0,
         cpu: int | None = None,
     ) -> None: ...

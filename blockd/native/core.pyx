@@ -15,7 +15,7 @@ from uuid import UUID
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
-from libc.stdint cimport int32_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, uint16_t, uint32_t, uint64_t
 from libcpp.memory cimport unique_ptr
 from libcpp.optional cimport optional
 from libcpp.string cimport string
@@ -192,7 +192,7 @@ cdef class Core:
 
     def __init__(self, *, host_id, cluster_id, buffer_bytes=256 << 20, lease_us=1_000_000,
                  heartbeat_us=200_000, member_timeout_us=1_000_000, attach_timeout_us=30_000_000,
-                 spin_us=0, cpu=None):
+                 wire_version_max=0, spin_us=0, cpu=None):
         self._config.host_id = _uuid(host_id)
         self._config.cluster_id = _uuid(cluster_id)
         self._config.buffer_bytes = _u64(buffer_bytes, "buffer_bytes")
@@ -200,6 +200,7 @@ cdef class Core:
         self._config.heartbeat_us = _u64(heartbeat_us, "heartbeat_us")
         self._config.member_timeout_us = _u64(member_timeout_us, "member_timeout_us")
         self._config.attach_timeout_us = _u64(attach_timeout_us, "attach_timeout_us")
+        self._config.wire_version_max = _u16(wire_version_max, "wire_version_max")
         self._config.spin_us = _u32(spin_us, "spin_us")
         self._config.cpu = -1 if cpu is None else <int32_t>_u32(cpu, "cpu")
         self._events = deque(maxlen=EVENTS_MAX)

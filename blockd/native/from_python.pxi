@@ -13,6 +13,12 @@ cdef uint64_t _u64(value, what) except? 0:
     return value
 
 
+cdef uint16_t _u16(value, what) except? 0:
+    if not 0 <= value < 1 << 16:
+        raise InvalidArgument(f"{what} is out of range: {value}")
+    return value
+
+
 cdef uint32_t _u32(value, what) except? 0:
     if not 0 <= value < 1 << 32:
         raise InvalidArgument(f"{what} is out of range: {value}")

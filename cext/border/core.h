@@ -38,6 +38,7 @@ struct CoreConfig {
   std::uint64_t heartbeat_us = 200'000;
   std::uint64_t member_timeout_us = 1'000'000;
   std::uint64_t attach_timeout_us = 30'000'000;  // from attach() to serving
+  std::uint16_t wire_version_max = 0;            // of the peer protocol; 0: the newest
   std::uint32_t spin_us = 0;                     // polled before the reactor sleeps
   std::int32_t cpu = -1;                         // the reactor thread's; -1: any
 };

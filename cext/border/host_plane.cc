@@ -11,6 +11,15 @@
 
 namespace blockd::border {
 
+namespace {
+
+peer::HubConfig watched_by(peer::HubWatcher& watcher, peer::HubConfig config) {
+  config.watcher = &watcher;
+  return config;
+}
+
+}  // namespace
+
 HostPlane::HostPlane(io::Loop& loop, Buffers& buffers, io::Network& network, DiskOpener open_disk,
                      PlaneConfig config, PlaneSink& sink)
     : loop_(loop),
@@ -18,7 +27,7 @@ HostPlane::HostPlane(io::Loop& loop, Buffers& buffers, io::Network& network, Dis
       config_(config),
       sink_(sink),
       open_disk_(std::move(open_disk)),
-      hub_(peer::PeerHub::create(loop, buffers, network, config.hub)),
+      hub_(peer::PeerHub::create(loop, buffers, network, watched_by(*this, config.hub))),
       nbd_(std::make_unique<nbd::NbdServer>(loop, buffers, network)) {
   later_timer_.owner = this;
   later_timer_.fire = [](io::Timer& timer) noexcept {

@@ -50,7 +50,7 @@ class PlaneSink {
 // Opens the disk at a path. Throws Fault.
 using DiskOpener = std::function<std::unique_ptr<io::Disk>(const std::string& path)>;
 
-class HostPlane final : public engine::VolumeEvents, public IoJobSink {
+class HostPlane final : public engine::VolumeEvents, public peer::HubWatcher, public IoJobSink {
  public:
   // Throws Fault when the pools are too small for what runs on them.
   HostPlane(io::Loop& loop, Buffers& buffers, io::Network& network, DiskOpener open_disk,
@@ -177,6 +177,8 @@ class HostPlane final : public engine::VolumeEvents, public IoJobSink {
   void state_changed(const Uuid& volume, engine::VolumeState state, Error error) noexcept override;
   void notice(const Uuid& volume, std::uint32_t segment, const Uuid& host, const char* kind,
               std::uint64_t value) noexcept override;
+  // peer::HubWatcher
+  void peer_refused(const Uuid& host, Error reason) noexcept override;
   // IoJobSink
   void finished(std::unique_ptr<IoJob> job) noexcept override;
 

@@ -518,4 +518,8 @@ void HostPlane::notice(const Uuid& volume, std::uint32_t segment, const Uuid& ho
   sink_.happened(std::move(event));
 }
 
+void HostPlane::peer_refused(const Uuid& host, Error reason) noexcept {
+  notice(Uuid{}, 0, host, "peer-refused", static_cast<std::uint64_t>(reason));
+}
+
 }  // namespace blockd::border

@@ -49,6 +49,8 @@ PlaneConfig plane_config(const CoreConfig& config) {
   plane.hub.lease_us = config.lease_us;
   plane.hub.heartbeat_us = config.heartbeat_us;
   plane.hub.member_timeout_us = config.member_timeout_us;
+  if (config.wire_version_max != 0)
+    plane.hub.wire_version_max = std::min(config.wire_version_max, plane.hub.wire_version_max);
   plane.attach_timeout_us = config.attach_timeout_us;
   return plane;
 }

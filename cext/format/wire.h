@@ -15,22 +15,25 @@ namespace blockd::format {
 static_assert(std::endian::native == std::endian::little, "the wire structs are used in place");
 
 inline constexpr std::uint64_t kWireMagic = 0x3152454550444b42ull;  // "BKDPEER1"
-inline constexpr std::uint32_t kWireVersion = 2;
+// The versions that this code speaks; each link uses the highest that both its ends do.
+inline constexpr std::uint16_t kWireVersionMin = 2;
+inline constexpr std::uint16_t kWireVersionMax = 3;
 inline constexpr std::uint32_t kWireBlocksMax = kMutationBytesMax / kBlockBytes;
 
 // The first 64 bytes in each direction.
 struct Hello {
-  std::uint32_t crc32c = 0;  // over bytes [4, 64)
-  std::uint32_t version = kWireVersion;
+  std::uint32_t crc32c = 0;                 // over bytes [4, 64)
+  std::uint32_t version = kWireVersionMin;  // the lowest that the sender speaks
   std::uint64_t magic = kWireMagic;
   Uuid cluster_id;
-  Uuid host_id;             // of the sender
-  std::uint16_t error = 0;  // in the answer: why the link is refused
-  std::uint8_t reserved[14] = {};
+  Uuid host_id;                   // of the sender
+  std::uint16_t error = 0;        // in the answer: why the link is refused
+  std::uint16_t version_max = 0;  // the highest that the sender speaks; 0: `version` alone
+  std::uint8_t reserved[12] = {};
 };
 static_assert(sizeof(Hello) == 64 && offsetof(Hello, magic) == 8 &&
               offsetof(Hello, cluster_id) == 16 && offsetof(Hello, host_id) == 32 &&
-              offsetof(Hello, error) == 48);
+              offsetof(Hello, error) == 48 && offsetof(Hello, version_max) == 50);
 
 enum class FrameType : std::uint8_t {
   open = 1,

@@ -17,14 +17,17 @@ namespace {
 // This host's own replicas: the same operations, by direct call.
 class LocalChannel final : public ReplicaChannel {
  public:
-  explicit LocalChannel(ReplicaService& service) noexcept : service_(service) {}
+  LocalChannel(ReplicaService& service, std::uint16_t version) noexcept
+      : service_(service), version_(version) {}
   [[nodiscard]] bool connected() const noexcept override { return true; }
   [[nodiscard]] bool unreachable() const noexcept override { return false; }
+  [[nodiscard]] std::uint16_t version() const noexcept override { return version_; }
   void submit(ReplicaOp& op) noexcept override { service_.submit(session_, op); }
   void fail() noexcept override {}
 
  private:
   ReplicaService& service_;
+  std::uint16_t version_;
   Session session_;
 };
 
@@ -37,7 +40,7 @@ class Hub final : public PeerHub, private io::AcceptHandler {
         config_(config),
         completions_(loop),
         service_(loop, completions_, config.lease_us),
-        local_(service_) {
+        local_(service_, config.wire_version_max) {
     close_task_.owner = this;
     close_task_.run = [](io::Task& task) noexcept {
       static_cast<Hub*>(task.owner)->maybe_closed();
@@ -91,8 +94,9 @@ class Hub final : public PeerHub, private io::AcceptHandler {
   RemoteChannel& remote(const Uuid& host) {
     std::unique_ptr<RemoteChannel>& channel = channels_[host];
     if (!channel) {
-      const ChannelConfig config{config_.cluster_id, config_.host_id, host,
-                                 config_.member_timeout_us};
+      const ChannelConfig config{
+          config_.cluster_id,        config_.host_id,          host,
+          config_.member_timeout_us, config_.wire_version_max, config_.watcher};
       channel = std::make_unique<RemoteChannel>(loop_, network_, completions_, config);
     }
     return *channel;
@@ -100,7 +104,7 @@ class Hub final : public PeerHub, private io::AcceptHandler {
 
   io::LinkHandler* accepted(std::unique_ptr<io::Link> link) noexcept override {
     if (closing_) return nullptr;
-    const ServerConfig config{config_.cluster_id, config_.host_id};
+    const ServerConfig config{config_.cluster_id, config_.host_id, config_.wire_version_max};
     links_.push_back(std::make_unique<ServerLink>(
         loop_, buffers_, service_, config, std::move(link),
         [](ServerLink& over, void* owner) noexcept { static_cast<Hub*>(owner)->link_over(over); },

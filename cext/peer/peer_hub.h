@@ -20,12 +20,25 @@
 
 namespace blockd::peer {
 
+// Told of what an administrator has to know.
+class HubWatcher {
+ public:
+  virtual ~HubWatcher() = default;
+  // A host that can be reached and will not be spoken with; once, until it is or the reason
+  // changes. StoreForeign: of another cluster; Unsupported: no common version; NotFound: another
+  // host than the one that should be there.
+  virtual void peer_refused(const Uuid& host, Error reason) noexcept = 0;
+};
+
 struct HubConfig {
   Uuid host_id;
   Uuid cluster_id;
   std::uint64_t lease_us = 1'000'000;  // what a member grants with each heartbeat
   std::uint64_t heartbeat_us = 200'000;
   std::uint64_t member_timeout_us = 1'000'000;  // no answer for so long: the member has failed
+  // Not to be spoken above, though this code could.
+  std::uint16_t wire_version_max = format::kWireVersionMax;
+  HubWatcher* watcher = nullptr;  // outlives the hub
 };
 
 class PeerHub {

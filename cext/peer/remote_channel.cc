@@ -1,6 +1,7 @@
 #include "peer/remote_channel.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "base/assert.h"
 #include "base/crc32c.h"
@@ -54,6 +55,7 @@ void RemoteChannel::connected() noexcept {
   hello_ = format::Hello{};
   hello_.cluster_id = config_.cluster_id;
   hello_.host_id = config_.own_host;
+  hello_.version_max = config_.wire_version_max;
   seal(hello_);
   hello_item_ = io::SendItem{};
   hello_item_.iov[0] = {&hello_, sizeof hello_};
@@ -63,15 +65,27 @@ void RemoteChannel::connected() noexcept {
 }
 
 FrameSink::Verdict RemoteChannel::on_hello(const format::Hello& hello) noexcept {
-  const bool welcome = hello.error == 0 && hello.version == format::kWireVersion &&
-                       hello.cluster_id == config_.cluster_id && hello.host_id == config_.peer_host;
-  if (!welcome || state_ != State::greeting) return Verdict::refuse;
+  if (state_ != State::greeting) return Verdict::refuse;
+  const Error before = std::exchange(refused_, refusal(hello));
+  if (refused_ != Error::Ok) {
+    if (config_.watcher && refused_ != before)
+      config_.watcher->peer_refused(config_.peer_host, refused_);
+    return Verdict::refuse;
+  }
+  version_ = agreed_version(hello, config_.wire_version_max);
   state_ = State::up;
   unreachable_ = false;
   backoff_us_ = kBackoffMinUs;
   ++round_;
   notify(true);
   return Verdict::go_on;
+}
+
+Error RemoteChannel::refusal(const format::Hello& hello) const noexcept {
+  if (hello.error != 0) return static_cast<Error>(hello.error);
+  if (hello.cluster_id != config_.cluster_id) return Error::StoreForeign;
+  if (hello.host_id != config_.peer_host) return Error::NotFound;
+  return agreed_version(hello, config_.wire_version_max) == 0 ? Error::Unsupported : Error::Ok;
 }
 
 // --- requests ------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@
 #include "io/loop.h"
 #include "peer/completion_queue.h"
 #include "peer/frame_reader.h"
+#include "peer/peer_hub.h"
 #include "peer/replica_client.h"
 
 namespace blockd::peer {
@@ -23,6 +24,8 @@ struct ChannelConfig {
   Uuid own_host;
   Uuid peer_host;
   std::uint64_t timeout_us = 0;
+  std::uint16_t wire_version_max = format::kWireVersionMax;
+  HubWatcher* watcher = nullptr;
 };
 
 class RemoteChannel final : public ReplicaChannel, private io::LinkHandler, private FrameSink {
@@ -36,6 +39,7 @@ class RemoteChannel final : public ReplicaChannel, private io::LinkHandler, priv
 
   [[nodiscard]] bool connected() const noexcept override { return state_ == State::up; }
   [[nodiscard]] bool unreachable() const noexcept override { return unreachable_; }
+  [[nodiscard]] std::uint16_t version() const noexcept override { return version_; }
   void submit(ReplicaOp& op) noexcept override;
   void fail() noexcept override;
 
@@ -50,6 +54,7 @@ class RemoteChannel final : public ReplicaChannel, private io::LinkHandler, priv
   void transmit(ReplicaOp& op) noexcept;
   static void verify(ReplicaOp& op) noexcept;
   void transmit_waiting() noexcept;
+  [[nodiscard]] Error refusal(const format::Hello& hello) const noexcept;
   void tick() noexcept;
   void lose_link(Error reason) noexcept;
   static void item_sent(io::SendItem& item) noexcept;
@@ -71,6 +76,8 @@ class RemoteChannel final : public ReplicaChannel, private io::LinkHandler, priv
   std::unique_ptr<io::Link> link_;
   State state_ = State::idle;
   bool unreachable_ = false;
+  std::uint16_t version_ = 0;  // of the link that is up
+  Error refused_ = Error::Ok;  // why, in the last greeting
   bool closing_for_good_ = false;
   std::function<void()> closed_;
   io::Timer timer_;

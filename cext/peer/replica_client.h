@@ -127,6 +127,9 @@ class ReplicaChannel {
   [[nodiscard]] virtual bool connected() const noexcept = 0;
   // A try to connect has failed since the last success: nobody need wait for it.
   [[nodiscard]] virtual bool unreachable() const noexcept = 0;
+  // Of the peer protocol; while connected. What a request needs, that a lower one does not have,
+  // must not be sent.
+  [[nodiscard]] virtual std::uint16_t version() const noexcept = 0;
   virtual void submit(ReplicaOp& op) noexcept = 0;
   // Give the link up (the host lags or hangs); it connects anew. Nothing to do for the local host.
   virtual void fail() noexcept = 0;

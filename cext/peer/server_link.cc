@@ -58,8 +58,9 @@ FrameSink::Verdict ServerLink::on_hello(const format::Hello& hello) noexcept {
   hello_.cluster_id = config_.cluster_id;
   hello_.host_id = config_.host_id;
   const bool foreign = hello.cluster_id != config_.cluster_id;
-  const bool unknown = hello.version != format::kWireVersion;
+  const bool unknown = agreed_version(hello, config_.wire_version_max) == 0;
   const Error error = foreign ? Error::StoreForeign : unknown ? Error::Unsupported : Error::Ok;
+  hello_.version_max = config_.wire_version_max;
   hello_.error = static_cast<std::uint16_t>(error);
   seal(hello_);
   hello_item_.iov[0] = {&hello_, sizeof hello_};

@@ -21,6 +21,7 @@ namespace blockd::peer {
 struct ServerConfig {
   Uuid cluster_id;
   Uuid host_id;
+  std::uint16_t wire_version_max = format::kWireVersionMax;
 };
 
 class ServerLink final : public io::LinkHandler, private FrameSink {

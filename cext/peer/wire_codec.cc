@@ -1,5 +1,6 @@
 #include "peer/wire_codec.h"
 
+#include <algorithm>
 #include <cstring>
 
 #include "base/assert.h"
@@ -22,6 +23,13 @@ bool kind_of(std::uint8_t type, Kind& kind) noexcept {
   if (type < 1 || type > static_cast<std::uint8_t>(format::FrameType::list_view)) return false;
   kind = static_cast<Kind>(type - 1);
   return true;
+}
+
+std::uint16_t agreed_version(const format::Hello& theirs, std::uint16_t own_max) noexcept {
+  const std::uint32_t their_max = std::max<std::uint32_t>(theirs.version, theirs.version_max);
+  const std::uint32_t version = std::min<std::uint32_t>(their_max, own_max);
+  const std::uint32_t lowest = std::max<std::uint32_t>(theirs.version, format::kWireVersionMin);
+  return version < lowest ? 0 : static_cast<std::uint16_t>(version);
 }
 
 void seal(format::Hello& hello) noexcept {

@@ -10,6 +10,10 @@ namespace blockd::peer {
 // False: no such request.
 [[nodiscard]] bool kind_of(std::uint8_t type, ReplicaOp::Kind& kind) noexcept;
 
+// The highest version that the sender of `theirs` and one who speaks up to `own_max` both speak.
+// 0: there is none.
+[[nodiscard]] std::uint16_t agreed_version(const format::Hello& theirs,
+                                           std::uint16_t own_max) noexcept;
 void seal(format::Hello& hello) noexcept;
 void seal(format::FrameHeader& header) noexcept;
 

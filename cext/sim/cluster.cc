@@ -48,6 +48,18 @@ class Agent final : public engine::VolumeEvents {
   std::uint64_t epoch_;
 };
 
+// What it does with what the hub has to say.
+class Refusals final : public peer::HubWatcher {
+ public:
+  explicit Refusals(SimCluster& cluster) : cluster_(cluster) {}
+  void peer_refused(const Uuid&, Error reason) noexcept override {
+    cluster_.notices_.emplace_back("peer-refused", static_cast<std::uint64_t>(reason));
+  }
+
+ private:
+  SimCluster& cluster_;
+};
+
 SimCluster::SimCluster(const ClusterOptions& options)
     : options_(options),
       world_(options.seed),
@@ -110,8 +122,12 @@ void SimCluster::boot(std::uint32_t index) {
   process.buffers = std::make_unique<Buffers>(128, 160, 64);
   process.network = std::make_unique<io::SimNetwork>(fabric_, *process.loop, host.name);
   process.store = host.medium->open(*process.loop, *process.buffers);
-  const peer::HubConfig config{host.id, cluster_id_, options_.lease_us, options_.heartbeat_us,
-                               options_.member_timeout_us};
+  process.watcher = std::make_unique<Refusals>(*this);
+  peer::HubConfig config{host.id, cluster_id_, options_.lease_us, options_.heartbeat_us,
+                         options_.member_timeout_us};
+  if (index < options_.wire_versions.size())
+    config.wire_version_max = options_.wire_versions[index];
+  config.watcher = process.watcher.get();
   process.hub = peer::PeerHub::create(*process.loop, *process.buffers, *process.network, config);
   (void)process.hub->listen("tcp:" + host.name + ":7000");
   process.hub->add_store(*process.store);
@@ -144,6 +160,11 @@ void SimCluster::reset_links(std::uint32_t a, std::uint32_t b) {
 
 void SimCluster::block(std::uint32_t from, std::uint32_t to, bool blocked) {
   fabric_.block(hosts_[from].name, hosts_[to].name, blocked);
+}
+
+void SimCluster::upgrade(std::uint32_t index) {
+  if (index < options_.wire_versions.size())
+    options_.wire_versions[index] = format::kWireVersionMax;
 }
 
 void SimCluster::pause(std::uint32_t index, std::uint64_t us) {

@@ -28,6 +28,8 @@ struct ClusterOptions {
   std::uint64_t heartbeat_us = 80'000;
   std::uint64_t member_timeout_us = 400'000;
   std::uint64_t clock_error_ppm = 10'000;  // at most, either way, of each process's clock
+  // The highest version of the peer protocol that each host speaks; what is missing: the newest.
+  std::vector<std::uint16_t> wire_versions;
   // What each host's store stands on; empty: a fake store.
   std::function<std::unique_ptr<Medium>(io::SimWorld&, Uuid store_id, Uuid cluster_id)> make_medium;
 };
@@ -40,6 +42,7 @@ struct Process {
   std::unique_ptr<Buffers> buffers;
   std::unique_ptr<io::SimNetwork> network;
   std::unique_ptr<store::Store> store;
+  std::unique_ptr<peer::HubWatcher> watcher;  // of the hub
   std::unique_ptr<peer::PeerHub> hub;
   std::unique_ptr<engine::VolumeEvents> events;
   std::unique_ptr<engine::Volume> volume;
@@ -65,6 +68,8 @@ class SimCluster {
   void set_clock(std::uint32_t host, std::int64_t error_ppm);
   void set_delays(std::uint64_t us_min, std::uint64_t us_max);
   void cut_from_metadata(std::uint32_t host, bool cut) { hosts_[host].cut = cut; }
+  // The host's next process speaks all that the code does.
+  void upgrade(std::uint32_t host);
   // Ends every fault but death, pauses and what a medium has.
   void heal();
   bool meta_reachable = true;
@@ -123,6 +128,7 @@ class SimCluster {
 
  private:
   friend class Agent;
+  friend class Refusals;
   struct Host {
     std::string name;
     Uuid id, store_id;

@@ -138,6 +138,7 @@ bool Life::apply(const Fault& fault) {
       return true;
     case FaultKind::restart:
       if (cluster_.alive(a)) return false;
+      cluster_.upgrade(a);
       cluster_.restart(a);
       return true;
     case FaultKind::partition:

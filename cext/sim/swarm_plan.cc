@@ -146,6 +146,14 @@ void slow_down(SwarmPlan& plan) {
   plan.think_us = 2'000'000;
 }
 
+// Some hosts are of an older release until they start again.
+void mix_releases(SwarmPlan& plan, Random& random) {
+  for (std::uint32_t host = 0; host < plan.cluster.hosts; ++host) {
+    const bool older = random.chance(2);
+    plan.cluster.wire_versions.push_back(older ? format::kWireVersionMin : format::kWireVersionMax);
+  }
+}
+
 }  // namespace
 
 const char* fault_name(FaultKind kind) noexcept {
@@ -190,6 +198,7 @@ SwarmPlan draw_plan(std::uint64_t seed) {
   Random random(seed * 0x9e3779b97f4a7c15ull + 2);
   add_stray_writes(plan, random);
   if (random.chance(4)) slow_down(plan);
+  if (random.chance(3)) mix_releases(plan, random);
   return plan;
 }
 

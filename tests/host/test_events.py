@@ -4,7 +4,7 @@ import asyncio
 from uuid import UUID, uuid4
 
 from blockd.host import events
-from blockd.model.errors import DiskError, NoSpace
+from blockd.model.errors import DiskError, NoSpace, Unsupported
 from blockd.native.values import InSyncChangeWanted, Notice
 from tests.host.fake_metadata import make_volume
 
@@ -69,6 +69,16 @@ async def test_a_fenced_engine_is_removed(rig, eventually) -> None:
     await eventually(lambda: not rig.attachments.held)
     assert not rig.core.exports
     assert not rig.core.volumes
+
+
+async def test_a_host_that_is_not_spoken_with_is_told_of(rig, eventually) -> None:
+    stranger = uuid4()
+    rig.core.emit(Notice(UUID(int=0), 0, stranger, "peer-refused", Unsupported.code))
+    await eventually(lambda: [r for r in rig.metadata.events if r.kind == "peer.refused"])
+    (report,) = (r for r in rig.metadata.events if r.kind == "peer.refused")
+    assert report.volume_id == ""
+    assert report.details["peer_host_id"] == str(stranger)
+    assert "upgrade the older one" in report.message
 
 
 async def test_a_notice_is_logged_by_name(rig, eventually, caplog) -> None:

@@ -37,6 +37,7 @@ class FakeChannel final : public peer::ReplicaChannel {
 
   [[nodiscard]] bool connected() const noexcept override { return up_; }
   [[nodiscard]] bool unreachable() const noexcept override { return !up_; }
+  [[nodiscard]] std::uint16_t version() const noexcept override { return format::kWireVersionMax; }
   void fail() noexcept override { set_up(false); }
 
   void set_up(bool up) {

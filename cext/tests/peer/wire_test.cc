@@ -37,13 +37,35 @@ TEST_CASE("golden bytes of the hello") {
   format::Hello hello;
   hello.cluster_id.bytes.fill(0xc1);
   hello.host_id.bytes.fill(0x40);
+  hello.version_max = 3;
   seal(hello);
   CHECK(hex(&hello, sizeof hello) == with_crc("02000000"
                                               "424b445045455231"
                                               "c1c1c1c1c1c1c1c1c1c1c1c1c1c1c1c1"
                                               "40404040404040404040404040404040"
                                               "0000"
-                                              "0000000000000000000000000000"));
+                                              "0300"
+                                              "000000000000000000000000"));
+}
+
+TEST_CASE("two peers speak the highest version that both can") {
+  format::Hello theirs;
+  const auto agreed = [&](std::uint32_t lowest, std::uint16_t highest, std::uint16_t own_max) {
+    theirs.version = lowest;
+    theirs.version_max = highest;
+    return agreed_version(theirs, own_max);
+  };
+  CHECK(agreed(2, 0, 3) == 2);  // a host that knew no other
+  CHECK(agreed(2, 2, 3) == 2);
+  CHECK(agreed(2, 3, 3) == 3);
+  CHECK(agreed(2, 7, 3) == 3);
+  CHECK(agreed(3, 7, 3) == 3);
+  CHECK(agreed(2, 7, 2) == 2);
+  CHECK(agreed(4, 7, 3) == 0);
+  CHECK(agreed(1, 1, 3) == 0);
+  CHECK(agreed(1, 0, 3) == 0);
+  CHECK(agreed(3, 3, 2) == 0);
+  CHECK(agreed(0xffffffff, 0, 3) == 0);
 }
 
 TEST_CASE("golden bytes of a write") {
