@@ -6,10 +6,6 @@
 namespace blockd::sim {
 namespace {
 
-void damage(SimCluster& cluster, std::uint32_t host, std::uint32_t block) {
-  REQUIRE(cluster.medium(host).rot({cluster.volume_id(), 0}, block));
-}
-
 TEST_CASE("a read whose blocks are damaged at every member, but not the same ones") {
   Fixture f;
   REQUIRE(f.io.write(0, 16 * kBlockBytes, 0x11, true) == Error::Ok);

@@ -7,10 +7,6 @@
 namespace blockd::sim {
 namespace {
 
-void damage(SimCluster& cluster, std::uint32_t host, std::uint32_t block) {
-  REQUIRE(cluster.medium(host).rot({cluster.volume_id(), 0}, block));
-}
-
 // The two that stay have other blocks of the chunk damaged, so that the one heals from the other.
 void missed_by_host1(Fixture& f) {
   REQUIRE(f.io.write(0, 16 * kBlockBytes, 0x11, true) == Error::Ok);

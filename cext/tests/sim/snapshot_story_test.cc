@@ -263,6 +263,41 @@ TEST_CASE("a past that nobody agreed on is taken away with the content that made
 }
 
 // A copy that ended half-way: the past is there, the content that goes with it is not.
+// Host 2 alone has what was written after the snapshot: it is ahead, and has as past what both
+// others have as current and can no longer read whole.
+TEST_CASE("a joiner that is ahead keeps its past until it has gone back") {
+  ClusterOptions options;
+  options.hosts = 4;
+  Fixture f(options, 3);
+  REQUIRE(f.io.write(0, kChunkBytes, 0x11, true) == Error::Ok);
+  const Era taken = f.cluster.take_snapshot(3);
+  REQUIRE(
+      f.cluster.world().run_until([&] { return f.cluster.snapshot_final(taken); }, kPatienceUs));
+  for (const std::uint32_t host : {0u, 1u}) {
+    f.cluster.partition(3, host, true);
+    f.cluster.reset_links(3, host);
+  }
+  std::memset(f.io.memory, 0x22, kChunkBytes);
+  f.io.begin(BlockRequest::Op::write, 0, kChunkBytes);
+  f.cluster.world().run_for(50'000);
+  f.cluster.kill(3, false);
+  f.cluster.kill(2, false);
+  f.cluster.heal();
+  f.cluster.restart(3);
+  f.cluster.attach(3);
+  REQUIRE(until_state(f.cluster, 3, VolumeState::serving));
+  damage(f.cluster, 0, 5);
+  damage(f.cluster, 1, 5);
+  f.cluster.restart(2);
+  f.cluster.world().run_for(5'000'000);
+  REQUIRE_FALSE(f.cluster.in_sync(2));  // nobody can read what it has to be given
+  CHECK(shown(f.cluster, 2, taken) == 0x11);
+  REQUIRE(f.io.write(5 * kBlockBytes, kBlockBytes, 0x33) == Error::Ok);
+  REQUIRE(until_in_sync(f.cluster, 3));
+  CHECK(shown(f.cluster, 2, taken) == 0x11);
+  CHECK(f.cluster.compare_replicas() == "");
+}
+
 TEST_CASE("a past that is ahead of its chunk counts for nothing once the volume has been opened") {
   Fixture f;
   REQUIRE(f.io.write(0, 4096, 1) == Error::Ok);

@@ -83,6 +83,11 @@ inline FakeStoreMedium& fake(SimCluster& cluster, std::uint32_t host) {
   return static_cast<FakeStoreMedium&>(cluster.medium(host));
 }
 
+// A block of a replica of segment 0 fails its checksum from now on.
+inline void damage(SimCluster& cluster, std::uint32_t host, std::uint32_t block) {
+  REQUIRE(cluster.medium(host).rot({cluster.volume_id(), 0}, block));
+}
+
 struct Fixture {
   explicit Fixture(ClusterOptions options = {}, std::uint32_t at = 0)
       : cluster(options), io(cluster, at) {
