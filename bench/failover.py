@@ -4,7 +4,7 @@ In each round, under a load of 4 KiB writes: a host that only has a replica is k
 counts is the longest time without an acknowledged write; it comes back and is in sync again. Then
 the holder is killed and the volume attached at another host at once, as an orchestrator would that
 knows; what counts is the time from the kill to the first write acknowledged there, and how much of
-it the attaching took.
+it the attaching took. Then the same with a standby and nobody who orders it.
 """
 
 import argparse
@@ -31,6 +31,8 @@ class Round:
 
     attached: float
     failover: float
+    moved: float
+    unattended: float
     replica_stall: float
     healthy_stall: float
 
@@ -47,7 +49,10 @@ def main(argv: list[str] | None = None) -> int:
     document = json.dumps([asdict(one) for one in rounds], indent=2)
     (options.out / "failover.json").write_text(document + "\n")
     report(rounds)
-    return int(options.check and max(one.failover for one in rounds) > FAILOVER_TARGET_S)
+    return int(
+        options.check
+        and max(max(one.failover, one.unattended) for one in rounds) > FAILOVER_TARGET_S
+    )
 
 
 def parse_options(argv: list[str] | None) -> argparse.Namespace:
@@ -87,9 +92,24 @@ def one(live: Live) -> Round:
     attached = time.monotonic()
     live.serve_at(uri)
     served = live.wait_written(attached)
+    attended = (attached - killed, served - killed)
     live.start(old)
     live.wait_in_sync(len(HOSTS))
-    return Round(attached - killed, served - killed, stalls[1], stalls[0])
+    return Round(*attended, *unattended(live, old), stalls[1], stalls[0])
+
+
+def unattended(live: Live, standby: str) -> tuple[float, float]:
+    """Kill to attached there, and to the first write."""
+    old = live.holder
+    live.attach(old, [standby])
+    killed = live.signal(old, signal.SIGKILL)
+    uri = live.await_move(standby)
+    moved = time.monotonic()
+    live.serve_at(uri)
+    served = live.wait_written(moved)
+    live.start(old)
+    live.wait_in_sync(len(HOSTS))
+    return moved - killed, served - killed
 
 
 def report(rounds: list[Round]) -> None:
@@ -97,6 +117,8 @@ def report(rounds: list[Round]) -> None:
     for title, values in (
         ("kill to first write elsewhere", [one.failover for one in rounds]),
         ("  of which until attached", [one.attached for one in rounds]),
+        ("with a standby, by itself", [one.unattended for one in rounds]),
+        ("  of which until attached", [one.moved for one in rounds]),
         ("stall when a replica is killed", [one.replica_stall for one in rounds]),
         ("  in as much time before", [one.healthy_stall for one in rounds]),
     ):

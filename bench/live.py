@@ -109,9 +109,9 @@ class Live:
 
         return asyncio.run(talk())
 
-    def attach(self, host: str) -> str:
+    def attach(self, host: str, standbys: Sequence[str] = ()) -> str:
         """At once, or as soon as it can be; returns the URI."""
-        request = meta_pb2.AttachVolumeRequest(name_or_id=VOLUME, host=host)
+        request = meta_pb2.AttachVolumeRequest(name_or_id=VOLUME, host=host, standbys=standbys)
         deadline = time.monotonic() + ATTACH_S
         while True:
             try:
@@ -130,11 +130,21 @@ class Live:
         self._writer.stdin.write(uri + "\n")
         self._writer.stdin.flush()
 
+    def await_move(self, host: str) -> str:
+        """Until it is attached there, by nobody's order; returns the URI."""
+        self.wait(lambda: self._volume().attachment.host_name == host, f"{VOLUME} is at {host}")
+        self.wait(lambda: bool(self._volume().attachment.nbd_uris), f"{VOLUME} is served at {host}")
+        self.holder = host
+        return self._volume().attachment.nbd_uris[0]
+
     def in_sync(self) -> int:
+        return sum(member.in_sync for member in self._volume().segments[0].members)
+
+    def _volume(self) -> types_pb2.Volume:
         request = meta_pb2.GetVolumeRequest(name_or_id=VOLUME)
         volume = self._ask(lambda m: m.call(lambda s: s.GetVolume, request, idempotent=True))
         assert isinstance(volume, types_pb2.Volume)
-        return sum(member.in_sync for member in volume.segments[0].members)
+        return volume
 
     def wait_in_sync(self, count: int) -> None:
         self.wait(lambda: self.in_sync() == count, f"{count} replicas are in sync")

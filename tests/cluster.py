@@ -99,8 +99,12 @@ class DevCluster:
         )
         return self.meta(lambda m: m.call(lambda s: s.CreateVolume, request, timeout=30))
 
-    def attach(self, name: str, host: str, *, force: bool = False) -> types_pb2.Attachment:
-        request = meta_pb2.AttachVolumeRequest(name_or_id=name, host=host, force=force)
+    def attach(
+        self, name: str, host: str, *, force: bool = False, standbys: Sequence[str] = ()
+    ) -> types_pb2.Attachment:
+        request = meta_pb2.AttachVolumeRequest(
+            name_or_id=name, host=host, force=force, standbys=standbys
+        )
         return self.meta(lambda m: m.call(lambda s: s.AttachVolume, request, timeout=60))
 
     def detach(self, name: str) -> None:

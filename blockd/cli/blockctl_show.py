@@ -167,6 +167,7 @@ def _attachment_facts(
     return [
         ("attached", f"{attachment.host_name}, epoch {attachment.epoch}, {state}"),
         ("since", local_time(attachment.since_unix_us)),
+        ("if lost", ", ".join(attachment.standby_host_names) or "stays until it is attached"),
         *(("NBD", uri) for uri in uris),
     ]
 

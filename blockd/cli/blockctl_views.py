@@ -130,6 +130,7 @@ def attachment_view(attachment: Attachment) -> View:
         "epoch": attachment.epoch,
         "since_unix_us": attachment.since_unix_us,
         "nbd_uris": list(attachment.nbd_uris),
+        "standbys": list(attachment.standby_host_names),
     }
 
 

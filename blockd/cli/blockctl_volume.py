@@ -281,10 +281,23 @@ def attach(
     force: Annotated[
         bool, typer.Option("--force", help="Take it from a host that serves it.")
     ] = False,
+    standby: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A host to attach it at when that one is lost; may be given several times.",
+            autocompletion=complete_host,
+        ),
+    ] = None,
     output: Output = None,
 ) -> None:
-    """Attach a volume at a host and print its NBD URIs."""
-    request = meta_pb2.AttachVolumeRequest(name_or_id=name, host=host, force=force)
+    """Attach a volume at a host and print its NBD URIs.
+
+    With standbys it moves to the first of them that can serve it once that host is lost: the host
+    answers nobody, and its engine serves nothing.
+    """
+    request = meta_pb2.AttachVolumeRequest(
+        name_or_id=name, host=host, force=force, standbys=standby or []
+    )
 
     async def call(clients: Clients) -> Attachment:
         return await clients.meta.call(

@@ -69,6 +69,7 @@ class Replicas:
             )
             entry.segment_count += 1
             entry.promised_epoch = max(entry.promised_epoch, replica.promised_epoch)
+            entry.lease_us = max(entry.lease_us, replica.lease_us)
             entry.stored_bytes += replica.chunk_count * CHUNK_BYTES
             entry.past_bytes += replica.past_count * CHUNK_BYTES
         return list(found.values())

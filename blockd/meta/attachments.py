@@ -91,18 +91,22 @@ class Attachments:
             attachment = await self._records.attachment(stored.value.id)
             hosts = await self._records.hosts()
             target = await self._target(stored.value, request.host, attachment.value, hosts)
+            standbys = [hosts[await self._records.host_id(one)] for one in request.standbys]
             verdict, promised = await asyncio.gather(
                 self._judge(stored.value, attachment.value, target, hosts, request),
                 self._recall.promised(stored.value, hosts),
             )
             if verdict is Verdict.KEEP:
-                return attachment.value
+                kept = await self._keep(stored.value, attachment, standbys)
+                if kept is not None:
+                    return kept
+                continue
             if verdict is Verdict.EVICT:
                 await self._close(hosts.get(attachment.value.host_id), attachment.value)
             if await self._etcd.get(WORKING + stored.value.id) is not None:
                 raise Busy(f"volume {stored.value.name} is being attached or created right now")
             async with self._instance.hold(stored.value.id):
-                taken = await self._take(stored, attachment, target, promised)
+                taken = await self._take(stored, attachment, target, promised, standbys)
                 if taken is not None:
                     return await self._open(stored, taken, target, hosts)
         raise conflict(f"the attachment of {request.name_or_id}")
@@ -152,6 +156,27 @@ class Attachments:
             force=request.force,
         )
 
+    async def _keep(
+        self, volume: Volume, held: Stored[Attachment], standbys: Sequence[HostView]
+    ) -> Attachment | None:
+        """The host serves already; only its standbys may change. None: somebody else was faster."""
+        kept = Attachment()
+        kept.CopyFrom(held.value)
+        if standbys:
+            _set_standbys(kept, standbys)
+        if kept == held.value:
+            return kept
+        done = await self._records.commit(
+            [held.unchanged],
+            [put(held.key, kept)],
+            "volume.standbys_changed",
+            f"volume/{volume.name}",
+            f"volume {volume.name} goes to {', '.join(kept.standby_host_names)} when "
+            f"{kept.host_name} is lost",
+            {"volume_id": volume.id, "standbys": ",".join(kept.standby_host_ids)},
+        )
+        return kept if done else None
+
     async def _ask_holder(self, held: Attachment, hosts: dict[str, HostView]) -> Holder:
         if not held.host_id:
             return Holder.NOBODY
@@ -180,6 +205,7 @@ class Attachments:
         held: Stored[Attachment],
         target: HostView,
         promised: Promised,
+        standbys: Sequence[HostView],
     ) -> Attachment | None:
         """Issue the next epoch to the target. None: somebody else was faster."""
         volume = stored.value
@@ -190,6 +216,7 @@ class Attachments:
             epoch=next_epoch(held.value.epoch, promised),
             since_unix_us=now_us(),
         )
+        _set_standbys(attachment, standbys)
         instead = f", instead of {held.value.host_name}" if held.value.host_id else ""
         done = await self._records.commit(
             [stored.unchanged, held.unchanged, Unchanged(WORKING + volume.id, 0)],
@@ -373,6 +400,12 @@ class Attachments:
             log.info("host %s does not detach %s: %s", view.host.name, held.volume_id, error)
             return Ended(error)
         return Ended(None, int(answer.drained_epoch), int(answer.era))
+
+
+def _set_standbys(attachment: Attachment, standbys: Sequence[HostView]) -> None:
+    views = [view for view in standbys if view.host.id != attachment.host_id]
+    attachment.standby_host_ids[:] = [view.host.id for view in views]
+    attachment.standby_host_names[:] = [view.host.name for view in views]
 
 
 def _attach_failed(volume: Volume, target: HostView, error: BlockdError) -> BlockdError:

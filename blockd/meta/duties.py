@@ -10,6 +10,7 @@ import logging
 from blockd.meta.context import Instance
 from blockd.meta.etcd import Put, Unchanged
 from blockd.meta.events import Events
+from blockd.meta.failover import Failover
 from blockd.meta.groups import Groups
 from blockd.meta.records import (
     HOST_STATES,
@@ -51,6 +52,7 @@ class Duties:
         self._snapshots = Snapshots(instance)
         self._groups = Groups(instance)
         self._events = events
+        self._failover = Failover(instance)
 
     async def run(self) -> None:
         """All duties, each in its turn; one that fails is tried again in the next. Those that wait
@@ -58,6 +60,7 @@ class Duties:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._run_records())
             tasks.create_task(self._run_snapshots())
+            tasks.create_task(self._failover.run())
 
     async def _run_snapshots(self) -> None:
         while True:

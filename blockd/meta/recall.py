@@ -13,27 +13,21 @@ rests on it.
   become final by it (docs/SNAPSHOTS.md, "Metadata from a backup").
 """
 
-import asyncio
 import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from blockd.meta.context import Instance
+from blockd.meta.member_reports import MemberReports, Reports
 from blockd.meta.records import CONFLICTS_MAX, HostView, Stored, conflict, put
 from blockd.meta.snapshot_records import SnapshotRecords, Taken, era_of, is_clean, snapshot_set
-from blockd.model.errors import BlockdError, Busy
-from blockd.rpc.gen import host_pb2
+from blockd.model.errors import Busy
 from blockd.rpc.gen.types_pb2 import Attachment, Segment, Snapshot, Volume
 from blockd.rpc.status import hinted
 from blockd.rules.attachments import Promised, write_quorum
 from blockd.rules.snapshots import unsettled
 
 log = logging.getLogger("blockd.meta")
-
-ASK_SECONDS = 1.0  # for a host to list what it has of a volume
-DOWN_SECONDS = 0.3  # for one that is taken to be down
-
-Answers = dict[tuple[str, str], int]  # (host, store) -> the newest epoch promised there
 
 
 @dataclass(frozen=True)
@@ -48,42 +42,21 @@ class Recall:
     """Stateless; every call reads etcd."""
 
     def __init__(self, instance: Instance) -> None:
-        self._instance = instance
         self._records = instance.records
+        self._members = MemberReports(instance)
         self._taken = SnapshotRecords(instance.records)
 
     # Epochs.
 
     async def promised(self, volume: Volume, hosts: dict[str, HostView] | None = None) -> Promised:
         """What those members of the volume have promised that answer now."""
-        if hosts is None:
-            hosts = await self._records.hosts()
-        segments = [stored.value for stored in await self._records.segments(volume)]
-        names = {member.host_id for segment in segments for member in segment.members}
-        views = [hosts[host_id] for host_id in names if host_id in hosts]
-        answers: Answers = {}
-        for one in await asyncio.gather(*(self._ask(view, volume.id) for view in views)):
-            answers.update(one)
+        segments, reports = await self._members.of(volume, hosts)
         return Promised(
-            max(answers.values(), default=0),
+            max((int(report.promised_epoch) for report in reports.values()), default=0),
             is_certain=all(
-                _meets_quorum(segment, answers, volume.policy.min_in_sync) for segment in segments
+                _meets_quorum(segment, reports, volume.policy.min_in_sync) for segment in segments
             ),
         )
-
-    async def _ask(self, view: HostView, volume_id: str) -> Answers:
-        try:
-            answer = await self._instance.hosts.call(
-                view.host.grpc_endpoint,
-                lambda host: host.ListReplicas,
-                host_pb2.ListReplicasRequest(volume_id=volume_id),
-                timeout=ASK_SECONDS if view.is_up else DOWN_SECONDS,
-                idempotent=True,
-            )
-        except BlockdError as error:
-            log.info("host %s does not list what it has promised: %s", view.host.name, error)
-            return {}
-        return {(view.host.id, one.store_id): int(one.promised_epoch) for one in answer.replicas}
 
     async def check_untouched(self, volume: Volume, held: Attachment) -> None:
         """Of a volume that is attached nowhere, on record: whether nothing is under way, nor has
@@ -162,7 +135,7 @@ def _raised(volume: Volume, creating: Iterable[Snapshot], met: int) -> Raised:
     return Raised(changed, moved)
 
 
-def _meets_quorum(segment: Segment, answers: Answers, min_in_sync: int) -> bool:
+def _meets_quorum(segment: Segment, reports: Reports, min_in_sync: int) -> bool:
     agreed = [one for one in segment.members if one.in_sync]
-    answered = sum((one.host_id, one.store_id) in answers for one in agreed)
+    answered = sum((one.host_id, one.store_id) in reports for one in agreed)
     return answered >= write_quorum(len(agreed), min_in_sync)

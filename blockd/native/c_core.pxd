@@ -78,6 +78,7 @@ cdef extern from "border/core.h" namespace "blockd::border" nogil:
     cdef cppclass ReplicaReport:
         SegmentInfo info
         Uuid store_id
+        uint64_t lease_us
 
     cdef cppclass ScrubCursor:
         ScrubCursor() noexcept

@@ -80,6 +80,7 @@ cdef object _replica(const native.ReplicaReport& report):
         store_id=_id(report.store_id),
         block_count=report.info.block_count,
         promised_epoch=report.info.promised_epoch,
+        lease_us=report.lease_us,
         stable=_version(report.info.stable),
         chunk_count=report.info.chunk_count,
         past_count=report.info.past_count,

@@ -58,6 +58,7 @@ class ReplicaInfo:
     chunk_count: int
     past_count: int = 0  # beside them, the chunks that only snapshots hold
     newest_era: int = 0  # nothing here was born, or died, in a later one
+    lease_us: int = 0  # that an engine of the volume has here from now; 0: none has one
 
 
 @dataclass(frozen=True)

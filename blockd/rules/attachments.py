@@ -48,6 +48,14 @@ def write_quorum(in_sync_count: int, min_in_sync: int) -> int:
     return min(in_sync_count, max(all_but_one, min_in_sync))
 
 
+def cannot_serve(leases_us: Sequence[int | None], min_in_sync: int) -> bool:
+    """Whether a segment's engine serves nothing now: it needs a lease from a write quorum of the
+    agreed members (REPLICATION.md, R3). leases_us: what is left of its lease at each; None: that
+    member does not say."""
+    without = sum(left == 0 for left in leases_us)
+    return len(leases_us) - without < write_quorum(len(leases_us), min_in_sync)
+
+
 def next_epoch(recorded: int, promised: Promised) -> int:
     """The epoch to issue. Members that have met a later one than is on record show that the record
     was restored from a backup: then, and when too few answer to tell, some that do not answer may

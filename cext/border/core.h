@@ -51,6 +51,7 @@ struct StoreReport {
 struct ReplicaReport {
   store::SegmentInfo info;
   Uuid store_id;
+  std::uint64_t lease_us = 0;  // that an engine of the volume has here from now; 0: none has one
 };
 
 struct Histogram {

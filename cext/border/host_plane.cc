@@ -187,7 +187,8 @@ void HostPlane::list_replicas(Token token) noexcept {
     for (const auto& [id, open] : stores_) {
       if (open.closing) continue;
       for (const store::SegmentHandle segment : open.store->segments()) {
-        reply->replicas.push_back({open.store->segment_info(segment), id});
+        const store::SegmentInfo info = open.store->segment_info(segment);
+        reply->replicas.push_back({info, id, hub_->lease_left_us(info.id.volume)});
       }
     }
     answer(token, std::move(reply));

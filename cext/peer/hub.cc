@@ -66,6 +66,10 @@ class Hub final : public PeerHub, private io::AcceptHandler {
            static_cast<const ReplicaChannel&>(*found->second).connected();
   }
 
+  [[nodiscard]] std::uint64_t lease_left_us(const Uuid& volume) const noexcept override {
+    return service_.lease_left_us(volume);
+  }
+
   ReplicaChannel& channel(const Uuid& host) override {
     if (host == config_.host_id) return local_;
     return remote(host);

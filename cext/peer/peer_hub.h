@@ -55,6 +55,9 @@ class PeerHub {
   virtual void add_store(store::Store& store) = 0;
   virtual void remove_store(const Uuid& store_id) = 0;  // its replicas answer NotFound from now on
   [[nodiscard]] virtual bool connected(const Uuid& host) const noexcept = 0;
+  // How long the newest lease that an engine of the volume has from this host lives from now; 0:
+  // there is none.
+  [[nodiscard]] virtual std::uint64_t lease_left_us(const Uuid& volume) const noexcept = 0;
   // The engine's way to a host's replicas; for this host's own id, the stores added here. Lives as
   // long as the hub.
   virtual ReplicaChannel& channel(const Uuid& host) = 0;

@@ -212,6 +212,13 @@ void ReplicaService::release(ReplicaOp& op) noexcept {
   completions_.push(op, Error::Ok);
 }
 
+std::uint64_t ReplicaService::lease_left_us(const Uuid& volume) const noexcept {
+  const auto found = grants_.find(volume);
+  if (found == grants_.end()) return 0;
+  const std::uint64_t until = std::max(found->second.until_us, found->second.older_until_us);
+  return until - std::min(until, loop_.now_us());
+}
+
 // --- snapshots
 // ---------------------------------------------------------------------------------------
 

@@ -61,6 +61,8 @@ class ReplicaService {
   void complete_later(ReplicaOp& op, Error error) noexcept { completions_.push(op, error); }
   void replica_idle(ReplicaOp& op) noexcept;
   [[nodiscard]] bool still_open(const ReplicaOp& op) const noexcept;
+  // How long the newest lease on the volume lives from now; 0: no engine has one here.
+  [[nodiscard]] std::uint64_t lease_left_us(const Uuid& volume) const noexcept;
 
  private:
   struct Grant {

@@ -58,6 +58,32 @@ def test_every_acknowledged_write_survives_the_holder(
     cluster.delete(name)
 
 
+def test_a_volume_with_a_standby_moves_by_itself(
+    cluster: DevCluster, name: str, tmp_path: Path
+) -> None:
+    volume = cluster.create(name, BLOCKS * 4096)
+    old_uri = cluster.attach(name, "paris-1", standbys=["lyon-1", "marseille-1"]).nbd_uris[0]
+    assert "lyon-1, marseille-1" in cluster.ctl("volume", "show", name).stdout
+    recording = record(old_uri, tmp_path / "log", BLOCKS, seconds=60)
+    wait_until(lambda: recording.acknowledged() > 2000, 30, "writes are acknowledged")
+    cluster.kill("paris-1")
+    wait_until(lambda: cluster.volume(name).attachment.host_name == "lyon-1", TAKEOVER_S, "moved")
+    wait_until(lambda: cluster.volume(name).attachment.nbd_uris, TAKEOVER_S, "served")
+    assert recording.finish() == 3
+    attachment = cluster.volume(name).attachment
+    History.read(tmp_path / "log").check(read_back(attachment.nbd_uris[0], BLOCKS))
+    assert can_write(attachment.nbd_uris[0])
+
+    cluster.start("paris-1")  # where nothing is served any more; it is a standby now
+    wait_until(lambda: "paris-1" in cluster.hosts_up(), 20, "paris-1 is up again")
+    with pytest.raises(NotAttached):
+        cluster.attachment("paris-1", volume.id)
+    assert list(cluster.volume(name).attachment.standby_host_names) == ["marseille-1", "paris-1"]
+    cluster.wait_in_sync(name)
+    cluster.detach(name)
+    cluster.delete(name)
+
+
 def test_a_frozen_holder_that_wakes_up_is_fenced(
     cluster: DevCluster, name: str, tmp_path: Path
 ) -> None:

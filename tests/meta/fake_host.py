@@ -48,6 +48,7 @@ class FakeHost(host_pb2_grpc.HostServiceServicer):
         self.is_drained = True
         self.met_eras: dict[str, int] = {}  # by volume id: that its stores know of
         self.promised: dict[str, int] = {}  # epochs by volume id
+        self.leases_us: dict[str, int] = {}  # that its engine has, by volume id
         self.server: Server | None = None
         self.endpoint = "127.0.0.1:1"
 
@@ -234,6 +235,7 @@ class FakeHost(host_pb2_grpc.HostServiceServicer):
                     stored_bytes=self.stored.get(volume_id, 0),
                     past_bytes=self.past.get(volume_id, 0),
                     promised_epoch=self.promised.get(volume_id, 0),
+                    lease_us=self.leases_us.get(volume_id, 0),
                 )
                 for volume_id in sorted({*self.stored, *(one for one, _ in self.replicas)})
                 if request.volume_id in ("", volume_id)

@@ -88,10 +88,19 @@ class Rig:
     async def volume(self, name: str = "vol") -> Any:
         return await self.call("GetVolume", meta_pb2.GetVolumeRequest(name_or_id=name))
 
-    async def attach(self, name: str = "vol", host: str = "", *, force: bool = False) -> Any:
+    async def attach(
+        self,
+        name: str = "vol",
+        host: str = "",
+        *,
+        force: bool = False,
+        standbys: tuple[str, ...] = (),
+    ) -> Any:
         return await self.call(
             "AttachVolume",
-            meta_pb2.AttachVolumeRequest(name_or_id=name, host=host, force=force),
+            meta_pb2.AttachVolumeRequest(
+                name_or_id=name, host=host, force=force, standbys=standbys
+            ),
         )
 
     async def detach(self, name: str = "vol", *, force: bool = False) -> None:

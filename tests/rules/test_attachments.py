@@ -9,6 +9,7 @@ from blockd.rules.attachments import (
     HostChoice,
     Promised,
     Verdict,
+    cannot_serve,
     check_renewal,
     choose_host,
     decide_attach,
@@ -81,3 +82,24 @@ def test_an_epoch_is_far_above_all_that_was_heard_of_when_some_may_be_unheard_of
 )
 def test_a_write_quorum_is_all_but_one_of_three_or_more(in_sync, min_in_sync, quorum):
     assert write_quorum(in_sync, min_in_sync) == quorum
+
+
+@pytest.mark.parametrize(
+    ("leases_us", "min_in_sync", "serves_nothing"),
+    [
+        ([None, 0, 0], 2, True),  # the silent one is the lost host itself
+        ([None, 0, 500], 2, False),
+        ([None, None, 0], 2, False),  # those that do not say may have granted
+        ([0, 0, 0], 2, True),
+        ([None, 0], 1, True),  # of two both are needed
+        ([None, 900], 1, False),
+        ([None], 1, False),
+        ([0], 1, True),
+        ([None, None, None, 0, 0], 2, True),
+        ([None, None, None, None, 0], 2, False),
+    ],
+)
+def test_an_engine_without_a_quorum_of_leases_serves_nothing(
+    leases_us, min_in_sync, serves_nothing
+):
+    assert cannot_serve(leases_us, min_in_sync) is serves_nothing

@@ -125,6 +125,7 @@ class FakeHub final : public peer::PeerHub {
   [[nodiscard]] bool connected(const Uuid& host) const noexcept override {
     return channels_.at(host)->connected();
   }
+  [[nodiscard]] std::uint64_t lease_left_us(const Uuid&) const noexcept override { return 0; }
   [[nodiscard]] const peer::HubConfig& config() const noexcept override { return config_; }
   void close(std::function<void()> done) override { done(); }
 

@@ -1,0 +1,84 @@
+"""Volumes with standbys: moved when their host is lost, and only then."""
+
+import asyncio
+
+import pytest
+
+from blockd.model.errors import Busy, NotFound
+from blockd.rpc.gen.meta_pb2 import RegisterHostRequest
+from tests.meta.rig import wait_until
+
+
+async def lose(rig, name: str) -> None:
+    """It answers nobody; the records take it for up for a while."""
+    rig.silent.add(name)
+    await rig.hosts[name].stop()
+
+
+def holder_is(rig, name: str):
+    async def asked() -> bool:
+        attachment = (await rig.volume()).attachment
+        return bool(attachment.host_name == name and attachment.nbd_uris)
+
+    return asked
+
+
+async def test_a_volume_goes_to_its_first_standby_that_can(rig, volume):
+    await rig.attach(host="paris-1", standbys=("lyon-1", "marseille-1"))
+    rig.hosts["lyon-1"].failures["Attach"] = Busy("not now")
+    await lose(rig, "paris-1")
+    await wait_until(holder_is(rig, "marseille-1"))
+    attachment = (await rig.volume()).attachment
+    assert list(attachment.standby_host_names) == ["lyon-1", "paris-1"]
+    assert list(attachment.nbd_uris) == ["nbd+unix:///vol?socket=/run/marseille-1.sock"]
+    (event,) = (one for one in await rig.events() if one.kind == "volume.failed_over")
+    assert "marseille-1: paris-1 is lost" in event.message
+
+
+async def test_it_moves_on_when_the_standby_is_lost_too(rig, volume):
+    await rig.attach(host="paris-1", standbys=("lyon-1",))
+    await lose(rig, "paris-1")
+    await wait_until(holder_is(rig, "lyon-1"))
+    await rig.hosts["paris-1"].start()
+    await rig.call("RegisterHost", RegisterHostRequest(host=rig.hosts["paris-1"].message()))
+    rig.silent.discard("paris-1")
+    await lose(rig, "lyon-1")
+    await wait_until(holder_is(rig, "paris-1"))
+
+
+async def test_a_host_that_only_the_service_cannot_reach_keeps_its_volume(rig, volume):
+    await rig.attach(host="paris-1", standbys=("lyon-1",))
+    for host in rig.hosts.values():
+        host.leases_us[volume.id] = 700_000
+    await lose(rig, "paris-1")
+    await asyncio.sleep(2.5)
+    assert (await rig.volume()).attachment.host_name == "paris-1"
+    assert rig.hosts["lyon-1"].calls.count("ListReplicas") > 1  # it was asked, again and again
+    for host in rig.hosts.values():
+        host.leases_us[volume.id] = 0
+    await wait_until(holder_is(rig, "lyon-1"))
+
+
+async def test_without_standbys_it_stays(rig, volume):
+    await rig.attach(host="paris-1")
+    await lose(rig, "paris-1")
+    await asyncio.sleep(2.0)
+    assert (await rig.volume()).attachment.host_name == "paris-1"
+
+
+async def test_a_daemon_that_has_started_anew_keeps_its_volumes(rig, volume):
+    await rig.attach(host="paris-1", standbys=("lyon-1",))
+    del rig.hosts["paris-1"].attached[volume.id]
+    await asyncio.sleep(2.0)
+    assert (await rig.volume()).attachment.host_name == "paris-1"
+
+
+async def test_standbys_of_an_attached_volume_can_be_named_later(rig, volume):
+    first = await rig.attach(host="paris-1")
+    assert not first.standby_host_names
+    second = await rig.attach(host="paris-1", standbys=("marseille-1", "paris-1"))
+    assert (second.epoch, list(second.standby_host_names)) == (first.epoch, ["marseille-1"])
+    assert await rig.attach(host="paris-1") == second  # none named: as before
+    assert rig.hosts["paris-1"].calls.count("Attach") == 1
+    with pytest.raises(NotFound, match="nantes-1"):
+        await rig.attach(host="paris-1", standbys=("nantes-1",))
