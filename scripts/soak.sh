@@ -1,7 +1,8 @@
 #!/bin/bash
 # The long tests, about SOAK_SECONDS (600) for each part: seeds no run has tried, fuzzing, real clusters.
 # Between them, once: the bugs that the simulator must find.
-# First SOAK_CRASHES (100,000) crashes of a store, and a tenth as many stores that rot.
+# First SOAK_CRASHES (100,000) crashes of a store, and a tenth as many stores that rot, and SOAK_HOURS (1,000) simulated
+# hours of clusters under everything at once.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export PATH="$PWD/.venv/bin:$PATH"
@@ -28,7 +29,8 @@ crash_stores() {
 
 # Lives of whole clusters under everything at once.
 swarm_clusters() {
-  BLOCKD_SEED_FROM=$(fresh_seed) BLOCKD_SECONDS=$seconds \
+  local hours=$((${SOAK_HOURS:-1000} / $(nproc) + 1))
+  BLOCKD_SEED_FROM=$(fresh_seed) BLOCKD_HOURS=$hours \
     build/release/test_sim --test-case='a swarm of lives*'
 }
 

@@ -3,7 +3,8 @@
 #
 # Seeds: the release stage runs each property test's own number of seeds, the sanitizer stage a sample
 # (sanitized code is some ten times slower). BLOCKD_SEEDS overrides both. The NBD fuzz harness is among
-# the C++ tests, with mutated inputs of its own; libFuzzer drives it in `make fuzz`.
+# the C++ tests, with mutated inputs of its own; libFuzzer drives it in `make fuzz`. The swarm's lives are
+# new ones each time; one that fails says which it was.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 export PATH="$PWD/.venv/bin:$PATH"
@@ -20,7 +21,9 @@ stage() {
 }
 
 stage "C++ under ASan and UBSan" env BLOCKD_SEEDS="${BLOCKD_SEEDS:-20}" scripts/ctest.sh asan
-stage "C++ release: crash points, clusters" scripts/ctest.sh release store nbd sim
+fresh_seed=$(od -An -N4 -tu4 /dev/urandom | tr -d ' ')
+stage "C++ release: crash points, clusters" \
+  env BLOCKD_SEED_FROM="${BLOCKD_SEED_FROM:-$fresh_seed}" scripts/ctest.sh release store nbd sim
 # Two at a time: a cluster's tests mostly wait. A file's tests share its cluster.
 stage "Python, clusters and guest" python -m pytest tests -m "not soak" -n 2 --dist loadfile \
   --durations=10

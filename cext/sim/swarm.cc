@@ -93,14 +93,27 @@ class Life {
     }
   }
 
-  bool rot(std::uint32_t host) {
+  // Of what clients use: the segment, and the block in it.
+  std::pair<std::uint32_t, std::uint32_t> some_block() {
     const auto blocks = static_cast<std::uint32_t>(plan_.span_bytes / kBlockBytes);
     const auto base = static_cast<std::uint32_t>(plan_.base_bytes / kBlockBytes);
     const auto per_segment = static_cast<std::uint32_t>(kSegmentBytes / kBlockBytes);
     const std::uint32_t block = base + static_cast<std::uint32_t>(world().random().below(blocks));
+    return {block / per_segment, block % per_segment};
+  }
+
+  bool rot(std::uint32_t host) {
+    const auto [segment, block] = some_block();
     return cluster_.alive(host) &&
-           cluster_.medium(host).rot({cluster_.volume_id(), block / per_segment},
-                                     block % per_segment);
+           cluster_.medium(host).rot({cluster_.volume_id(), segment}, block);
+  }
+
+  bool repair(std::uint32_t host) {
+    if (!cluster_.alive(holder_) || !cluster_.volume(holder_)) return false;
+    const auto [segment, block] = some_block();
+    cluster_.volume(holder_)->repair_chunk(segment, block / kBlocksPerChunk, 0,
+                                           cluster_.host_id(host), [](Error) {});
+    return true;
   }
 
   bool snapshot() {
@@ -191,6 +204,8 @@ bool Life::apply(const Fault& fault) {
     }
     case FaultKind::detach:
       return detach();
+    case FaultKind::repair:
+      return repair(a);
     case FaultKind::snapshot:
       return snapshot();
     case FaultKind::snapshot_gone:

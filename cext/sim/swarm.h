@@ -48,9 +48,9 @@ enum class FaultKind : std::uint8_t {
   snapshot_look,
   lost_write,         // of data, acknowledged
   misdirected_write,  // of data, to where other data is
+  repair,             // of a chunk that may have nothing wrong
 };
-inline constexpr std::size_t kFaultKinds =
-    static_cast<std::size_t>(FaultKind::misdirected_write) + 1;
+inline constexpr std::size_t kFaultKinds = static_cast<std::size_t>(FaultKind::repair) + 1;
 // Those before have their place in the schedules of seeds that failed once: new kinds come after.
 inline constexpr std::size_t kFirstFaultKinds =
     static_cast<std::size_t>(FaultKind::snapshot_look) + 1;

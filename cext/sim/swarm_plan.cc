@@ -39,6 +39,7 @@ constexpr const char* kNames[] = {
     "snapshot-look",
     "lost-write",
     "misdirected-write",
+    "repair",
 };
 static_assert(std::size(kNames) == kFaultKinds);
 
@@ -118,6 +119,14 @@ std::uint32_t forgetful(const SwarmPlan& plan) {
   return static_cast<std::uint32_t>(plan.seed % plan.cluster.replicas);
 }
 
+// Some more faults, at most `most`, in their places.
+template <class Draw>
+void scatter(SwarmPlan& plan, Random& random, std::uint64_t most, Draw draw) {
+  for (std::uint64_t left = random.between(1, most); left > 0; --left)
+    draw(plan.faults.emplace_back());
+  std::ranges::stable_sort(plan.faults, {}, &Fault::at_us);
+}
+
 // Writes that go astray at one replica, a few at a time. Its store may lose what was not flushed
 // with them when its process dies: such a life is held to the word of flushes.
 void add_stray_writes(SwarmPlan& plan, Random& random) {
@@ -127,14 +136,20 @@ void add_stray_writes(SwarmPlan& plan, Random& random) {
   if (!plan.on_disks || !two_copies(plan) || std::ranges::any_of(plan.faults, loses_power)) return;
   if (random.chance(3)) return;
   plan.loses_power = plan.rots = true;
-  for (std::uint64_t left = random.between(1, 12); left > 0; --left) {
-    Fault fault;
+  scatter(plan, random, 12, [&](Fault& fault) {
     fault.kind = random.chance(2) ? FaultKind::lost_write : FaultKind::misdirected_write;
     fault.at_us = random.below(plan.life_us);
     fault.a = fault.b = forgetful(plan);
-    plan.faults.push_back(fault);
-  }
-  std::ranges::stable_sort(plan.faults, {}, &Fault::at_us);
+  });
+}
+
+// What scrubs and clients that met damage order, whether there is any or not.
+void add_repairs(SwarmPlan& plan, Random& random) {
+  scatter(plan, random, 40, [&](Fault& fault) {
+    fault.kind = FaultKind::repair;
+    fault.at_us = random.below(plan.life_us);
+    fault.a = fault.b = static_cast<std::uint32_t>(random.below(plan.cluster.replicas));
+  });
 }
 
 // The same schedule in a time eight times as long, with clients that are slow: what takes long
@@ -199,6 +214,7 @@ SwarmPlan draw_plan(std::uint64_t seed) {
   add_stray_writes(plan, random);
   if (random.chance(4)) slow_down(plan);
   if (random.chance(3)) mix_releases(plan, random);
+  if (random.chance(3)) add_repairs(plan, random);
   return plan;
 }
 

@@ -1,6 +1,6 @@
 // Lives of clusters under everything we can think of. BLOCKD_SEEDS scales their number,
-// BLOCKD_SEED_FROM says with which seed they begin, BLOCKD_SECONDS goes on for so long instead;
-// BLOCKD_SEED lives one again.
+// BLOCKD_SEED_FROM says with which seed they begin, BLOCKD_SECONDS goes on for so long instead,
+// BLOCKD_HOURS for so many simulated hours; BLOCKD_SEED lives one again.
 #include "sim/swarm.h"
 
 #include <doctest/doctest.h>
@@ -67,17 +67,21 @@ void live_and_judge(const SwarmPlan& plan, Tally& tally) {
   tally.add(result);
 }
 
+bool goes_on(const Tally& tally) {
+  const std::uint64_t seconds = from_environment("BLOCKD_SECONDS", 0);
+  const std::uint64_t hours = from_environment("BLOCKD_HOURS", 0);
+  if (seconds) return tally.seconds() < static_cast<double>(seconds);
+  if (hours) return tally.simulated_us < hours * 3'600'000'000;
+  return tally.lives < from_environment("BLOCKD_SEEDS", 100);
+}
+
 TEST_CASE("a swarm of lives keeps its promises") {
   Tally tally;
   if (const std::uint64_t only = from_environment("BLOCKD_SEED", 0)) {
     live_and_judge(draw_plan(only), tally);
   } else {
     const std::uint64_t from = from_environment("BLOCKD_SEED_FROM", 1);
-    const std::uint64_t seconds = from_environment("BLOCKD_SECONDS", 0);
-    const std::uint64_t lives = 100 * from_environment("BLOCKD_SEEDS", 100) / 100;
-    for (std::uint64_t i = 0; seconds ? tally.seconds() < static_cast<double>(seconds) : i < lives;
-         ++i)
-      live_and_judge(draw_plan(from + i), tally);
+    for (std::uint64_t seed = from; goes_on(tally); ++seed) live_and_judge(draw_plan(seed), tally);
   }
   tally.print();
 }
