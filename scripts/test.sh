@@ -24,8 +24,8 @@ stage "C++ under ASan and UBSan" env BLOCKD_SEEDS="${BLOCKD_SEEDS:-20}" scripts/
 fresh_seed=$(od -An -N4 -tu4 /dev/urandom | tr -d ' ')
 stage "C++ release: crash points, clusters" \
   env BLOCKD_SEED_FROM="${BLOCKD_SEED_FROM:-$fresh_seed}" scripts/ctest.sh release store nbd sim
-# Two at a time: a cluster's tests mostly wait. A file's tests share its cluster.
-stage "Python, clusters and guest" python -m pytest tests -m "not soak" -n 2 --dist loadfile \
+# More at a time than processors: a cluster's tests mostly wait. A file's tests share its cluster.
+stage "Python, clusters and guest" python -m pytest tests -m "not soak" -n 3 --dist loadfile \
   --durations=10
 
 printf '\n== summary\n'
