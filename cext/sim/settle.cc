@@ -21,6 +21,13 @@ void revive(SimCluster& cluster, std::uint32_t host) {
   cluster.restart(host);
 }
 
+bool any_paused(SimCluster& cluster) {
+  for (std::uint32_t i = 0; i < cluster.host_count(); ++i) {
+    if (cluster.alive(i) && cluster.process(i).loop->paused()) return true;
+  }
+  return false;
+}
+
 }  // namespace
 
 bool serves(SimCluster& cluster, std::uint32_t host, std::uint64_t max_us) {
@@ -43,6 +50,9 @@ std::string settle(SimCluster& cluster, Workload& work, std::uint32_t holder, bo
   if (!cluster.world().run_until([&] { return work.idle(); }, 90'000'000)) {
     return "requests are never answered: " + cluster.describe(holder);
   }
+  // One that stands still may be behind, and nobody have noticed yet.
+  if (!cluster.world().run_until([&] { return !any_paused(cluster); }, 90'000'000))
+    return "a host stands still for ever";
   if (!cluster.world().run_until([&] { return cluster.all_in_sync(holder); }, 90'000'000)) {
     return "not all in sync after the faults: " + cluster.describe(holder);
   }
