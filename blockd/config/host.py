@@ -9,6 +9,7 @@ from blockd.config.base import Duration, Size
 from blockd.config.daemon import DaemonSettings
 from blockd.config.endpoints import Endpoint
 
+REBUILD_RATE_MIN = 64 << 10
 UNIX_PATH_BYTES_MAX = 107  # sockaddr_un.sun_path, with its final zero
 
 
@@ -32,6 +33,7 @@ class HostSettings(DaemonSettings):
     scrub_rate: Size = Field(default=20 << 20, ge=64 << 10)  # bytes a second, each store
     flatten_rate: Size = Field(default=100 << 20, ge=64 << 10)  # bytes a second, each volume
     peer_version: int | None = Field(default=None, ge=2)  # speak no higher one to other hosts
+    rebuild_rate: Size = 0  # bytes a second, all volumes served here together; 0: no limit
     cpu: int | None = Field(default=None, ge=0)  # pin the reactor to this CPU
 
     @field_validator("nbd_tcp", "metrics_listen", "nbd_unix", mode="before")
@@ -54,6 +56,10 @@ class HostSettings(DaemonSettings):
             raise ValueError(
                 f"store_warning: {self.store_warning} is not below store_critical, "
                 f"{self.store_critical}"
+            )
+        if 0 < self.rebuild_rate < REBUILD_RATE_MIN:
+            raise ValueError(
+                f"rebuild_rate: {self.rebuild_rate} is less than {REBUILD_RATE_MIN} bytes a second"
             )
         if len(set(self.stores)) != len(self.stores):
             raise ValueError("stores: a path occurs twice")

@@ -68,6 +68,7 @@ cdef extern from "border/core.h" namespace "blockd::border" nogil:
         uint64_t member_timeout_us
         uint64_t attach_timeout_us
         uint16_t wire_version_max
+        uint64_t rebuild_bytes_per_second
         uint32_t spin_us
         int32_t cpu
 
@@ -171,6 +172,7 @@ cdef extern from "border/core.h" namespace "blockd::border" nogil:
 
         void open_store(Token token, const string& path, const Openings& newest) noexcept
         void close_store(Token token, const Uuid& store) noexcept
+        void flush_store(Token token, const Uuid& store) noexcept
         void store_infos(Token token) noexcept
         void create_replica(Token token, const Uuid& store, const SegmentId& segment,
                             uint32_t block_count) noexcept

@@ -92,6 +92,7 @@ class Core:
         member_timeout_us: int = 1_000_000,
         attach_timeout_us: int = 30_000_000,
         wire_version_max: int = 0,
+        rebuild_bytes_per_second: int = 0,
         spin_us: int = 0,
         cpu: int | None = None,
     ) -> None: ...
@@ -111,6 +112,8 @@ class Core:
         """
 
     async def close_store(self, store_id: UUID) -> None: ...
+    async def flush_store(self, store_id: UUID) -> None:
+        """Raises NotFound, and what the store's device failed with."""
     async def store_infos(self) -> list[StoreInfo]: ...
     async def create_replica(
         self, store_id: UUID, volume_id: UUID, segment: int, block_count: int

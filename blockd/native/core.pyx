@@ -192,7 +192,7 @@ cdef class Core:
 
     def __init__(self, *, host_id, cluster_id, buffer_bytes=256 << 20, lease_us=1_000_000,
                  heartbeat_us=200_000, member_timeout_us=1_000_000, attach_timeout_us=30_000_000,
-                 wire_version_max=0, spin_us=0, cpu=None):
+                 wire_version_max=0, rebuild_bytes_per_second=0, spin_us=0, cpu=None):
         self._config.host_id = _uuid(host_id)
         self._config.cluster_id = _uuid(cluster_id)
         self._config.buffer_bytes = _u64(buffer_bytes, "buffer_bytes")
@@ -201,6 +201,8 @@ cdef class Core:
         self._config.member_timeout_us = _u64(member_timeout_us, "member_timeout_us")
         self._config.attach_timeout_us = _u64(attach_timeout_us, "attach_timeout_us")
         self._config.wire_version_max = _u16(wire_version_max, "wire_version_max")
+        self._config.rebuild_bytes_per_second = _u64(
+            rebuild_bytes_per_second, "rebuild_bytes_per_second")
         self._config.spin_us = _u32(spin_us, "spin_us")
         self._config.cpu = -1 if cpu is None else <int32_t>_u32(cpu, "cpu")
         self._events = deque(maxlen=EVENTS_MAX)
@@ -295,6 +297,17 @@ cdef class Core:
         cdef uint64_t token = self._last_token
         with nogil:
             self._core.close_store(token, store)
+        return waiting.future
+
+    async def flush_store(self, store_id):
+        await self._flush_store(store_id)
+
+    cdef object _flush_store(self, store_id):
+        cdef Uuid store = _uuid(store_id)
+        cdef _Waiting waiting = self._begin()
+        cdef uint64_t token = self._last_token
+        with nogil:
+            self._core.flush_store(token, store)
         return waiting.future
 
     async def store_infos(self):

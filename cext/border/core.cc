@@ -159,6 +159,10 @@ void Core::close_store(Token token, const Uuid& store) noexcept {
   reactor_->give(token, [=](HostPlane& plane) { plane.close_store(token, store); });
 }
 
+void Core::flush_store(Token token, const Uuid& store) noexcept {
+  reactor_->give(token, [=](HostPlane& plane) { plane.flush_store(token, store); });
+}
+
 void Core::store_infos(Token token) noexcept {
   reactor_->give(token, [=](HostPlane& plane) { plane.store_infos(token); });
 }

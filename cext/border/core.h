@@ -39,6 +39,7 @@ struct CoreConfig {
   std::uint64_t member_timeout_us = 1'000'000;
   std::uint64_t attach_timeout_us = 30'000'000;  // from attach() to serving
   std::uint16_t wire_version_max = 0;            // of the peer protocol; 0: the newest
+  std::uint64_t rebuild_bytes_per_second = 0;    // of all volumes together; 0: no limit
   std::uint32_t spin_us = 0;                     // polled before the reactor sleeps
   std::int32_t cpu = -1;                         // the reactor thread's; -1: any
 };
@@ -150,6 +151,7 @@ class Core {
   void open_store(Token token, const std::string& path,
                   const store::Openings& newest = {}) noexcept;
   void close_store(Token token, const Uuid& store) noexcept;
+  void flush_store(Token token, const Uuid& store) noexcept;
   void store_infos(Token token) noexcept;
   // Idempotent: a replica that is there is left alone, or grown when it is shorter.
   void create_replica(Token token, const Uuid& store, const SegmentId& segment,

@@ -28,6 +28,7 @@ HostPlane::HostPlane(io::Loop& loop, Buffers& buffers, io::Network& network, Dis
       sink_(sink),
       open_disk_(std::move(open_disk)),
       hub_(peer::PeerHub::create(loop, buffers, network, watched_by(*this, config.hub))),
+      pace_(loop, config.rebuild_bytes_per_second),
       nbd_(std::make_unique<nbd::NbdServer>(loop, buffers, network)) {
   later_timer_.owner = this;
   later_timer_.fire = [](io::Timer& timer) noexcept {
@@ -125,6 +126,25 @@ void HostPlane::store_opened(Token token, const Uuid& id, Error error) noexcept 
 void HostPlane::close_store(Token token, const Uuid& store) noexcept {
   guard(token, [&] {
     close_store_now(open_store_of(store), [this, token](Error error) { answer(token, error); });
+  });
+}
+
+void HostPlane::flush_store(Token token, const Uuid& store) noexcept {
+  struct Flush {
+    HostPlane& plane;
+    Token token;
+    store::StoreOp op;
+  };
+  guard(token, [&] {
+    store::Store& in = *open_store_of(store).store;
+    std::unique_ptr<Flush> flush(new Flush{*this, token, {}});
+    flush->op.op = store::StoreOp::Op::flush;
+    flush->op.owner = flush.get();
+    flush->op.done = [](store::StoreOp& op) noexcept {
+      const std::unique_ptr<Flush> over(static_cast<Flush*>(op.owner));
+      over->plane.answer(over->token, op.error);
+    };
+    in.submit(flush.release()->op);
   });
 }
 

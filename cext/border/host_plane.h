@@ -24,6 +24,7 @@
 #include "border/core.h"
 #include "border/scrubber.h"
 #include "border/volume_io.h"
+#include "engine/resync_pace.h"
 #include "engine/volume.h"
 #include "io/disk.h"
 #include "io/link.h"
@@ -37,6 +38,7 @@ namespace blockd::border {
 struct PlaneConfig {
   peer::HubConfig hub;
   std::uint64_t attach_timeout_us = 30'000'000;
+  std::uint64_t rebuild_bytes_per_second = 0;  // 0: no limit
 };
 
 // Where answers and events go; called on the loop's thread, from inside commands too.
@@ -66,6 +68,8 @@ class HostPlane final : public engine::VolumeEvents, public peer::HubWatcher, pu
   void open_store(Token token, const std::string& path,
                   const store::Openings& newest = {}) noexcept;
   void close_store(Token token, const Uuid& store) noexcept;
+  // Answered when the store has flushed its device: that it does its work.
+  void flush_store(Token token, const Uuid& store) noexcept;
   void store_infos(Token token) noexcept;
   void create_replica(Token token, const Uuid& store, const SegmentId& id,
                       std::uint32_t block_count) noexcept;
@@ -244,6 +248,7 @@ class HostPlane final : public engine::VolumeEvents, public peer::HubWatcher, pu
   std::map<Uuid, store::SnapshotSet> snapshots_;
   std::map<Token, ChunkScan> scans_;
   std::unique_ptr<peer::PeerHub> hub_;
+  engine::ResyncPace pace_;
   std::map<Uuid, std::unique_ptr<Attached>> volumes_;
   std::map<std::string, Uuid> exports_;  // name to volume or snapshot
   std::unique_ptr<nbd::NbdServer> nbd_;

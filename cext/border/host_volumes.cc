@@ -56,7 +56,7 @@ void HostPlane::attach(Token token, const engine::VolumeConfig& config,
     auto fresh = std::make_unique<Attached>();
     Attached& attached = *fresh;
     attached.id = config.id;
-    attached.volume = engine::Volume::create(loop_, buffers_, *hub_, *this, config);
+    attached.volume = engine::Volume::create(loop_, buffers_, *hub_, pace_, *this, config);
     if (base) {
       attached.segments = config.segments;
       attached.base =

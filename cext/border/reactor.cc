@@ -52,6 +52,7 @@ PlaneConfig plane_config(const CoreConfig& config) {
   if (config.wire_version_max != 0)
     plane.hub.wire_version_max = std::min(config.wire_version_max, plane.hub.wire_version_max);
   plane.attach_timeout_us = config.attach_timeout_us;
+  plane.rebuild_bytes_per_second = config.rebuild_bytes_per_second;
   return plane;
 }
 

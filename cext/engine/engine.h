@@ -8,6 +8,7 @@
 #include "engine/member.h"
 #include "engine/ops.h"
 #include "engine/pool.h"
+#include "engine/resync_pace.h"
 #include "engine/volume.h"
 #include "io/loop.h"
 #include "peer/peer_hub.h"
@@ -16,8 +17,8 @@ namespace blockd::engine {
 
 class Engine {
  public:
-  Engine(io::Loop& loop_in, Buffers& buffers_in, peer::PeerHub& hub_in)
-      : loop(loop_in), buffers(buffers_in), hub(hub_in) {}
+  Engine(io::Loop& loop_in, Buffers& buffers_in, peer::PeerHub& hub_in, ResyncPace& pace_in)
+      : loop(loop_in), buffers(buffers_in), hub(hub_in), pace(pace_in) {}
   virtual ~Engine() = default;
 
   virtual void poke(Segment& segment) noexcept = 0;
@@ -45,6 +46,7 @@ class Engine {
   io::Loop& loop;
   Buffers& buffers;
   peer::PeerHub& hub;
+  ResyncPace& pace;
   Uuid id;
   std::uint64_t epoch = 0;
   std::uint32_t min_in_sync = 1;
@@ -57,7 +59,6 @@ class Engine {
   bool full = false;                // a member's store is nearly full
   std::uint64_t ops_under_way = 0;  // with channels: the volume must outlive them
   std::uint32_t joins = 0;
-  std::uint64_t resync_free_at_us = 0;  // the bandwidth limit
   VolumeStats stats;
   Pool<Mutation> mutations{kMutationsMax};
   Pool<Read> reads{kReadsMax};

@@ -15,7 +15,7 @@ inline constexpr std::uint32_t kMutationsMax = 4096;
 inline constexpr std::uint32_t kReadsMax = 2048;
 inline constexpr std::uint32_t kFlushesMax = 4096;
 inline constexpr std::uint32_t kParentsMax = 8192;
-inline constexpr std::uint32_t kCopiesMax = 64;
+inline constexpr std::uint32_t kCopiesMax = 96;
 
 // A member that is behind the quorum by more than this is given up.
 inline constexpr std::uint64_t kLagBytesMax = 16u << 20;
@@ -23,10 +23,27 @@ inline constexpr std::uint32_t kLagOpsMax = kMutationsMax / 2;
 
 inline constexpr std::uint32_t kOpenPageEntries =
     128;  // of a list while opening: all segments do at once
-inline constexpr std::uint32_t kCopiesPerSegment = 4;  // of a resync: yields to clients
+inline constexpr std::uint32_t kCopiesPerSegment = 32;  // of a resync
 inline constexpr std::uint32_t kReconcileCopies = 8;
-inline constexpr std::uint32_t kJoinsPerVolume = 8;                 // segments resynced at a time
-inline constexpr std::uint64_t kResyncBytesPerSecond = 400u << 20;  // for each volume
+inline constexpr std::uint32_t kJoinsPerVolume = 8;  // segments resynced at a time
+// A resync reads at a member that is further away than the nearest when that one has so many more
+// of its reads.
+inline constexpr std::uint32_t kFarSourceReads = 8;
+
+// The pace of resyncs (resync_pace.h), for each host.
+inline constexpr std::uint32_t kResyncCopiesMax = 64;
+inline constexpr std::uint32_t kPacedCopies = 4;  // to begin with, while clients work
+inline constexpr std::uint64_t kClientsIdleUs = 1'000'000;
+inline constexpr std::uint64_t kPaceBurstUs = 10'000;  // of a rate's limit
+// A period of so many parts begins with one in which no copy does: as long as some requests take.
+inline constexpr std::uint64_t kPacePeriods = 10;
+inline constexpr std::uint64_t kPaceQuietRequests = 2;
+inline constexpr std::uint64_t kPaceQuietMinUs = 20'000;
+inline constexpr std::uint64_t kPaceQuietMaxUs = 500'000;
+inline constexpr std::uint32_t kPaceSamplesMin = 16;
+inline constexpr float kPaceNearlyAll = 0.9F;      // of the requests that ran beside no copy
+inline constexpr std::uint64_t kPaceBearable = 2;  // times as long as those take
+inline constexpr double kPaceSlowMax = 0.1;        // so many may take longer
 
 inline constexpr std::uint64_t kIoTimeoutUs =
     30'000'000;  // then QuorumLost, unless a volume says else

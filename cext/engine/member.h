@@ -22,6 +22,7 @@ struct MemberHost {
   std::uint64_t beat_sent_us = 0;
   bool beat_under_way = false;
   bool full = false;
+  std::uint32_t chunk_reads = 0;  // that copies wait for, there
   peer::ReplicaOp beat;
   peer::ChannelWatcher watcher;
 };

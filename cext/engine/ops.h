@@ -13,6 +13,7 @@
 #include "engine/block_backend.h"
 #include "engine/limits.h"
 #include "engine/past.h"
+#include "engine/resync_pace.h"
 #include "peer/list.h"
 #include "peer/replica_client.h"
 
@@ -31,8 +32,9 @@ struct Parent {
   std::uint64_t cursor_bytes =
       0;  // where the next piece begins, in the volume; of a flush: which segment
   std::uint64_t end_bytes = 0;
-  std::uint32_t pieces = 0;     // not finished, plus one while being cut
-  Error error = Error::Ok;      // the first
+  std::uint32_t pieces = 0;  // not finished, plus one while being cut
+  Error error = Error::Ok;   // the first
+  ResyncPace::Mark mark;
   peer::ListLink<Parent> link;  // waiting for room in a pool, or for its answer to be given
 };
 
@@ -156,10 +158,12 @@ struct ChunkCopy {
   std::uint32_t chunk = 0;
   std::uint32_t source = 0;
   std::uint32_t source_session = 0;
+  bool counted = false;  // in the source's chunk_reads
   MemberMask targets = 0;
   MemberMask outstanding = 0;
   Error error = Error::Ok;
-  std::uint64_t started_us = 0;
+  std::uint64_t began_us = 0;
+  std::uint64_t started_us = 0;  // its latest operations
   std::array<std::uint32_t, kMembersMax> target_sessions{};
   RangeLock lock;
   BufferRef buffer;

@@ -16,10 +16,15 @@ Segment::Segment(Engine& engine, const SegmentConfig& config)
   place_members(config);
   timer_.owner = this;
   timer_.fire = [](io::Timer& timer) noexcept { static_cast<Segment*>(timer.owner)->poke(); };
+  pace_waiter_.owner = this;
+  pace_waiter_.ready = [](ResyncPace::Waiter& waiter) noexcept {
+    static_cast<Segment*>(waiter.owner)->poke();
+  };
 }
 
 Segment::~Segment() {
   engine_.loop.cancel(timer_);
+  engine_.pace.cancel(pace_waiter_);
 }
 
 void Segment::poke() noexcept {
@@ -32,13 +37,14 @@ void Segment::wake_at(std::uint64_t at_us) noexcept {
 
 // What is decided late; the fast path never comes here.
 void Segment::run() noexcept {
-  if (engine_.fenced || engine_.closed) return;
+  if (engine_.fenced || engine_.closed) return engine_.pace.cancel(pace_waiter_);
   open_members();
   if (std::exchange(reevaluate_, false)) evaluate_all();
   if (phase_ == Phase::gather) advance_gather();
   if (phase_ == Phase::reconcile) advance_reconcile();
   pump_copies();
   advance_joins();
+  engine_.pace.give_back(pace_waiter_);
   if (std::exchange(reopen_wanted_, false) && phase_ == Phase::formed) reopen();
   maybe_ask();
   maybe_serve();

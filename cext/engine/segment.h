@@ -179,6 +179,7 @@ class Segment {
   [[nodiscard]] std::vector<Uuid> hosts_of(MemberMask mask) const;
   [[nodiscard]] MemberMask members_in(Member::State state) const noexcept;
   [[nodiscard]] std::uint32_t nearest(MemberMask mask) const noexcept;
+  [[nodiscard]] std::uint32_t resync_source(MemberMask mask) const noexcept;
   void control(std::uint32_t owner, std::uint32_t at,
                void (*done)(peer::ReplicaOp&) noexcept) noexcept;
   bool control_back(peer::ReplicaOp& op) noexcept;
@@ -221,6 +222,7 @@ class Segment {
   void mark_missed(Member& member, const Mutation& mutation) noexcept;
   [[nodiscard]] ChunkCopy* start_copy(ChunkCopy::Why why, std::uint32_t chunk, std::uint32_t source,
                                       MemberMask targets) noexcept;
+  void source_asked(ChunkCopy& copy, bool asked) noexcept;
   void pump_copies() noexcept;
   void let_go_of_copies() noexcept;
   [[nodiscard]] MemberMask awaited(const ChunkCopy& copy) const noexcept;
@@ -234,7 +236,6 @@ class Segment {
   void no_longer_pending(ChunkCopy& copy) noexcept;
   void count_copied(const ChunkCopy& copy, std::uint16_t valid_mask) noexcept;
   void resync_blocked(std::uint32_t index) noexcept;
-  void charge_resync() noexcept;
   static void copy_read_done(peer::ReplicaOp& op) noexcept;
   void send_replaces(ChunkCopy& copy) noexcept;
   [[nodiscard]] MemberMask healers() const noexcept;
@@ -303,6 +304,7 @@ class Segment {
   std::vector<RepairWait> repair_waits_;  // who wants to know how they end
   std::uint64_t background_at_us_ = 0;
   bool background_under_way_ = false;
+  ResyncPace::Waiter pace_waiter_;
   std::uint64_t resync_done_bytes_ = 0;
   std::uint64_t resync_total_bytes_ = 0;
   std::uint64_t resync_began_us_ = 0;

@@ -324,7 +324,7 @@ void Segment::bring_past(ChunkCopy& copy) noexcept {
   op.block_count = kBlocksPerChunk;
   op.hold = copy.buffer;
   count_copied(copy, op.valid_mask);
-  if (copy.why == ChunkCopy::Why::resync) charge_resync();
+  if (copy.why == ChunkCopy::Why::resync) engine_.pace.charge();
   send_past(copy, static_cast<std::uint32_t>(std::countr_zero(copy.targets)), past_brought);
 }
 

@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <bit>
 #include <cstring>
+#include <utility>
 
 #include "base/assert.h"
 #include "engine/segment.h"
@@ -243,10 +244,6 @@ void Segment::advance_copying(std::uint32_t index) noexcept {
 bool Segment::copy_next(std::uint32_t index) noexcept {
   Join& join = *members_[index].join;
   const std::uint64_t now = engine_.loop.now_us();
-  if (engine_.resync_free_at_us > now + 10'000) {
-    wake_at(engine_.resync_free_at_us - 10'000);
-    return false;
-  }
   const std::uint32_t chunk = join.next_pending(now);
   if (chunk == Join::kNone) {
     if (join.any_blocked) resync_blocked(index);
@@ -254,7 +251,9 @@ bool Segment::copy_next(std::uint32_t index) noexcept {
   }
   const MemberMask sources = join_sources(index, chunk);
   if (sources == 0) return true;  // another one
-  if (!start_copy(ChunkCopy::Why::resync, chunk, nearest(sources), member_bit(index))) {
+  if (!engine_.pace.take(pace_waiter_)) return false;
+  if (!start_copy(ChunkCopy::Why::resync, chunk, resync_source(sources), member_bit(index))) {
+    engine_.pace.done(0);
     wake_at(now + kShortageRetryUs);
     return false;
   }
@@ -262,7 +261,6 @@ bool Segment::copy_next(std::uint32_t index) noexcept {
   join.cursor = chunk + 1 < kChunksPerSegment ? chunk + 1 : 0;
   set(join.copying, chunk);
   ++join.copies;
-  charge_resync();
   return true;
 }
 
@@ -294,9 +292,17 @@ void Segment::resync_blocked(std::uint32_t index) noexcept {
   if (counts && join.copies == 0 && !quorum(ready_)) reopen_wanted_ = true;
 }
 
-void Segment::charge_resync() noexcept {
-  const std::uint64_t cost_us = std::uint64_t{kChunkBytes} * 1'000'000 / kResyncBytesPerSecond;
-  engine_.resync_free_at_us = std::max(engine_.resync_free_at_us, engine_.loop.now_us()) + cost_us;
+// The nearest one, and while its reads pile up the others as well.
+std::uint32_t Segment::resync_source(MemberMask mask) const noexcept {
+  std::uint32_t best = nearest(mask);
+  const std::uint32_t distance = members_[best].distance;
+  const auto cost = [&](const Member& member) {
+    return member.host->chunk_reads + (member.distance > distance ? kFarSourceReads : 0);
+  };
+  for (std::uint32_t i = 0; i < kMembersMax; ++i) {
+    if ((mask & member_bit(i)) && cost(members_[i]) < cost(members_[best])) best = i;
+  }
+  return best;
 }
 
 void Segment::join_flush_done(ReplicaOp& op) noexcept {
@@ -345,13 +351,21 @@ ChunkCopy* Segment::start_copy(ChunkCopy::Why why, std::uint32_t chunk, std::uin
   copy->outstanding = 0;
   copy->orphan = false;
   copy->error = Error::Ok;
-  copy->started_us = engine_.loop.now_us();
+  copy->began_us = copy->started_us = engine_.loop.now_us();
   copy->lock.copy = true;
   for (std::uint32_t i = 0; i < kMembersMax; ++i) copy->target_sessions[i] = members_[i].session;
+  source_asked(*copy, true);
   ++copies_under_way_;
   copies_.push_back(*copy);
   poke();
   return copy;
+}
+
+// The source has the copy's read before it, from when it was chosen.
+void Segment::source_asked(ChunkCopy& copy, bool asked) noexcept {
+  if (std::exchange(copy.counted, asked) == asked) return;
+  std::uint32_t& reads = members_[copy.source].host->chunk_reads;
+  reads = asked ? reads + 1 : reads - 1;
 }
 
 void Segment::pump_copies() noexcept {
@@ -479,6 +493,7 @@ void Segment::copy_read_done(ReplicaOp& op) noexcept {
   ChunkCopy& copy = *static_cast<ChunkCopy*>(op.owner);
   Segment& self = *copy.segment;
   self.engine_.op_back();
+  self.source_asked(copy, false);
   if (copy.orphan) return self.release(copy);
   copy.error = op.error;
   if (op.error == Error::Ok && op.session != self.members_[op.tag].session)
@@ -582,12 +597,14 @@ void Segment::finish(ChunkCopy& copy) noexcept {
 void Segment::settle(ChunkCopy& copy) noexcept {
   BLOCKD_ASSERT(copies_under_way_ > 0);
   unlock(copy.lock);
+  source_asked(copy, false);
   --copies_under_way_;
   switch (copy.why) {
     case ChunkCopy::Why::reconcile:
       reconciled(copy);
       break;
     case ChunkCopy::Why::resync:
+      engine_.pace.done(engine_.loop.now_us() - copy.began_us);
       if (copy.error == Error::Ok) resync_done_bytes_ += kChunkBytes;
       resynced(copy);
       break;

@@ -21,8 +21,8 @@ using peer::ReplicaOp;
 
 class VolumeImpl final : public Volume, private Engine {
  public:
-  VolumeImpl(io::Loop& loop_in, Buffers& buffers_in, peer::PeerHub& hub_in, VolumeEvents& events,
-             VolumeConfig config);
+  VolumeImpl(io::Loop& loop_in, Buffers& buffers_in, peer::PeerHub& hub_in, ResyncPace& pace_in,
+             VolumeEvents& events, VolumeConfig config);
   ~VolumeImpl() override;
 
   void start() noexcept override;
@@ -73,7 +73,7 @@ class VolumeImpl final : public Volume, private Engine {
   [[nodiscard]] bool cut_mutation(Parent& parent, Segment& segment, std::uint64_t inside,
                                   std::uint64_t end) noexcept;
   void finish(Parent& parent) noexcept;
-  void count(const BlockRequest& request, Error error) noexcept;
+  void count(const BlockRequest& request, Error error, const ResyncPace::Mark& mark) noexcept;
   void run() noexcept;
   void answer_ended() noexcept;
   void tick() noexcept;
@@ -148,8 +148,8 @@ std::size_t segments_of(std::uint64_t volume_bytes) noexcept {
 }
 
 VolumeImpl::VolumeImpl(io::Loop& loop_in, Buffers& buffers_in, peer::PeerHub& hub_in,
-                       VolumeEvents& events, VolumeConfig config)
-    : Engine(loop_in, buffers_in, hub_in),
+                       ResyncPace& pace_in, VolumeEvents& events, VolumeConfig config)
+    : Engine(loop_in, buffers_in, hub_in, pace_in),
       events_(events),
       config_(std::move(config)),
       limit_bytes_(config_.size_bytes),
@@ -243,6 +243,7 @@ void VolumeImpl::admit(BlockRequest& request) noexcept {
   parent->cursor_bytes = request.offset_bytes;
   parent->end_bytes = request.offset_bytes + request.length_bytes;
   parent->pieces = 1;
+  parent->mark = pace.client_began();
   if (request.op == BlockRequest::Op::flush) {
     parent->cursor_bytes = 0;
     parent->end_bytes = segments_.size();
@@ -363,13 +364,14 @@ void VolumeImpl::finish(Parent& parent) noexcept {
   BLOCKD_ASSERT(!parent.link.linked);
   BlockRequest& request = *parent.request;
   request.error = parent.error;
-  count(request, parent.error);
+  count(request, parent.error, parent.mark);
   // A flush with nothing to do, or a refusal, is decided inside submit(): answered from the loop.
   ended_.push_back(parent);
   schedule();
 }
 
-void VolumeImpl::count(const BlockRequest& request, Error error) noexcept {
+void VolumeImpl::count(const BlockRequest& request, Error error,
+                       const ResyncPace::Mark& mark) noexcept {
   VolumeStats& s = Engine::stats;
   if (error != Error::Ok) {
     ++s.errors;
@@ -379,10 +381,12 @@ void VolumeImpl::count(const BlockRequest& request, Error error) noexcept {
     case BlockRequest::Op::read:
       ++s.reads;
       s.read_bytes += request.length_bytes;
+      pace.client_answered(mark, ResyncPace::Kind::read);
       break;
     case BlockRequest::Op::write:
       ++s.writes;
       s.write_bytes += request.length_bytes;
+      pace.client_answered(mark, ResyncPace::Kind::write);
       break;
     case BlockRequest::Op::flush:
       ++s.flushes;
@@ -859,8 +863,9 @@ void VolumeImpl::release_done(ReplicaOp& op) noexcept {
 }  // namespace
 
 std::unique_ptr<Volume> Volume::create(io::Loop& loop, Buffers& buffers, peer::PeerHub& hub,
-                                       VolumeEvents& events, VolumeConfig config) {
-  return std::make_unique<VolumeImpl>(loop, buffers, hub, events, std::move(config));
+                                       ResyncPace& pace, VolumeEvents& events,
+                                       VolumeConfig config) {
+  return std::make_unique<VolumeImpl>(loop, buffers, hub, pace, events, std::move(config));
 }
 
 }  // namespace blockd::engine

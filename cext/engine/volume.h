@@ -22,6 +22,8 @@ class PeerHub;
 
 namespace blockd::engine {
 
+class ResyncPace;
+
 struct MemberConfig {
   Uuid host;
   Uuid store;
@@ -98,8 +100,10 @@ class VolumeEvents {
 class Volume : public BlockBackend {
  public:
   // hub reaches the members, the local one included (peer/peer_hub.h).
+  // pace: the host's.
   static std::unique_ptr<Volume> create(io::Loop& loop, Buffers& buffers, peer::PeerHub& hub,
-                                        VolumeEvents& events, VolumeConfig config);
+                                        ResyncPace& pace, VolumeEvents& events,
+                                        VolumeConfig config);
 
   virtual void start() noexcept = 0;
   // The agreed truth about one segment, an answer or news; older generations are ignored.

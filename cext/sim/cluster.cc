@@ -129,6 +129,7 @@ void SimCluster::boot(std::uint32_t index) {
     config.wire_version_max = options_.wire_versions[index];
   config.watcher = process.watcher.get();
   process.hub = peer::PeerHub::create(*process.loop, *process.buffers, *process.network, config);
+  process.pace = std::make_unique<engine::ResyncPace>(*process.loop, 0);
   (void)process.hub->listen("tcp:" + host.name + ":7000");
   process.hub->add_store(*process.store);
   for (const Host& other : hosts_) {
@@ -220,7 +221,7 @@ engine::Volume& SimCluster::attach(std::uint32_t index) {
   }
   process.events = std::make_unique<Agent>(*this, index, epoch_);
   process.volume = engine::Volume::create(*process.loop, *process.buffers, *process.hub,
-                                          *process.events, std::move(config));
+                                          *process.pace, *process.events, std::move(config));
   process.volume->start();
   return *process.volume;
 }

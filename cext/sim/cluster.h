@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "engine/resync_pace.h"
 #include "engine/volume.h"
 #include "io/sim_network.h"
 #include "io/sim_world.h"
@@ -44,6 +45,7 @@ struct Process {
   std::unique_ptr<store::Store> store;
   std::unique_ptr<peer::HubWatcher> watcher;  // of the hub
   std::unique_ptr<peer::PeerHub> hub;
+  std::unique_ptr<engine::ResyncPace> pace;
   std::unique_ptr<engine::VolumeEvents> events;
   std::unique_ptr<engine::Volume> volume;
   std::uint64_t epoch = 0;  // of the volume

@@ -65,6 +65,13 @@ def test_bad_settings_are_refused(change: dict[str, object], expected: str) -> N
         load(**change)
 
 
+def test_rebuilds_have_a_limit_if_one_is_set() -> None:
+    assert load().rebuild_rate == 0
+    assert load(rebuild_rate="50MiB").rebuild_rate == 50 << 20
+    with pytest.raises(InvalidArgument, match="rebuild_rate"):
+        load(rebuild_rate="1KiB")
+
+
 def test_flattening_has_a_rate() -> None:
     assert load().flatten_rate == 100 << 20
     assert load(flatten_rate="10MiB").flatten_rate == 10 << 20

@@ -96,6 +96,26 @@ async def test_findings_stay_with_the_store(tmp_path: Path, told: bool | None) -
         await core.close()
 
 
+async def test_a_store_flushes_its_device_when_asked(tmp_path: Path) -> None:
+    path = tmp_path / "store"
+    store_id = make(path)
+    core = Core(host_id=uuid4(), cluster_id=CLUSTER, buffer_bytes=BUFFER_BYTES)
+    await core.start()
+    try:
+        await core.open_store(str(path))
+
+        async def flushes() -> int:
+            return int((await core.stats())["stores"][store_id]["device_flushes"])
+
+        before = await flushes()
+        await core.flush_store(store_id)
+        assert await flushes() > before
+        with pytest.raises(NotFound):
+            await core.flush_store(uuid4())
+    finally:
+        await core.close()
+
+
 async def test_not_a_store(tmp_path: Path) -> None:
     path = tmp_path / "blank"
     with path.open("wb") as file:
