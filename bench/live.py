@@ -24,6 +24,7 @@ PYTHON = "/usr/bin/python3"  # Debian's, which has libnbd's module
 HOSTS = ("paris-1", "lyon-1", "marseille-1")
 VOLUME = "live"
 VOLUME_BYTES = 64 << 20
+SPAN_BLOCKS = 4096
 ATTACH_S = 30.0
 SETTLE_S = 60.0
 POLL_S = 0.005
@@ -32,7 +33,7 @@ SLOW_STOPPED_S, SLOW_RUNNING_S = 0.099, 0.001
 
 @dataclass(frozen=True)
 class Write:
-    """One acknowledged write, in seconds of CLOCK_MONOTONIC."""
+    """One acknowledged write, or read, in seconds of CLOCK_MONOTONIC."""
 
     called: float
     answered: float
@@ -42,28 +43,68 @@ class Write:
         return self.answered - self.called
 
 
-class Live:
-    """Three replicas at three sites. holder: the host that serves the volume."""
+class Client:
+    """A process that writes, or with `--read` reads, and notes how long each took (writer.py)."""
 
-    def __init__(self, folder: Path, depth: int) -> None:
-        self._cluster = Cluster()
-        self._cluster.acquire(folder, VOLUME_BYTES * 4)
-        self._directory = folder / "cluster"
-        self._state = State.load(self._directory)
-        self._metas = [process.endpoints["grpc"] for process in self._state.of_role("meta")]
-        self._cluster.blockctl("volume", "create", VOLUME, "--size", str(VOLUME_BYTES))
-        self._times = folder / "times"
+    def __init__(self, times: Path, *options: str) -> None:
+        self._times = times
         self._times.touch()
         self._read = 0
-        self._writes: list[Write] = []
-        argv = [PYTHON, str(WRITER), str(self._times), "--depth", str(depth)]
-        self._writer = subprocess.Popen(argv, stdin=subprocess.PIPE, text=True)
+        self._seen: list[Write] = []
+        argv = [PYTHON, str(WRITER), str(times), *options]
+        self._process = subprocess.Popen(argv, stdin=subprocess.PIPE, text=True)
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+    def go_to(self, uri: str) -> None:
+        """Work there from now on; "": rest."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(uri + "\n")
+        self._process.stdin.flush()
+
+    def seen(self, since: float = 0.0, until: float = float("inf")) -> list[Write]:
+        """What was called within [since, until) and answered so far."""
+        with self._times.open(encoding="ascii") as file:
+            file.seek(self._read)
+            text = file.read()
+        text = text[: text.rfind("\n") + 1]
+        self._read += len(text)
+        for line in text.splitlines():
+            called, answered = line.split()
+            self._seen.append(Write(int(called) / 1e9, int(answered) / 1e9))
+        return [one for one in self._seen if since <= one.called < until]
+
+
+class Live:
+    """Three replicas at three sites. holder: the host that serves the volume. writer: writes all
+    over its first `span_blocks` as soon as it is served."""
+
+    def __init__(
+        self,
+        folder: Path,
+        depth: int,
+        *,
+        volume_bytes: int = VOLUME_BYTES,
+        span_blocks: int = SPAN_BLOCKS,
+    ) -> None:
+        self._cluster = Cluster()
+        self._cluster.acquire(folder, max(volume_bytes, VOLUME_BYTES * 4))
+        self.directory = folder / "cluster"
+        self._state = State.load(self.directory)
+        self._metas = [process.endpoints["grpc"] for process in self._state.of_role("meta")]
+        volume = self._cluster.blockctl("volume", "create", VOLUME, "--size", str(volume_bytes))
+        self.volume_id: str = volume["id"]
+        options = ("--depth", str(depth), "--span-blocks", str(span_blocks))
+        self.writer = Client(folder / "times", *options)
+        self.clients = [self.writer]
         self.holder = HOSTS[0]
         self.serve_at(self.attach(self.holder))
 
     def close(self) -> None:
-        self._writer.kill()
-        self._writer.wait()
+        for client in self.clients:
+            client.close()
         self._cluster.release()
 
     # Processes.
@@ -74,6 +115,14 @@ class Live:
         sent = time.monotonic()
         if running is None or not running.send(number):
             raise CandidateError(f"{host} is not running")
+        return sent
+
+    def kill(self, host: str) -> float:
+        """When it was sent; it has ended since."""
+        running = self._state.get(host).running
+        sent = self.signal(host, signal.SIGKILL)
+        assert running is not None
+        running.wait_gone(SETTLE_S)
         return sent
 
     @contextmanager
@@ -97,8 +146,12 @@ class Live:
             thread.join()
 
     def start(self, host: str) -> None:
-        dev.start_named(self._directory, [host])
-        self._state = State.load(self._directory)
+        dev.start_named(self.directory, [host])
+        self._state = State.load(self.directory)
+
+    def endpoint(self, host: str) -> str:
+        """Where its daemon answers."""
+        return self._state.get(host).endpoints["grpc"]
 
     # The volume.
 
@@ -125,10 +178,9 @@ class Live:
         return answer.nbd_uris[0]
 
     def serve_at(self, uri: str) -> None:
-        """The writer goes there."""
-        assert self._writer.stdin is not None
-        self._writer.stdin.write(uri + "\n")
-        self._writer.stdin.flush()
+        """The clients go there; "": they rest."""
+        for client in self.clients:
+            client.go_to(uri)
 
     def await_move(self, host: str) -> str:
         """Until it is attached there, by nobody's order; returns the URI."""
@@ -138,7 +190,9 @@ class Live:
         return self._volume().attachment.nbd_uris[0]
 
     def in_sync(self) -> int:
-        return sum(member.in_sync for member in self._volume().segments[0].members)
+        """Replicas, in the segment that has the fewest."""
+        segments = self._volume().segments
+        return min(sum(member.in_sync for member in segment.members) for segment in segments)
 
     def _volume(self) -> types_pb2.Volume:
         request = meta_pb2.GetVolumeRequest(name_or_id=VOLUME)
@@ -160,15 +214,7 @@ class Live:
 
     def writes(self, since: float = 0.0, until: float = float("inf")) -> list[Write]:
         """Those called within [since, until) and acknowledged so far."""
-        with self._times.open(encoding="ascii") as file:
-            file.seek(self._read)
-            text = file.read()
-        text = text[: text.rfind("\n") + 1]
-        self._read += len(text)
-        for line in text.splitlines():
-            called, answered = line.split()
-            self._writes.append(Write(int(called) / 1e9, int(answered) / 1e9))
-        return [write for write in self._writes if since <= write.called < until]
+        return self.writer.seen(since, until)
 
     def wait_written(self, since: float, count: int = 1) -> float:
         """When the first write that was called after `since` was answered; `count` must be."""

@@ -1,9 +1,10 @@
 """Writes 4 KiB blocks to an NBD export and notes how long each took: `writer.py TIMES --depth N`.
 
 Runs under Debian's python3 (module nbd of libnbd). A line `URI` on standard input has it write
-there from then on; the end of the input ends it. TIMES gets a line for each acknowledged write:
-when it was called and when it was answered, in nanoseconds of CLOCK_MONOTONIC. A connection that
-fails is made again, at the export named last.
+there from then on, an empty line has it rest; the end of the input ends it. TIMES gets a line for
+each acknowledged write: when it was called and when it was answered, in nanoseconds of
+CLOCK_MONOTONIC. A connection that fails is made again, at the export named last. With `--read` it
+reads instead.
 """
 
 import argparse
@@ -22,12 +23,13 @@ RETRY_S = 0.01
 
 
 class Writer:
-    """Keeps `depth` writes in flight at the export `uri`."""
+    """Keeps `depth` writes, or reads, in flight at the export `uri`."""
 
-    def __init__(self, path: str, depth: int, span_blocks: int) -> None:
+    def __init__(self, path: str, depth: int, span_blocks: int, *, read: bool) -> None:
         self.file = Path(path).open("w", encoding="ascii", buffering=1)  # noqa: SIM115
         self.depth = depth
         self.span_blocks = span_blocks
+        self.read = read
         self.random = random.Random(1)
         self.changed = threading.Condition()
         self.uri: str | None = None
@@ -36,7 +38,7 @@ class Writer:
         """A thread: what comes on standard input."""
         for line in sys.stdin:
             with self.changed:
-                self.uri = line.strip()
+                self.uri = line.strip() or None
                 self.changed.notify()
         os._exit(0)
 
@@ -70,7 +72,10 @@ class Writer:
                 self.file.write(f"{called} {answered}\n")
             return 1  # retire the command
 
-        handle.aio_pwrite(buffer, offset, completion=done)
+        if self.read:
+            handle.aio_pread(buffer, offset, completion=done)
+        else:
+            handle.aio_pwrite(buffer, offset, completion=done)
 
 
 def main() -> None:
@@ -78,8 +83,9 @@ def main() -> None:
     parser.add_argument("times")
     parser.add_argument("--depth", type=int, default=1)
     parser.add_argument("--span-blocks", type=int, default=4096)
+    parser.add_argument("--read", action="store_true")
     options = parser.parse_args()
-    writer = Writer(options.times, options.depth, options.span_blocks)
+    writer = Writer(options.times, options.depth, options.span_blocks, read=options.read)
     threading.Thread(target=writer.read_uris, daemon=True).start()
     writer.run()
 
