@@ -44,6 +44,9 @@ def up(
     sites: Annotated[str | None, typer.Option(help="Default: paris,lyon,marseille.")] = None,
     hosts_per_site: Annotated[int | None, typer.Option(help="Default: 1.")] = None,
     store_size: Annotated[str | None, typer.Option(help="Of each host. Default: 4GiB.")] = None,
+    tie_breaker: Annotated[
+        str | None, typer.Option(help="Sites, of those above, with no host: they hold no data.")
+    ] = None,
     net: Annotated[
         int | None, typer.Option(help="Addresses are 127.NET.S.H; clusters side by side differ.")
     ] = None,
@@ -55,7 +58,7 @@ def up(
 
     Without --detach it runs until Ctrl-C.
     """
-    plan = plan_from(sites, hosts_per_site, store_size, net)
+    plan = plan_from(sites, hosts_per_site, store_size, tie_breaker, net)
     cluster = dev.up(directory.resolve(), plan, progress.print)
     show(cluster)
     if not detach:
@@ -63,10 +66,14 @@ def up(
 
 
 def plan_from(
-    sites: str | None, hosts_per_site: int | None, store_size: str | None, net: int | None
+    sites: str | None,
+    hosts_per_site: int | None,
+    store_size: str | None,
+    tie_breaker: str | None,
+    net: int | None,
 ) -> Plan | None:
     """None when no option was given: the cluster in the directory is taken as it is."""
-    if (sites, hosts_per_site, store_size, net) == (None, None, None, None):
+    if {sites, hosts_per_site, store_size, tie_breaker, net} == {None}:
         return None
     default = Plan()
     plan = Plan(
@@ -74,6 +81,7 @@ def plan_from(
         hosts_per_site=default.hosts_per_site if hosts_per_site is None else hosts_per_site,
         store_bytes=default.store_bytes if store_size is None else parse_size(store_size),
         net=default.net if net is None else net,
+        tie_breakers=() if tie_breaker is None else tuple(split_list(tie_breaker)),
     )
     plan.check()
     return plan

@@ -53,13 +53,15 @@ CITIES = {
 
 @dataclass(frozen=True)
 class Plan:
-    """What the user asked for."""
+    """What the user asked for. tie_breakers: of the sites, those with a metadata service and no
+    host: they vote on who holds what, and hold no data."""
 
     sites: tuple[str, ...] = ("paris", "lyon", "marseille")
     hosts_per_site: int = 1
     store_bytes: int = 4 << 30
     net: int = 0
     namespaces: bool = False
+    tie_breakers: tuple[str, ...] = ()
 
     def check(self) -> None:
         """Raises InvalidArgument."""
@@ -68,6 +70,9 @@ class Plan:
                 raise InvalidArgument(f"not a site's name: {site!r} (a-z, 0-9 and hyphens)")
         if not 1 <= len(self.sites) <= SITES_MAX or len(set(self.sites)) != len(self.sites):
             raise InvalidArgument(f"--sites: 1 to {SITES_MAX} different names")
+        strangers = set(self.tie_breakers) - set(self.sites)
+        if strangers or set(self.tie_breakers) == set(self.sites):
+            raise InvalidArgument("--tie-breaker: some of the sites, and not all of them")
         if not 1 <= self.hosts_per_site <= HOSTS_PER_SITE_MAX:
             raise InvalidArgument(f"--hosts-per-site: 1 to {HOSTS_PER_SITE_MAX}")
         if self.store_bytes < STORE_BYTES_MIN:
@@ -116,6 +121,8 @@ def layout(plan: Plan, directory: Path) -> list[Spec]:
     for index, site in enumerate(plan.sites):
         specs += meta_specs(plan, directory, index, site)
     for index, site in enumerate(plan.sites):
+        if site in plan.tie_breakers:
+            continue
         specs += [
             host_spec(plan, directory, index, site, number)
             for number in range(1, plan.hosts_per_site + 1)

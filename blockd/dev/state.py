@@ -2,7 +2,7 @@
 
     cluster_id  UUID text, "" until the metadata service has answered
     meta        endpoints of the metadata service
-    plan        sites, hosts_per_site, store_bytes, net
+    plan        what was asked for (layout.Plan)
     processes   name, role, site, pid, start_time, argv, log, endpoints{}; pid 0: not started
 
 The file is replaced in one step. A lock on DIR/lock makes changes one at a time; readers need none.
@@ -85,7 +85,7 @@ class Cluster:
         path = directory / FILE
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
-            plan = Plan(**{**values["plan"], "sites": tuple(values["plan"]["sites"])})
+            plan = plan_of(values["plan"])
             processes = [Process(**process) for process in values["processes"]]
             cluster = cls(directory, plan, processes, values["cluster_id"])
         except FileNotFoundError as error:
@@ -132,6 +132,12 @@ class Cluster:
     def alive(self) -> list[Process]:
         """Those that have not ended."""
         return [process for process in self.processes if process.state() != "dead"]
+
+
+def plan_of(values: dict[str, Any]) -> Plan:
+    """As asdict() made it, and JSON kept it."""
+    lists = {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
+    return Plan(**{**values, **lists})
 
 
 @contextlib.contextmanager

@@ -43,6 +43,12 @@ def test_names_roles_and_order() -> None:
     assert initial == "a=http://127.0.10.1:7402,b=http://127.0.11.1:7402"
 
 
+def test_a_tie_breaker_has_a_metadata_service_and_no_host() -> None:
+    specs = layout(Plan(sites=("a", "b", "c"), tie_breakers=("c",)), Path("/d"))
+    assert [spec.name for spec in specs if spec.role == "host"] == ["a-1", "b-1"]
+    assert [spec.name for spec in specs if spec.site == "c"] == ["meta-c", "etcd-c"]
+
+
 def test_in_namespaces_every_machine_has_an_address_and_enters_its_own() -> None:
     plan = Plan(hosts_per_site=2, net=7, namespaces=True)
     specs = layout(plan, Path("/d"))
@@ -81,6 +87,8 @@ def test_toml_strings_are_escaped(tmp_path: Path) -> None:
         Plan(sites=("paris", "paris")),
         Plan(sites=("Paris",)),
         Plan(hosts_per_site=0),
+        Plan(tie_breakers=("nowhere",)),
+        Plan(sites=("a",), tie_breakers=("a",)),
         Plan(store_bytes=1),
         Plan(net=256),
     ],

@@ -30,6 +30,7 @@ class Field(DevCluster):
     def __init__(self, directory: Path, network: Network) -> None:
         super().__init__(directory, network.plan.net)
         self.network = network
+        self.hosts = tuple(h for h in HOSTS if h in network.addresses)
 
     # Processes. At once: `blockd dev` as a command takes a second to start.
 
@@ -83,7 +84,7 @@ class Field(DevCluster):
         metas_first = sorted(dead, key=lambda name: not name.startswith("meta-"))
         if dead:
             self.start(*metas_first)
-        wait_until(lambda: self.hosts_up() == set(HOSTS), 60, "all hosts are registered")
+        wait_until(lambda: self.hosts_up() == set(self.hosts), 60, "all hosts are registered")
 
     def attach_soon(self, name: str, host: str, *, force: bool = False, seconds: float = 30) -> str:
         """Attach as an operator does who tries until it works; returns the export's URI."""
@@ -98,10 +99,11 @@ class Field(DevCluster):
 
 
 @contextlib.contextmanager
-def fault_field() -> Iterator[Field]:
-    """A cluster in namespaces of its own; gone afterwards, and so are they."""
+def fault_field(*tie_breakers: str) -> Iterator[Field]:
+    """A cluster in namespaces of its own; gone afterwards, and so are they. tie_breakers: sites
+    without a host."""
     directory = Path(tempfile.mkdtemp(prefix="blockd-"))
-    network = free_network()
+    network = free_network(tie_breakers)
     try:
         Cluster.create(directory, network.plan).save()
         blockd("dev", "up", "--detach", "--dir", str(directory))
@@ -117,11 +119,17 @@ def fault_field() -> Iterator[Field]:
             directory.rmdir()
 
 
-def free_network() -> Network:
+def free_network(tie_breakers: tuple[str, ...]) -> Network:
     """The first that nobody has."""
     for step in range(len(NETS)):
         net = NETS[(os.getpid() + step) % len(NETS)]
-        plan = Plan(sites=SITES, store_bytes=STORE_BYTES, net=net, namespaces=True)
+        plan = Plan(
+            sites=SITES,
+            store_bytes=STORE_BYTES,
+            net=net,
+            namespaces=True,
+            tie_breakers=tie_breakers,
+        )
         network = Network.create(plan)
         if network is not None:
             return network

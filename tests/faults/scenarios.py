@@ -28,20 +28,21 @@ SLOW_BYTES_PER_SECOND = 500_000
 
 
 class Story:
-    """One volume and its clients. holder: the host that serves it."""
+    """One volume, with a replica at each host, and its clients. holder: the host that serves it."""
 
     def __init__(self, field: Field, name: str, load: Load, rng: random.Random) -> None:
         self.field = field
         self.name = name
         self.load = load
         self.rng = rng
-        self.volume_id = field.create(name, BLOCKS * BLOCK_BYTES).id
+        self.replicas = len(field.hosts)
+        self.volume_id = field.create(name, BLOCKS * BLOCK_BYTES, self.replicas).id
         self.holder = ""
-        self.move(rng.choice(HOSTS))
+        self.move(rng.choice(field.hosts))
 
     def others(self) -> list[str]:
         """The hosts that only hold replicas, in any order."""
-        others = [host for host in HOSTS if host != self.holder]
+        others = [host for host in self.field.hosts if host != self.holder]
         self.rng.shuffle(others)
         return others
 
@@ -92,7 +93,7 @@ class Story:
         """What must hold after every scenario."""
         self.field.heal()
         self.goes_on()
-        self.field.wait_in_sync(self.name, seconds=60)
+        self.field.wait_in_sync(self.name, self.replicas, seconds=60)
         self.load.stop()
         verified = self.field.ctl("volume", "verify", self.name, "--read", check=False)
         assert verified.returncode == 0, verified.stdout + verified.stderr
