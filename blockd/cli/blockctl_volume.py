@@ -255,20 +255,42 @@ def policy(
 
 
 @app.command("delete")
-def delete(context: typer.Context, name: VolumeName, output: Output = None) -> None:
+def delete(
+    context: typer.Context,
+    name: VolumeName,
+    force: Annotated[
+        bool,
+        typer.Option(
+            "--force",
+            help="Forget one that is being deleted, though hosts still have replicas of it: they "
+            "take space until those hosts are back, which drop them then.",
+        ),
+    ] = False,
+    output: Output = None,
+) -> None:
     """Delete a volume and all its data. It must not be attached, and have no snapshots."""
-    request = meta_pb2.DeleteVolumeRequest(name_or_id=name)
+    request = meta_pb2.DeleteVolumeRequest(name_or_id=name, force=force)
     with status(f"deleting {name}"):
-        run(
+        answer = run(
             context,
             lambda clients: clients.meta.call(
                 lambda meta: meta.DeleteVolume, request, timeout=CREATE_SECONDS
             ),
         )
     if session_of(context).chosen(output) is Format.JSON:
-        print_json({"name": name, "deleted": True})
-    else:
+        print_json({"name": name, "deleted": True, "waiting_hosts": list(answer.waiting_hosts)})
+        return
+    if not answer.waiting_hosts:
         print_line(f"volume {name} is deleted")
+        return
+    waiting = ", ".join(answer.waiting_hosts)
+    if force:
+        print_line(f"volume {name} is forgotten; dropped when they are back by {waiting}")
+    else:
+        print_line(
+            f"volume {name} is being deleted: {waiting} still to drop it, when reached; for hosts "
+            "that stay away: --force"
+        )
 
 
 @app.command("attach")

@@ -8,6 +8,7 @@ import asyncio
 import logging
 
 from blockd.meta.context import Instance
+from blockd.meta.deletions import Deletions
 from blockd.meta.etcd import Put, Unchanged
 from blockd.meta.events import Events
 from blockd.meta.failover import Failover
@@ -49,6 +50,7 @@ class Duties:
         self._etcd = instance.records.etcd
         self._stores = Stores(instance.records)
         self._volumes = volumes
+        self._deletions = Deletions(instance)
         self._snapshots = Snapshots(instance)
         self._groups = Groups(instance)
         self._events = events
@@ -117,11 +119,13 @@ class Duties:
             volume = decode(entry, Volume).value
             try:
                 if volume.state == VOLUME_STATE_DELETING:
-                    await self._volumes.finish_deletion(volume.id)
+                    await self._deletions.finish(volume.id)
                 elif volume.state == VOLUME_STATE_CREATING:
                     await self._undo_if_orphaned(volume)
             except BlockdError as error:
                 log.info("volume %s: %s", volume.name, error)
+
+        await self._deletions.finish_forgotten()
 
     async def _undo_if_orphaned(self, volume: Volume) -> None:
         if await self._etcd.get(WORKING + volume.id) is None:

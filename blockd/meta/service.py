@@ -9,6 +9,7 @@ from typing import Any
 from blockd.meta.attachments import Attachments
 from blockd.meta.bases import Bases
 from blockd.meta.context import Instance
+from blockd.meta.deletions import Deletions
 from blockd.meta.events import Events
 from blockd.meta.exports import SnapshotExports
 from blockd.meta.groups import Groups
@@ -49,6 +50,7 @@ class MetadataService(meta_pb2_grpc.MetadataServicer):
         self._hosts = Hosts(instance.records, cluster_id)
         self._stores = Stores(instance.records)
         self._volumes = Volumes(instance)
+        self._deletions = Deletions(instance)
         self._attachments = Attachments(instance)
         self._holders = Holders(instance)
         self._snapshots = Snapshots(instance)
@@ -132,8 +134,12 @@ class MetadataService(meta_pb2_grpc.MetadataServicer):
     async def DeleteVolume(
         self, request: meta_pb2.DeleteVolumeRequest, context: Any
     ) -> meta_pb2.DeleteVolumeResponse:
-        await self._instance.to_end(self._volumes.delete(request.name_or_id))
-        return meta_pb2.DeleteVolumeResponse()
+        waiting = await self._instance.to_end(
+            self._deletions.forget(request.name_or_id)
+            if request.force
+            else self._deletions.delete(request.name_or_id)
+        )
+        return meta_pb2.DeleteVolumeResponse(waiting_hosts=waiting)
 
     async def AttachVolume(self, request: meta_pb2.AttachVolumeRequest, context: Any) -> Attachment:
         return await self._instance.to_end(self._attachments.attach(request))

@@ -5,20 +5,17 @@ until every host has confirmed that they are gone. Each step is one commit and m
 whatever an instance leaves half-done by dying, the leader finishes or undoes (duties.py).
 """
 
-import asyncio
 import logging
 from dataclasses import dataclass
 
 from blockd.meta.context import Instance
+from blockd.meta.deletions import Deletions
 from blockd.meta.etcd import Delete, Guard, Op, Put, Unchanged
 from blockd.meta.records import (
     ATTACHMENTS,
     CONFLICTS_MAX,
     DEGRADED,
-    DROP,
-    GROUPS,
     SEGMENTS,
-    SNAPSHOT_SETS,
     VOLUME_NAMES,
     VOLUMES,
     WORKING,
@@ -29,11 +26,10 @@ from blockd.meta.records import (
     decode,
     last_part,
     now_us,
-    order_key,
     put,
 )
 from blockd.meta.replicas import Replicas, fresh_segments
-from blockd.meta.snapshot_records import SnapshotRecords, snapshot_set, touch
+from blockd.meta.snapshot_records import snapshot_set, touch
 from blockd.model.errors import (
     AlreadyExists,
     BlockdError,
@@ -41,7 +37,6 @@ from blockd.model.errors import (
     InUse,
     NotAttached,
     NotFound,
-    VolumeAttached,
 )
 from blockd.model.ids import new_id
 from blockd.model.units import format_duration, format_size, segment_count
@@ -50,10 +45,8 @@ from blockd.rpc.gen.meta_pb2 import ChangePolicyRequest, CreateVolumeRequest
 from blockd.rpc.gen.types_pb2 import (
     VOLUME_STATE_AVAILABLE,
     VOLUME_STATE_CREATING,
-    VOLUME_STATE_DELETING,
     Attachment,
     Base,
-    Group,
     Policy,
     Segment,
     Snapshot,
@@ -92,7 +85,7 @@ class Volumes:
         self._records = instance.records
         self._etcd = instance.records.etcd
         self._replicas = Replicas(instance)
-        self._taken = SnapshotRecords(instance.records)
+        self._deletions = Deletions(instance)
 
     # Reading.
 
@@ -193,8 +186,8 @@ class Volumes:
     async def abandon(self, volume_id: str, why: str) -> None:
         """Undo a creation as far as the hosts allow; the rest is the leader's duty."""
         try:
-            await self._mark_deleting(await self._records.volume(volume_id), why)
-            await self.finish_deletion(volume_id)
+            await self._deletions.mark(await self._records.volume(volume_id), why)
+            await self._deletions.finish(volume_id)
         except BlockdError as error:
             log.warning("volume %s is not cleaned up yet: %s", volume_id, error)
 
@@ -378,97 +371,6 @@ class Volumes:
             ):
                 return await self.get(volume.id)
         raise conflict(f"volume {request.name_or_id}")
-
-    # Deletion.
-
-    async def delete(self, name_or_id: str) -> None:
-        """Raises NotFound, VolumeAttached, Busy; InUse: it has snapshots, or is in a group."""
-        for _ in range(CONFLICTS_MAX):
-            stored = await self._records.volume(name_or_id)
-            volume = stored.value
-            if volume.state == VOLUME_STATE_CREATING and await self._etcd.get(WORKING + volume.id):
-                raise Busy(f"volume {volume.name} is being created")
-            if volume.state == VOLUME_STATE_DELETING or await self._mark_deleting(
-                stored, "deletion was asked for"
-            ):
-                await self.finish_deletion(volume.id)
-                return
-        raise conflict(f"volume {name_or_id}")
-
-    async def _mark_deleting(self, stored: Stored[Volume], why: str) -> bool:
-        """False: somebody else changed the volume meanwhile. Raises VolumeAttached, InUse.
-
-        Whoever takes a snapshot of it or puts it into a group writes its record: so neither can
-        come in between.
-        """
-        await self._check_unused(stored.value)
-        attachment = await self._records.attachment(stored.value.id)
-        volume = Volume()
-        volume.CopyFrom(stored.value)
-        if attachment.value.host_id:
-            raise hinted(
-                VolumeAttached(f"volume {volume.name} is attached at {attachment.value.host_name}"),
-                f"blockctl volume detach {volume.name}",
-            )
-        volume.state = VOLUME_STATE_DELETING
-        members = await self._records.members(volume.id)
-        return await self._records.commit(
-            [stored.unchanged, attachment.unchanged],
-            [
-                put(stored.key, volume),
-                Delete(VOLUME_NAMES + volume.name),
-                Delete(WORKING + volume.id),
-                *(Put(order_key(host_id, volume.id), DROP) for host_id in sorted(members)),
-            ],
-            "volume.deleting",
-            f"volume/{volume.name}",
-            f"volume {volume.name}: {why}",
-            {"volume_id": volume.id},
-        )
-
-    async def _check_unused(self, volume: Volume) -> None:
-        """A snapshot of it may be the base of others; and a group is about its members."""
-        snapshots = sorted((await self._taken.taken(volume.id)).snapshots)
-        if snapshots:
-            raise hinted(
-                InUse(f"volume {volume.name} has snapshots: {', '.join(snapshots)}"),
-                f"blockctl volume snapshot delete {volume.name} {snapshots[0]}",
-            )
-        for entry in await self._etcd.scan(GROUPS):
-            group = decode(entry, Group).value
-            if any(member.volume_id == volume.id for member in group.volumes):
-                raise hinted(
-                    InUse(f"volume {volume.name} is a member of group {group.name}"),
-                    f"blockctl group delete {group.name}",
-                )
-
-    async def finish_deletion(self, volume_id: str) -> bool:
-        """Have every host that can be reached drop its replicas; when all have, forget the volume.
-        False: some have not yet."""
-        stored = await self._records.volume(volume_id)
-        assert stored.value.state == VOLUME_STATE_DELETING
-        members = sorted(await self._records.members(volume_id))
-        hosts = await self._records.hosts()
-        dropped = await asyncio.gather(
-            *(self._replicas.drop(hosts.get(host_id), host_id, volume_id) for host_id in members)
-        )
-        if not all(dropped):
-            return False
-        name = stored.value.name
-        return await self._records.commit(
-            [stored.unchanged, *(Unchanged(order_key(host, volume_id), 0) for host in members)],
-            [
-                Delete(stored.key),
-                Delete(ATTACHMENTS + volume_id),
-                Delete(SNAPSHOT_SETS + volume_id),
-                Delete(f"{SEGMENTS}{volume_id}/", prefix=True),
-                Delete(f"{DEGRADED}{volume_id}/", prefix=True),
-            ],
-            "volume.deleted",
-            f"volume/{name}",
-            f"volume {name} and all its replicas are gone",
-            {"volume_id": volume_id},
-        )
 
 
 def _new_volume(request: CreateVolumeRequest) -> Volume:

@@ -106,8 +106,9 @@ class Rig:
     async def detach(self, name: str = "vol", *, force: bool = False) -> None:
         await self.call("DetachVolume", meta_pb2.DetachVolumeRequest(name_or_id=name, force=force))
 
-    async def delete(self, name: str = "vol") -> None:
-        await self.call("DeleteVolume", meta_pb2.DeleteVolumeRequest(name_or_id=name))
+    async def delete(self, name: str = "vol", *, force: bool = False) -> Any:
+        request = meta_pb2.DeleteVolumeRequest(name_or_id=name, force=force)
+        return await self.call("DeleteVolume", request)
 
     async def snapshot(self, name: str, volume: str = "vol") -> Any:
         return await self.call(
