@@ -22,6 +22,7 @@ _COLOURS = {
     "repair.failed": "red",
     "replicas.differ": "red",
     "store.failed": "red",
+    "store.stalled": "red",
     "store.failing": "red",
     "block.repaired": "green",
     "segment.in_sync_changed": "yellow",

@@ -14,11 +14,12 @@ from blockd.cli.blockctl_views import host_state, host_status_view, host_view
 from blockd.model.errors import BlockdError
 from blockd.model.units import format_size
 from blockd.rpc.gen import host_pb2
-from blockd.rpc.gen.types_pb2 import Host
+from blockd.rpc.gen.types_pb2 import Host, Store
 
 app = typer.Typer(help="Hosts: machines with stores.", no_args_is_help=True)
 
 ASK_SECONDS = 3.0
+STALLED = "stalled"
 
 
 @app.command("list")
@@ -58,7 +59,16 @@ def _row(host: Host) -> list[str]:
 
 def _store_count(host: Host) -> str:
     failed = sum(bool(store.failed) for store in host.stores)
-    return f"{len(host.stores)}" + (f" [red]({failed} failed)[/]" if failed else "")
+    stalled = sum(store.state == STALLED for store in host.stores)
+    counts = ((failed, "failed"), (stalled, "stalled"))
+    bad = ", ".join(f"{count} {what}" for count, what in counts if count)
+    return f"{len(host.stores)}" + (f" [red]({bad})[/]" if bad else "")
+
+
+def _store_state(store: Store) -> str:
+    if store.failed:
+        return f"[red]failed: {store.failed}[/]"
+    return f"[red]{STALLED}[/]" if store.state == STALLED else "[green]good[/]"
 
 
 @app.command("show")
@@ -117,7 +127,7 @@ def _print(host: Host, status: host_pb2.HostStatus | None) -> None:
         [
             store.id,
             store.path,
-            f"[red]failed: {store.failed}[/]" if store.failed else "[green]good[/]",
+            _store_state(store),
             format_size(store.allocated_bytes),
             format_size(store.capacity_bytes),
             format_size(store.journal_used_bytes),

@@ -36,6 +36,7 @@ from blockd.host.scrub import ScrubPlan, Scrubs
 from blockd.host.service import HostService
 from blockd.host.snapshots import SnapshotExports, SnapshotSets
 from blockd.host.space import SpaceWatch, Thresholds
+from blockd.host.store_health import StoreHealth
 from blockd.host.store_watch import StoreWatch
 from blockd.host.stores import open_stores
 from blockd.host.topology import Topology
@@ -75,6 +76,7 @@ async def run(settings: HostSettings) -> None:
                 buffer_bytes=settings.buffer_size,
                 attach_timeout_us=ATTACH_S * 1_000_000,
                 wire_version_max=settings.peer_version or 0,
+                rebuild_bytes_per_second=settings.rebuild_rate,
                 cpu=settings.cpu,
             )
             await core.start()
@@ -163,7 +165,9 @@ async def serve(
         peer_endpoint="tcp:" + settings.advertised(peer_endpoint),
         incarnation=data_dir.identity.incarnation,
     )
-    space = SpaceWatch(Thresholds(settings.store_warning, settings.store_critical))
+    reports = Reports(metadata, host_id)
+    health = StoreHealth(core, reports)
+    space = SpaceWatch(Thresholds(settings.store_warning, settings.store_critical), health.stalled)
     agent = Agent(
         presence,
         core,
@@ -177,7 +181,6 @@ async def serve(
         ReadMembers(core, topology, attachments, snapshot_exports),
     )
     flattening = Flattening(core, metadata, attachments, settings.flatten_rate)
-    reports = Reports(metadata, host_id)
     plan = ScrubPlan(settings.scrub_interval, settings.scrub_rate)
     hosts = HostClient()
     topology.serve_grpc_at(settings.advertised(server.endpoint))
@@ -207,7 +210,11 @@ async def serve(
         async with (
             exporting_metrics(settings, core, attachments, agent, space, scrubs),
             running(
-                reports.run(), scrubs.run(), comparisons.run(), StoreWatch(core, reports).run()
+                reports.run(),
+                scrubs.run(),
+                comparisons.run(),
+                StoreWatch(core, reports).run(),
+                health.run(),
             ),
         ):
             log.info("%s serves at %s, peers at %s", settings.name, server.endpoint, peer_endpoint)

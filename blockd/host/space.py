@@ -1,10 +1,12 @@
 """How full the stores are: states with thresholds, and hysteresis so that they do not flutter.
 
 A store is "nearly-full" from the warning threshold on, "full" from the critical one on, and leaves
-either state when it has fallen HYSTERESIS_PERCENT below. One whose device has failed is "failed".
+either state when it has fallen HYSTERESIS_PERCENT below. One whose device has failed is "failed",
+one that does not do its work in time "stalled" (store_health.py).
 """
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -12,8 +14,9 @@ from blockd.native.values import StoreInfo
 
 log = logging.getLogger(__name__)
 
-OK, NEARLY_FULL, FULL, FAILED = "ok", "nearly-full", "full", "failed"
-STATES = (OK, NEARLY_FULL, FULL, FAILED)
+OK, NEARLY_FULL, FULL = "ok", "nearly-full", "full"
+STALLED, FAILED = "stalled", "failed"
+STATES = (OK, NEARLY_FULL, FULL, STALLED, FAILED)
 HYSTERESIS_PERCENT = 2
 
 
@@ -26,16 +29,25 @@ class Thresholds:
 
 
 class SpaceWatch:
-    """Remembers the state of each store between two looks at it."""
+    """Remembers the state of each store between two looks at it. stalled: whether a store is."""
 
-    def __init__(self, thresholds: Thresholds) -> None:
+    def __init__(
+        self, thresholds: Thresholds, stalled: Callable[[UUID], bool] = lambda _: False
+    ) -> None:
         self._thresholds = thresholds
+        self._stalled = stalled
         self._states: dict[UUID, str] = {}
+        self._levels: dict[UUID, str] = {}  # of space alone
 
     def look(self, info: StoreInfo) -> str:
         """The store's state now."""
         before = self._states.get(info.store_id, OK)
-        now = FAILED if info.failed else self._level(used_percent(info), before)
+        now = self._level(used_percent(info), self._levels.get(info.store_id, OK))
+        self._levels[info.store_id] = now
+        if self._stalled(info.store_id):
+            now = STALLED
+        if info.failed:
+            now = FAILED
         self._states[info.store_id] = now
         if now != before:
             level = logging.INFO if now == OK else logging.WARNING

@@ -19,7 +19,7 @@ from blockd.meta.records import (
     put,
     segment_key,
 )
-from blockd.meta.stores import placed_bytes
+from blockd.meta.stores import STALLED, placed_bytes
 from blockd.model.errors import BlockdError, LinkLost, NotFound, Timeout, WriteUnresolved
 from blockd.model.units import segment_bytes
 from blockd.rpc.gen import host_pb2
@@ -182,7 +182,7 @@ def _candidate(view: HostView, promised: dict[str, int]) -> Candidate:
                 store.capacity_bytes,
                 store.allocated_bytes,
                 promised.get(store.id, 0),
-                is_failed=bool(store.failed),
+                is_failed=bool(store.failed) or store.state == STALLED,
             )
             for store in stores
         ),

@@ -18,11 +18,12 @@ from blockd.rpc.gen.meta_pb2 import PlacedStore
 from blockd.rpc.gen.types_pb2 import Segment, Store, Volume
 
 OK = "ok"
+STALLED = "stalled"  # it does not do its work in time
 KINDS = {
     OK: "store.has_space",
     "nearly-full": "store.nearly_full",
     "full": "store.full",
-}  # the host itself tells of one that has failed, and why
+}  # the host itself tells of one that has failed or stalled, and why
 
 
 def placed_bytes(volumes: Iterable[Entry], segments: Iterable[Entry]) -> dict[str, int]:

@@ -31,7 +31,7 @@ class StoreRoom:
     capacity_bytes: int
     allocated_bytes: int
     promised_bytes: int
-    is_failed: bool = False  # its device fails writes
+    is_failed: bool = False  # its device fails writes, or does not answer in time
 
 
 @dataclass(frozen=True)

@@ -137,6 +137,9 @@ class Core:
             file.seek(42)
             file.write(info.incarnation.to_bytes(8) + replicas.to_bytes(8))
 
+    async def flush_store(self, store_id: UUID) -> None:
+        self._called("flush_store", store_id)
+
     async def close_store(self, store_id: UUID) -> None:
         self._called("close_store", store_id)
         del self.stores[store_id]

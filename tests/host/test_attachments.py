@@ -151,6 +151,18 @@ async def test_detach_is_idempotent(rig) -> None:
     assert not rig.core.volumes
 
 
+async def test_an_old_order_to_detach_leaves_a_newer_engine_alone(rig) -> None:
+    """It was meant for an engine that this host had before: this one is the volume's holder."""
+    volume = make_volume(rig.host_id, epoch=5)
+    await rig.attachments.attach(volume)
+    drained = await rig.attachments.detach(UUID(volume.id), epoch=4)
+    assert not drained.epoch
+    assert rig.attachments.epoch(UUID(volume.id)) == 5
+    assert rig.core.exports
+    assert (await rig.attachments.detach(UUID(volume.id), epoch=5)).epoch == 5
+    assert not rig.attachments.held
+
+
 async def test_detach_all_does_not_stop_at_a_failure(rig) -> None:
     for number in range(3):
         await rig.attachments.attach(make_volume(rig.host_id, name=f"v{number}"))

@@ -65,4 +65,4 @@ def test_each_store_is_in_one_state() -> None:
     family = space_metrics(Readings((), stores, {}, {}), watch)
     states = [(s.labels["path"], s.labels["state"]) for s in family.samples if s.value == 1]
     assert states == [("/a", "ok"), ("/b", "full")]
-    assert len(family.samples) == 8
+    assert len(family.samples) == 10

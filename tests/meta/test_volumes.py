@@ -99,6 +99,18 @@ async def test_a_host_without_room_is_no_place(rig):
         await rig.create("b", size=6 * GIB)
 
 
+async def test_a_store_that_stalls_is_no_place(rig):
+    await rig.add_cluster()
+    lyon = rig.hosts["lyon-1"]
+    lyon.store_state = "stalled"
+    await rig.call("Heartbeat", lyon.heartbeat())
+    with pytest.raises(PolicyUnsatisfiable, match="lyon-1 has no store whose device works"):
+        await rig.create()
+    lyon.store_state = "ok"
+    await rig.call("Heartbeat", lyon.heartbeat())
+    await rig.create()
+
+
 async def test_a_failing_host_undoes_the_creation(rig):
     await rig.add_cluster()
     rig.hosts["lyon-1"].failures["EnsureReplicas"] = NoSpace("no free chunk")
@@ -189,6 +201,39 @@ async def test_a_host_that_is_down_learns_of_the_deletion_when_it_returns(rig):
         return await all_gone(rig)
 
     await wait_until(gone)
+
+
+async def test_a_deletion_that_a_lost_host_holds_up_can_be_ended(rig):
+    """By force, which says what stays; the host follows the order when it comes back after all,
+    and a new volume of the name is not touched."""
+    await rig.add_cluster()
+    old = await rig.create()
+    with pytest.raises(InvalidArgument, match="not being deleted"):
+        await rig.delete(force=True)
+    await rig.kill_host("lyon-1")
+    assert (await rig.delete()).waiting_hosts == ["lyon-1"]
+    lyon = rig.hosts["lyon-1"]
+    with pytest.raises(NotFound):
+        await rig.call("GetVolume", meta_pb2.GetVolumeRequest(name_or_id="vol"))
+    new = await rig.create(replicas=2)
+    assert (await rig.delete(force=True)).waiting_hosts == ["lyon-1"]
+    answer = await rig.call("ListVolumes", meta_pb2.ListVolumesRequest())
+    assert [one.id for one in answer.volumes] == [new.id]
+    with pytest.raises(InvalidArgument, match="not being deleted"):
+        await rig.delete(force=True)
+    assert "volume.forgotten" in await rig.event_kinds()
+    assert any(key[0] == old.id for key in lyon.replicas)
+    await lyon.start()
+    lyon.incarnation += 1
+    welcome = await rig.call("RegisterHost", meta_pb2.RegisterHostRequest(host=lyon.message()))
+    assert list(welcome.deleted_volume_ids) == [old.id]
+    rig.silent.clear()
+
+    async def dropped() -> bool:
+        heartbeat = await rig.call("Heartbeat", lyon.heartbeat())
+        return not lyon.replicas and not heartbeat.deleted_volume_ids
+
+    await wait_until(dropped)
 
 
 async def test_growth_adds_segments_and_tells_the_holder(rig):
