@@ -68,6 +68,11 @@ void ResyncPace::cancel(Waiter& waiter) noexcept {
   give_back(waiter);
 }
 
+void ResyncPace::forget(Waiter& waiter) noexcept {
+  if (waiter.link.linked) waiters_.erase(waiter);
+  if (std::exchange(waiter.granted, false)) --under_way_;
+}
+
 // To those who wait, in their order, as far as copies may begin now.
 void ResyncPace::pass_on() noexcept {
   while (!waiters_.empty() && begin(loop_.now_us())) {

@@ -48,6 +48,7 @@ class ResyncPace {
   void done(std::uint64_t copy_us) noexcept;  // how long it took
   void give_back(Waiter& waiter) noexcept;    // a copy that was granted and is not wanted
   void cancel(Waiter& waiter) noexcept;       // waits no more, and has nothing granted
+  void forget(Waiter& waiter) noexcept;       // likewise, and nobody else is told now
 
   [[nodiscard]] Mark client_began() noexcept;
   void client_answered(const Mark& mark, Kind kind) noexcept;

@@ -24,6 +24,11 @@ Segment::Segment(Engine& engine, const SegmentConfig& config)
 
 Segment::~Segment() {
   engine_.loop.cancel(timer_);
+  engine_.pace.forget(pace_waiter_);
+}
+
+// Other volumes' copies would have it run again.
+void Segment::leave_pace() noexcept {
   engine_.pace.cancel(pace_waiter_);
 }
 
@@ -37,7 +42,7 @@ void Segment::wake_at(std::uint64_t at_us) noexcept {
 
 // What is decided late; the fast path never comes here.
 void Segment::run() noexcept {
-  if (engine_.fenced || engine_.closed) return engine_.pace.cancel(pace_waiter_);
+  if (engine_.fenced || engine_.closed) return leave_pace();
   open_members();
   if (std::exchange(reevaluate_, false)) evaluate_all();
   if (phase_ == Phase::gather) advance_gather();

@@ -832,6 +832,7 @@ void VolumeImpl::close_flushed() noexcept {
   closing_ = Closing::releasing;
   for (auto& segment : segments_) segment->announce_stable();
   Engine::closed = true;  // nothing new is begun: resyncs stop where they are
+  for (auto& segment : segments_) segment->leave_pace();
   if (!Engine::fenced) release_leases();
 }
 

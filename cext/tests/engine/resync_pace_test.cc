@@ -170,18 +170,20 @@ TEST_CASE("a limit of bytes a second is kept, whether clients work or not") {
 TEST_CASE("what was granted and is not wanted goes to the next who waits") {
   Rig rig;
   rig.copy(1);  // takes all there are
-  Copier leaving(rig), staying(rig);
-  REQUIRE_FALSE(rig.pace->take(leaving.waiter));
-  REQUIRE_FALSE(rig.pace->take(staying.waiter));
-  leaving.waiter.ready = [](ResyncPace::Waiter& one) noexcept {
-    static_cast<Copier*>(one.owner)->rig.pace->cancel(one);
+  ResyncPace::Waiter leaving, gone, staying;
+  leaving.owner = rig.pace.get();
+  leaving.ready = [](ResyncPace::Waiter& one) noexcept {
+    static_cast<ResyncPace*>(one.owner)->give_back(one);
   };
-  rig.world.run_for(10 * kCopyUs);
-  CHECK_FALSE(leaving.waiter.granted);
-  CHECK(staying.done > 0);
-  rig.pace->cancel(staying.waiter);
+  gone.ready = [](ResyncPace::Waiter&) noexcept { FAIL("it had been forgotten"); };
+  staying.ready = [](ResyncPace::Waiter&) noexcept {};
+  for (ResyncPace::Waiter* one : {&leaving, &gone, &staying}) CHECK_FALSE(rig.pace->take(*one));
+  rig.pace->forget(gone);
+  rig.world.run_for(2 * kCopyUs);
+  CHECK_FALSE(leaving.granted);
+  CHECK(staying.granted);
+  rig.pace->forget(staying);
   CHECK(rig.pace->under_way() <= kResyncCopiesMax);
-  rig.loop.kill();
 }
 
 }  // namespace

@@ -77,6 +77,19 @@ TEST_CASE("a rebuild goes on where it was when the host is killed that serves th
   CHECK(f.cluster.compare_replicas() == "");
 }
 
+TEST_CASE("a volume is detached in the middle of a rebuild, which goes on at the next holder") {
+  Lost f(Lost::options());
+  f.cluster.restart(1);
+  f.until_half(0);
+  const std::uint64_t before = f.copied(0);
+  REQUIRE(f.cluster.detach(0));
+  CHECK(f.cluster.process(0).pace->under_way() == 0);
+  f.cluster.attach(2);
+  REQUIRE(until_in_sync(f.cluster, 3));
+  CHECK(f.copied(2) <= kVolumeBytes - before + kUnderWayBytes);
+  CHECK(f.cluster.compare_replicas() == "");
+}
+
 TEST_CASE("a replica that was rebuilt shows alone what was written") {
   Lost f(Lost::options(2));
   f.cluster.restart(1);
