@@ -92,6 +92,7 @@ void StoreImpl::append_copy(const StoreOp& op, ChunkCopy& copy) noexcept {
   journal_.append(entry, {reinterpret_cast<const std::byte*>(crcs), sizeof crcs});
   own_slot(op.segment, chunk, entry.slot);
   format::SlotRecord& record = metadata_.change_slot(entry.slot, journal_.open_lsn());
+  const RootChange changes(*this, op.segment, record);
   record.version = op.version;
   record.born = op.era;
   set_mask(op.segment, record, source.valid_mask, op.covers);
