@@ -16,6 +16,7 @@ inline constexpr std::uint32_t kReadsMax = 2048;
 inline constexpr std::uint32_t kFlushesMax = 4096;
 inline constexpr std::uint32_t kParentsMax = 8192;
 inline constexpr std::uint32_t kCopiesMax = 64;
+inline constexpr std::uint32_t kProofsMax = 16;
 
 // A member that is behind the quorum by more than this is given up.
 inline constexpr std::uint64_t kLagBytesMax = 16u << 20;
@@ -27,6 +28,10 @@ inline constexpr std::uint32_t kCopiesPerSegment = 4;  // of a resync: yields to
 inline constexpr std::uint32_t kReconcileCopies = 8;
 inline constexpr std::uint32_t kJoinsPerVolume = 8;                 // segments resynced at a time
 inline constexpr std::uint64_t kResyncBytesPerSecond = 400u << 20;  // for each volume
+
+inline constexpr std::uint64_t kProofUs = 30'000'000;    // from one proof of a segment to the next
+inline constexpr std::uint64_t kProofRetryUs = 100'000;  // all records are out
+inline constexpr std::uint32_t kProofTries = 3;          // of a joiner, before it is given up
 
 inline constexpr std::uint64_t kIoTimeoutUs =
     30'000'000;  // then QuorumLost, unless a volume says else

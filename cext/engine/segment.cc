@@ -39,6 +39,7 @@ void Segment::run() noexcept {
   if (phase_ == Phase::reconcile) advance_reconcile();
   pump_copies();
   advance_joins();
+  advance_proofs();
   if (std::exchange(reopen_wanted_, false) && phase_ == Phase::formed) reopen();
   maybe_ask();
   maybe_serve();
