@@ -37,6 +37,7 @@ SKIPPED = ("cext/fuzz", "cext/bench")
 
 # A run of one seed takes a second or so; the simulated time has limits of its own.
 HANGS_AFTER_S = 180
+MEMORY_BYTES = 3 << 30
 
 
 class MutantError(Exception):
@@ -210,7 +211,9 @@ class Bench:
         """One seed. Raises MutantError: there are no such tests."""
         # A comma would part two filters.
         filters = ",".join(test.replace(",", "?") for test in tests)
-        command = [str(self.work / "release/test_sim"), f"-tc={filters}", "--no-path-filenames"]
+        limit = ["prlimit", f"--as={MEMORY_BYTES}"]  # a bug may take all there is
+        program = str(self.work / "release/test_sim")
+        command = [*limit, program, f"-tc={filters}", "--no-path-filenames"]
         environment = {**os.environ, "BLOCKD_SEED": str(seed)}
         try:
             done = subprocess.run(

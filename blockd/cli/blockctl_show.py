@@ -168,8 +168,21 @@ def _attachment_facts(
         ("attached", f"{attachment.host_name}, epoch {attachment.epoch}, {state}"),
         ("since", local_time(attachment.since_unix_us)),
         ("if lost", ", ".join(attachment.standby_host_names) or "stays until it is attached"),
+        *([("checksums", _proof_text(engine))] if engine is not None else []),
         *(("NBD", uri) for uri in uris),
     ]
+
+
+def _proof_text(engine: host_pb2.AttachmentStatus) -> str:
+    """When the replicas in sync were last seen to hold the same."""
+    ages = [one.proven_ago_us for one in engine.segments if one.HasField("proven_ago_us")]
+    unproven = len(engine.segments) - len(ages)
+    if any(one.differing for one in engine.segments):
+        return "[red]differ[/]"
+    if unproven:
+        return f"not compared yet in {unproven} of {len(engine.segments)} segments"
+    seconds = max(1, max(ages, default=0) // 1_000_000)
+    return f"agreed {format_duration(seconds * 1000)} ago"
 
 
 def _segment_rows(volume: Volume, engine: host_pb2.AttachmentStatus | None) -> list[list[str]]:
@@ -209,6 +222,8 @@ def _doubt(member: Member, engine: host_pb2.SegmentStatus | None) -> str:
     """Why the replica is not, or may not be, in sync; "" when it is."""
     if engine is not None and member.host_id in engine.behind:
         return "behind, and counts as in sync until the metadata agrees"
+    if engine is not None and member.host_id in engine.differing:
+        return "its checksums are not the others'"
     if member.in_sync:
         return ""
     return "joining" if engine is not None and member.host_id in engine.joining else "absent"

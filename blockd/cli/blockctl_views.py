@@ -115,6 +115,10 @@ def attachment_status_view(status: host_pb2.AttachmentStatus) -> View:
                 "in_flight": segment.in_flight,
                 "behind": list(segment.behind),
                 "resync_us": segment.resync_us,
+                "differing": list(segment.differing),
+                "proven_ago_us": (
+                    segment.proven_ago_us if segment.HasField("proven_ago_us") else None
+                ),
             }
             for segment in status.segments
         ],

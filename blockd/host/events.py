@@ -43,6 +43,10 @@ TOLD = {
         "acknowledged writes, not flushed, went with the power of too many hosts; a flush fails",
     ),
     "resync-blocked": ("resync.blocked", "no replica can read what the resync has to copy"),
+    "resync-mismatch": (
+        "resync.mismatch",
+        "the checksums are not the source's though the versions are: copied again",
+    ),
     "reconcile-blocked": (
         "opening.blocked",
         "what may have been acknowledged cannot be read where it is newest; the volume waits",
@@ -54,6 +58,7 @@ REFUSALS = {
     StoreForeign.code: "it belongs to another cluster",
     NotFound.code: "another host answers at its address",
 }
+REPLICA_DIFFERS = "replica-differs"
 REPLICA_MISSING, MEMBER_IN_SYNC = "replica-missing", "member-in-sync"
 TELL_AGAIN_S = 300.0  # what the engine says again and again
 STORE_FULL, STORE_HAS_SPACE, MEMBER_LOST = "store-full", "store-has-space", "member-lost"
@@ -147,6 +152,8 @@ class EventPump:
         log.info("%s/%d: %s %s %d", name, event.segment, event.kind, host, event.value)
         if event.kind == STORE_HAS_SPACE or is_full(event):
             self._spawn(self._report_space(event))
+        if event.kind == REPLICA_DIFFERS:
+            self._tell_differs(event, host)
         replica = (event.volume_id, event.segment, event.host_id)
         if event.kind == MEMBER_IN_SYNC:
             self._missing.discard(replica)
@@ -168,6 +175,18 @@ class EventPump:
                 replica_host=host,
                 replica_host_id=str(event.host_id),
             )
+
+    def _tell_differs(self, event: native.Notice, host: str) -> None:
+        mends = "it is resynced" if event.value else "nobody can tell which is right"
+        self._reports.tell(
+            "replica.differs",
+            f"segment {event.segment}: {host} counts as in sync, and its checksums are not the "
+            f"others'; {mends}",
+            volume_id=event.volume_id,
+            segment=str(event.segment),
+            replica_host=host,
+            replica_host_id=str(event.host_id),
+        )
 
     def _tell_refused(self, event: native.Notice, host: str) -> None:
         why = REFUSALS.get(event.value, f"error {event.value}")

@@ -100,6 +100,8 @@ class HostService(host_pb2_grpc.HostServiceServicer):
                     in_flight=segment.in_flight,
                     behind=map(str, segment.behind),
                     resync_us=segment.resync_us,
+                    differing=map(str, segment.differing),
+                    proven_ago_us=segment.proven_ago_us,
                 )
                 for segment in readings.segments.get(held.volume_id, ())
             ],

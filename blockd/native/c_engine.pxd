@@ -43,6 +43,8 @@ cdef extern from "engine/volume.h" namespace "blockd::engine" nogil:
         vector[Uuid] absent
         vector[Uuid] behind
         vector[Uuid] missing
+        vector[Uuid] differing
+        uint64_t proven_ago_us
         uint64_t resync_bytes_done
         uint64_t resync_bytes_total
         uint64_t resync_us

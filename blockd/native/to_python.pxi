@@ -131,6 +131,7 @@ cdef object _endpoint(native.Reply* reply):
 
 
 cdef object _status(const NativeSegmentStatus& status):
+    cdef uint64_t never = <uint64_t>-1  # SegmentStatus::kNeverProven
     return SegmentStatus(
         index=status.index,
         generation=status.generation,
@@ -140,6 +141,8 @@ cdef object _status(const NativeSegmentStatus& status):
         absent=_ids(status.absent),
         behind=_ids(status.behind),
         missing=_ids(status.missing),
+        differing=_ids(status.differing),
+        proven_ago_us=None if status.proven_ago_us == never else status.proven_ago_us,
         resync_bytes_done=status.resync_bytes_done,
         resync_bytes_total=status.resync_bytes_total,
         resync_us=status.resync_us,

@@ -144,6 +144,8 @@ class SegmentStatus:
     missing: tuple[UUID, ...] = ()  # in sync, and their stores have no replica
     behind: tuple[UUID, ...] = ()  # in sync as agreed, and without everything now
     resync_us: int = 0  # since the resync began to copy; 0: none is under way
+    differing: tuple[UUID, ...] = ()  # their checksums did not agree when last compared
+    proven_ago_us: int | None = None  # since those of all in sync did; None: not yet
 
 
 @dataclass(frozen=True)

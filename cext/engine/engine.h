@@ -64,6 +64,7 @@ class Engine {
   Pool<Read> reads{kReadsMax};
   Pool<Flush> flushes{kFlushesMax};
   Pool<ChunkCopy> copies{kCopiesMax};
+  Pool<Proof> proofs{kProofsMax};
 };
 
 }  // namespace blockd::engine

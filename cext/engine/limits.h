@@ -16,6 +16,7 @@ inline constexpr std::uint32_t kReadsMax = 2048;
 inline constexpr std::uint32_t kFlushesMax = 4096;
 inline constexpr std::uint32_t kParentsMax = 8192;
 inline constexpr std::uint32_t kCopiesMax = 96;
+inline constexpr std::uint32_t kProofsMax = 16;
 
 // A member that is behind the quorum by more than this is given up.
 inline constexpr std::uint64_t kLagBytesMax = 16u << 20;
@@ -44,6 +45,10 @@ inline constexpr std::uint32_t kPaceSamplesMin = 16;
 inline constexpr float kPaceNearlyAll = 0.9F;      // of the requests that ran beside no copy
 inline constexpr std::uint64_t kPaceBearable = 2;  // times as long as those take
 inline constexpr double kPaceSlowMax = 0.1;        // so many may take longer
+
+inline constexpr std::uint64_t kProofUs = 30'000'000;    // from one proof of a segment to the next
+inline constexpr std::uint64_t kProofRetryUs = 100'000;  // all records are out
+inline constexpr std::uint32_t kProofTries = 3;          // of a joiner, before it is given up
 
 inline constexpr std::uint64_t kIoTimeoutUs =
     30'000'000;  // then QuorumLost, unless a volume says else

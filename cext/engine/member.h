@@ -29,7 +29,15 @@ struct MemberHost {
 
 // The resync of one member: which chunks it does not have as the source has them.
 struct Join {
-  enum class Phase : std::uint8_t { list_joiner, list_source, copy, flush };
+  enum class Phase : std::uint8_t {
+    list_joiner,
+    list_source,
+    copy,
+    flush,
+    prove,           // nothing is left to do: the roots must agree
+    digests_joiner,  // they did not
+    digests_source
+  };
   Phase phase = Phase::list_joiner;
   std::vector<std::uint64_t> pending;  // a bit a chunk: mutations of it are not sent
   std::vector<std::uint64_t> touched;  // a bit a chunk: a mutation of it was not sent
@@ -40,6 +48,12 @@ struct Join {
   std::vector<std::uint64_t> past;
   std::vector<std::uint64_t> source_past;
   std::vector<std::uint64_t> bare;  // a bit a chunk: the joiner has nothing, the source no past
+  // When the roots differ: what each chunk is, checksums included, 0 where there is no data.
+  std::vector<std::uint64_t> digests;
+  std::vector<std::uint64_t> source_digests;
+  std::uint32_t mismatches = 0;                    // so often
+  bool asked = false;                              // prove: for its root
+  std::uint64_t durable_seq = 0;                   // flush: what it covered
   std::map<std::uint32_t, MemberMask> unreadable;  // sources that failed for a chunk
   std::uint32_t pending_count = 0;
   std::uint32_t cursor = 0;
@@ -76,6 +90,16 @@ struct Join {
     return bit(bare) && !bit(touched);
   }
 };
+
+// A digest of contents of a chunk that are listed, one after another; never 0.
+[[nodiscard]] inline std::uint64_t mixed(std::uint64_t digest,
+                                         const format::ChunkEntry& entry) noexcept {
+  for (const std::uint64_t word : {entry.epoch, entry.seq, std::uint64_t{entry.died}}) {
+    digest = (digest ^ word) * 0x9e3779b97f4a7c15ull;
+    digest ^= digest >> 29;
+  }
+  return digest | 1;
+}
 
 struct Member {
   enum class State : std::uint8_t {

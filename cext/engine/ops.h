@@ -180,4 +180,17 @@ struct ChunkCopy {
   std::unique_ptr<PastSync> past;  // of a copy that brings the chunk's past, too: one target
 };
 
+// One round of a proof: the members' roots, all taken at one point of the segment's history.
+struct Proof {
+  Segment* segment = nullptr;
+  peer::ListLink<Proof> link;
+  MemberMask holders = 0;  // asked as members that are ready
+  MemberMask joins = 0;    // asked to become so, and not judged yet
+  MemberMask outstanding = 0;
+  MemberMask answered = 0;
+  bool orphan = false;
+  std::uint64_t sent_us = 0;
+  std::array<peer::ReplicaOp, kMembersMax> parts;
+};
+
 }  // namespace blockd::engine

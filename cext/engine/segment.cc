@@ -50,6 +50,7 @@ void Segment::run() noexcept {
   pump_copies();
   advance_joins();
   engine_.pace.give_back(pace_waiter_);
+  advance_proofs();
   if (std::exchange(reopen_wanted_, false) && phase_ == Phase::formed) reopen();
   maybe_ask();
   maybe_serve();

@@ -8,6 +8,7 @@
 // segment_member.cc  members, leases, the in-sync set
 // segment_open.cc    gathering, reconciling
 // segment_resync.cc  joins, copies, repairs
+// segment_proof.cc   whether members hold the same
 // segment_heal.cc    blocks that a copy's source has lost
 // segment_past.cc    the past of a chunk that a copy brings along
 //
@@ -221,6 +222,7 @@ class Segment {
   static void join_flush_done(peer::ReplicaOp& op) noexcept;
   [[nodiscard]] bool accepts(Member& member, const Mutation& mutation) noexcept;
   void mark_missed(Member& member, const Mutation& mutation) noexcept;
+  void mark_missed(Member& member, std::uint32_t first, std::uint32_t last) noexcept;  // chunks
   [[nodiscard]] ChunkCopy* start_copy(ChunkCopy::Why why, std::uint32_t chunk, std::uint32_t source,
                                       MemberMask targets) noexcept;
   void source_asked(ChunkCopy& copy, bool asked) noexcept;
@@ -252,6 +254,27 @@ class Segment {
   [[nodiscard]] bool start_repair(const RepairKey& key, MemberMask sources) noexcept;
   [[nodiscard]] bool repair_from_another(const ChunkCopy& copy, const RepairKey& key) noexcept;
   void end_repair_waits(const RepairKey& key, Error error) noexcept;
+
+  // segment_proof.cc
+  [[nodiscard]] MemberMask able_to_prove(MemberMask mask) const noexcept;
+  [[nodiscard]] MemberMask joins_to_prove() const noexcept;
+  void advance_proofs() noexcept;
+  [[nodiscard]] bool begin_proof(MemberMask holders, MemberMask joins) noexcept;
+  void ask_root(Proof& proof, std::uint32_t index) noexcept;
+  static void root_done(peer::ReplicaOp& op) noexcept;
+  [[nodiscard]] MemberMask same_life(const Proof& proof, MemberMask mask) const noexcept;
+  [[nodiscard]] MemberMask awaited(const Proof& proof) const noexcept;
+  void retire(Proof& proof) noexcept;
+  void release(Proof& proof) noexcept;
+  void judge_holders(const Proof& proof) noexcept;
+  [[nodiscard]] MemberMask most_alike(const Proof& proof, MemberMask holders) const noexcept;
+  void judge_joins(Proof& proof) noexcept;
+  void joined_unproven(MemberMask joins) noexcept;
+  void joined(std::uint32_t index) noexcept;
+  void mismatched(std::uint32_t index) noexcept;
+  void join_list_digests(std::uint32_t index, std::uint32_t from_chunk) noexcept;
+  static void join_digests_done(peer::ReplicaOp& op) noexcept;
+  void compare_digests(std::uint32_t index) noexcept;
 
   // segment_past.cc
   [[nodiscard]] bool with_past(const ChunkCopy& copy) const noexcept;
@@ -303,6 +326,11 @@ class Segment {
   MemberMask base_pending_ = 0;                     // base members still listing, or flushing
   std::vector<RepairKey> repairing_;
   std::vector<RepairWait> repair_waits_;  // who wants to know how they end
+  peer::List<Proof> proofs_;              // rounds under way
+  peer::List<Proof> lost_proofs_;         // over, with operations that are still out
+  std::uint64_t proof_at_us_ = 0;         // the next one
+  std::uint64_t proven_us_ = 0;           // when all that are ready last agreed; 0: never
+  MemberMask differing_ = 0;              // did not agree when they were last asked
   std::uint64_t background_at_us_ = 0;
   bool background_under_way_ = false;
   ResyncPace::Waiter pace_waiter_;

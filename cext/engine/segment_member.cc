@@ -131,6 +131,7 @@ void Segment::place_members(const SegmentConfig& config) {
     if (!members_[i].present || (named & member_bit(i))) continue;
     if (members_[i].state != Member::State::absent) member_failed(i, Error::NotFound);
     members_[i].present = false;
+    differing_ &= static_cast<MemberMask>(~member_bit(i));
   }
 }
 
@@ -446,7 +447,8 @@ void Segment::tick() noexcept {
     announce_stable();
   }
   const bool calm = phase_ == Phase::formed && serve_started_ && ready_ == agreed_ &&
-                    waiting_.empty() && waiting_reads_.empty() && copies_.empty();
+                    waiting_.empty() && waiting_reads_.empty() && copies_.empty() &&
+                    now < proof_at_us_;
   if (!calm) poke();
 }
 
@@ -480,6 +482,10 @@ MemberMask Segment::hung_members() const noexcept {
   for (const ChunkCopy* copy = active_copies_.front(); copy != nullptr;
        copy = peer::List<ChunkCopy>::next(*copy)) {
     if (now > copy->started_us + hung_us) hung |= awaited(*copy);
+  }
+  for (const Proof* proof = proofs_.front(); proof != nullptr;
+       proof = peer::List<Proof>::next(*proof)) {
+    if (now > proof->sent_us + hung_us) hung |= awaited(*proof);
   }
   for (const Read* read = sent_reads_.front(); read != nullptr && now > read->sent_us + hung_us;
        read = peer::List<Read>::next(*read)) {
@@ -550,6 +556,8 @@ SegmentStatus Segment::status() const {
       status.missing.push_back(members_[i].host_id);
   }
   status.lost = lost();
+  status.differing = hosts_of(differing_);
+  if (proven_us_ != 0) status.proven_ago_us = engine_.loop.now_us() - proven_us_;
   status.resync_bytes_done = resync_done_bytes_;
   status.resync_bytes_total = resync_total_bytes_;
   if (joining != 0 && resync_began_us_ != 0)

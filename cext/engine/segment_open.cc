@@ -279,6 +279,7 @@ void Segment::form() noexcept {
   for (std::uint32_t i = 0; i < kMembersMax; ++i) {  // came while the base was at work
     if (members_[i].state == Member::State::opened) begin_join(i);
   }
+  proof_at_us_ = 0;  // is it one state?
   evaluate_all();
   poke();
 }

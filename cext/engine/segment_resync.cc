@@ -35,15 +35,6 @@ bool medium_error(Error error) noexcept {
   return error == Error::ChecksumMismatch || error == Error::DiskError;
 }
 
-// A digest of what is past of a chunk; never 0.
-std::uint64_t mixed(std::uint64_t digest, const format::ChunkEntry& entry) noexcept {
-  for (const std::uint64_t word : {entry.epoch, entry.seq, std::uint64_t{entry.died}}) {
-    digest = (digest ^ word) * 0x9e3779b97f4a7c15ull;
-    digest ^= digest >> 29;
-  }
-  return digest | 1;
-}
-
 }  // namespace
 
 // --- comparing -----------------------------------------------------------------------------------
@@ -202,9 +193,13 @@ bool Segment::accepts(Member& member, const Mutation& mutation) noexcept {
 
 // Not sent to the joiner: every chunk of it has to be copied, those that were clean already too.
 void Segment::mark_missed(Member& member, const Mutation& mutation) noexcept {
-  Join& join = *member.join;
   const std::uint32_t last = (mutation.first_block + mutation.block_count - 1) / kBlocksPerChunk;
-  for (std::uint32_t chunk = mutation.first_block / kBlocksPerChunk; chunk <= last; ++chunk) {
+  mark_missed(member, mutation.first_block / kBlocksPerChunk, last);
+}
+
+void Segment::mark_missed(Member& member, std::uint32_t first, std::uint32_t last) noexcept {
+  Join& join = *member.join;
+  for (std::uint32_t chunk = first; chunk <= last; ++chunk) {
     set(join.touched, chunk);
     if (test(join.pending, chunk)) continue;
     set(join.pending, chunk);
@@ -311,12 +306,9 @@ void Segment::join_flush_done(ReplicaOp& op) noexcept {
   if (!self.control_back(op)) return;
   if (op.error != Error::Ok) return self.member_error(op.tag, op.session, op.error);
   BLOCKD_ASSERT(member.state == Member::State::syncing && member.join->pending_count == 0);
-  member.join.reset();
-  self.count_join(member, false);
-  self.become_ready(op.tag, op.version.seq);
-  self.engine_.notice(self.index_, member.host_id, "resync-finished", self.resync_done_bytes_);
-  self.evaluate_all();
-  self.advance_stable();
+  member.join->durable_seq = op.version.seq;
+  member.join->phase = Join::Phase::prove;
+  if (self.able_to_prove(member_bit(op.tag)) == 0) self.joined(op.tag);
 }
 
 void Segment::resynced(ChunkCopy& copy) noexcept {
@@ -409,13 +401,17 @@ void Segment::orphan_if_alone(ChunkCopy& copy) noexcept {
   settle(copy);
 }
 
-// The member still has an operation of a copy that is over: it is not asked for more until that is
-// back, or a disk that hangs would take more and more.
+// The member still has an operation of a copy, or a proof, that is over: it is not asked for more
+// until that is back, or a disk that hangs would take more and more.
 bool Segment::has_orphans(std::uint32_t index) const noexcept {
   for (const ChunkCopy* copy = orphans_.front(); copy != nullptr;
        copy = peer::List<ChunkCopy>::next(*copy)) {
     const bool reads = copy->stage == ChunkCopy::Stage::reading && copy->asked == index;
     if (reads || (copy->outstanding & member_bit(index)) != 0) return true;
+  }
+  for (const Proof* proof = lost_proofs_.front(); proof != nullptr;
+       proof = peer::List<Proof>::next(*proof)) {
+    if ((proof->outstanding & member_bit(index)) != 0) return true;
   }
   return false;
 }

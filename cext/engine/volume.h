@@ -58,6 +58,7 @@ enum class VolumeState : std::uint8_t {
 };
 
 struct SegmentStatus {
+  static constexpr std::uint64_t kNeverProven = ~std::uint64_t{0};
   std::uint32_t index = 0;
   std::uint64_t generation = 0;
   VolumeState state = VolumeState::opening;
@@ -67,6 +68,9 @@ struct SegmentStatus {
   std::vector<Uuid> behind;   // of those in sync, the ones that do not have everything now
   std::vector<Uuid> missing;  // of those in sync, the ones whose hosts say they have none
   bool lost = false;  // so many of them that what is left need not have every acknowledged write
+  std::vector<Uuid> differing;  // did not hold the same when their roots were last compared
+  // Since all members that are in sync were last seen to hold the same; kNeverProven: not yet.
+  std::uint64_t proven_ago_us = kNeverProven;
   std::uint64_t resync_bytes_done = 0;  // of the current or last resync of this segment
   std::uint64_t resync_bytes_total = 0;
   std::uint64_t resync_us = 0;  // since it began to copy; 0: none is under way

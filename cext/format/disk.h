@@ -24,7 +24,8 @@ inline constexpr std::uint64_t kSuperblockMagic = 0x45524f5453444b42;  // "BKDST
 inline constexpr std::uint32_t kCheckpointMagic = 0x50434b42;          // "BKCP"
 inline constexpr std::uint32_t kPageMagic = 0x47504b42;                // "BKPG"
 inline constexpr std::uint32_t kBatchMagic = 0x4c4a4b42;               // "BKJL"
-inline constexpr std::uint32_t kStoreVersion = 2;
+inline constexpr std::uint32_t kStoreVersion = 3;
+inline constexpr std::uint32_t kStoreVersionMin = 2;  // the oldest that is opened, and brought up
 
 // Where the fixed structures lie, in blocks of 4 KiB from the start of the device.
 enum class FixedBlock : std::uint64_t {
@@ -134,20 +135,43 @@ enum SlotFlag : std::uint32_t {
   covers = 1u << 0  // without any valid block it still hides what the volume's base has there
 };
 
+// Of all that a replica holds now (format/root.h).
+struct Root {
+  std::uint64_t low = 0;
+  std::uint64_t high = 0;
+  bool operator==(const Root&) const = default;
+  Root& operator+=(const Root& term) noexcept {
+    low += term.low;
+    high += term.high;
+    return *this;
+  }
+  Root& operator-=(const Root& term) noexcept {
+    low -= term.low;
+    high -= term.high;
+    return *this;
+  }
+};
+
 // dropping: gone for everybody, its slots are being given back one by one.
 enum class SegmentState : std::uint32_t { free = 0, used = 1, dropping = 2 };
+
+enum SegmentFlag : std::uint32_t {
+  has_root = 1u << 0  // else it was written by a version that kept none
+};
 
 struct SegmentRecord {
   SegmentState state = SegmentState::free;
   std::uint32_t index = 0;  // SegmentId
   Uuid volume;
   std::uint32_t block_count = 0;
-  std::uint32_t reserved0 = 0;
+  std::uint32_t flags = 0;  // SegmentFlag
   std::uint64_t promised_epoch = 0;
   Version stable;
-  std::byte reserved[72] = {};
+  Root root;
+  std::byte reserved[56] = {};
 };
-static_assert(sizeof(SegmentRecord) == 128 && offsetof(SegmentRecord, stable) == 40);
+static_assert(sizeof(SegmentRecord) == 128 && offsetof(SegmentRecord, stable) == 40 &&
+              offsetof(SegmentRecord, root) == 56);
 
 // A page of the slot table or the segment table: kept twice, written alternately.
 enum class PageKind : std::uint32_t { segments = 1, slots = 2 };
@@ -196,7 +220,8 @@ enum class EntryKind : std::uint8_t {
   segment = 6,  // record `segment` of the segment table becomes the SegmentRecord that follows
   copy = 7,     // what the chunk held is in `slot` too, written there before this batch: the blocks
                 // of `mask`; old_slot, where it was copied from, becomes past
-  past = 8      // the slot's content becomes past, or died in another era than was said before
+  past = 8,     // the slot's content becomes past, or died in another era than was said before
+  root = 9      // the segment's root, in `version`, behind all entries of the batch
 };
 
 enum EntryFlag : std::uint8_t {

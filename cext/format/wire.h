@@ -51,7 +51,10 @@ enum class FrameType : std::uint8_t {
   states = 13,
   read_view = 14,
   list_view = 15,
+  root = 16,     // from version 3 on
+  digests = 17,  // likewise
 };
+inline constexpr std::uint16_t kWireVersionRoot = 3;
 inline constexpr std::uint8_t kFrameReply = 0x80;  // or-ed to the type of the request
 
 inline constexpr std::uint8_t kFlagFua = 0x01;        // write, zero: durable before the answer
@@ -70,8 +73,8 @@ struct FrameHeader {
   std::uint32_t payload_bytes = 0;
   std::uint16_t valid_mask = 0;  // replace; reply to read_chunk
   std::uint16_t reserved = 0;
-  std::uint64_t epoch =
-      0;  // with seq: the version of a mutation; open, heartbeat, release: the epoch
+  std::uint64_t epoch = 0;  // with seq: the version of a mutation; open, heartbeat, release: the
+                            // epoch; reply to root: the root's halves, the lower one first
   std::uint64_t seq = 0;
   std::uint32_t first_block = 0;  // in the segment; list: a chunk
   std::uint32_t block_count = 0;
@@ -108,13 +111,13 @@ inline constexpr std::uint16_t kEntryCovers = 0x01;  // states: the content cove
 // list: the chunk has a past content above the asked version; its current one may be older.
 inline constexpr std::uint16_t kEntryPast = 0x02;
 
-// Payload of the reply to list, states and list_view: an array of these.
+// Payload of the reply to list, states, list_view and digests: an array of these.
 struct ChunkEntry {
   std::uint32_t chunk = 0;
   std::uint32_t born = 0;
   std::uint64_t epoch = 0;
   std::uint64_t seq = 0;
-  std::uint32_t died = 0;  // states: 0 is the current content
+  std::uint32_t died = 0;  // states: 0 is the current content; digests: the chunk's digest
   std::uint16_t valid_mask = 0;
   std::uint16_t flags = 0;
 };

@@ -63,6 +63,7 @@ bool SimWorld::step_before(std::uint64_t limit_us) {
       std::min(event_us, timer_us) > limit_us) {
     return false;
   }
+  const std::uint64_t loop_id = event_us <= timer_us ? events_.front().loop_id : timer_loop->id();
   if (event_us <= timer_us) {
     take_event();
   } else {
@@ -72,6 +73,7 @@ bool SimWorld::step_before(std::uint64_t limit_us) {
     timer.fire(timer);
   }
   run_tasks();
+  if (after_step) after_step(loop_id);
   return true;
 }
 

@@ -45,6 +45,10 @@ class SimWorld {
   // Lets exactly `us` pass.
   void run_for(std::uint64_t us);
 
+  // Looks on: called when a step and what it left behind are over, with the id of the loop whose
+  // step it was, 0 for the world's own. It must change nothing.
+  std::function<void(std::uint64_t loop_id)> after_step;
+
   // A fingerprint of everything that has happened so far.
   [[nodiscard]] std::uint64_t digest() const noexcept { return digest_; }
   [[nodiscard]] std::uint64_t events() const noexcept { return event_count_; }

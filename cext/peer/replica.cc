@@ -150,6 +150,24 @@ void Replica::flush_done(store::StoreOp& store_op) noexcept {
   op.service->complete(op);
 }
 
+// In the store's own order, so that it need not wait for the mutations before, nor they for it.
+void Replica::submit_root(ReplicaOp& op) noexcept {
+  fill(op, store::StoreOp::Op::root);
+  op.store_op.broken = &failed;
+  op.store_op.done = root_done;
+  ++reads_;
+  store_->submit(op.store_op);
+}
+
+void Replica::root_done(store::StoreOp& store_op) noexcept {
+  ReplicaOp& op = *static_cast<ReplicaOp*>(store_op.owner);
+  --op.replica->reads_;
+  op.error = store_op.error;
+  op.root = store_op.root;
+  if (!op.service->still_open(op)) op.error = Error::NotAttached;
+  op.service->complete(op);
+}
+
 void Replica::await_idle(ReplicaOp& op) noexcept {
   op.arrival = arrivals_;
   if (outstanding_.empty()) {
@@ -325,6 +343,25 @@ void Replica::list_with_past(ReplicaOp& op) const noexcept {
     after = page[got - 1].version;
   }
   end_chunk();
+}
+
+void Replica::list_digests(ReplicaOp& op) const noexcept {
+  std::array<store::ChunkDigest, 128> page;
+  const std::uint32_t room = entries_wanted(op);
+  std::uint32_t from = op.first_block;
+  op.block_count = 0;
+  while (op.block_count < room) {
+    const std::size_t want = std::min<std::size_t>(page.size(), room - op.block_count);
+    const std::size_t got = store_->list_digests(segment_, from, std::span(page).first(want));
+    for (std::size_t i = 0; i < got; ++i) {
+      const store::ChunkDigest& chunk = page[i];
+      if (chunk.valid_mask == 0) continue;
+      put_entry(op, {chunk.chunk, chunk.born, chunk.version.epoch, chunk.version.seq, chunk.digest,
+                     chunk.valid_mask, 0});
+    }
+    if (got < want) break;
+    from = page[got - 1].chunk + 1;
+  }
 }
 
 void Replica::list_states(ReplicaOp& op) const noexcept {

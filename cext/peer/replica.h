@@ -30,10 +30,12 @@ class Replica {
   // False: there is nothing to read, op.error says whether that is the answer: the caller gives it.
   // What was found of the content is set.
   [[nodiscard]] bool submit_read_chunk(ReplicaOp& op) noexcept;
+  void submit_root(ReplicaOp& op) noexcept;
   // Calls service.replica_idle(op) once every mutation taken so far is done.
   void await_idle(ReplicaOp& op) noexcept;
   void list(ReplicaOp& op) const noexcept;
   void list_states(ReplicaOp& op) const noexcept;
+  void list_digests(ReplicaOp& op) const noexcept;
   // The chunks that the segment, or a view, shows.
   static void list_chunks(const store::Store& store, store::SegmentHandle shown,
                           ReplicaOp& op) noexcept;
@@ -65,6 +67,7 @@ class Replica {
   static void mutation_done(store::StoreOp& store_op) noexcept;
   static void flush_done(store::StoreOp& store_op) noexcept;
   static void read_done(store::StoreOp& store_op) noexcept;
+  static void root_done(store::StoreOp& store_op) noexcept;
   void fill(ReplicaOp& op, store::StoreOp::Op what) noexcept;
   void start_flush(ReplicaOp& op) noexcept;
   void mutation_left(ReplicaOp& op) noexcept;

@@ -52,6 +52,9 @@ struct ReplicaOp {
                  // snapshot, without an opening; era 0: of the current state
     list_view,   // segment, store, era, first_block = first chunk, data[data_bytes] of ChunkEntry
                  // -> block_count entries; likewise. NotFound: no replica there
+    root,        // handle -> root: of every mutation submitted before, and of no other
+    digests,     // handle, first_block = first chunk, data[data_bytes] of ChunkEntry
+                 // -> block_count entries: current contents that hold data, died = their digests
   };
   Kind kind = Kind::read;
   bool fua = false;
@@ -68,6 +71,7 @@ struct ReplicaOp {
   Era era = 0;
   Era died = 0;
   Version version;
+  format::Root root;
   Version stable;  // rides on every request with a handle
   SegmentId segment;
   Uuid store;
@@ -111,7 +115,7 @@ struct ReplicaOp {
 }
 [[nodiscard]] constexpr bool is_listing(ReplicaOp::Kind kind) noexcept {
   return kind == ReplicaOp::Kind::list || kind == ReplicaOp::Kind::states ||
-         kind == ReplicaOp::Kind::list_view;
+         kind == ReplicaOp::Kind::list_view || kind == ReplicaOp::Kind::digests;
 }
 
 // Told when a channel comes up or goes down. Owned by the watcher, which unwatches itself.

@@ -322,6 +322,11 @@ void ReplicaService::submit_to_replica(Session& session, ReplicaOp& op) noexcept
     case ReplicaOp::Kind::states:
       replica->list_states(op);
       return completions_.push(op, sound(replica->store()));
+    case ReplicaOp::Kind::digests:
+      replica->list_digests(op);
+      return completions_.push(op, sound(replica->store()));
+    case ReplicaOp::Kind::root:
+      return replica->submit_root(op);
     case ReplicaOp::Kind::read:
       return replica->submit_read(op);
     case ReplicaOp::Kind::read_chunk:

@@ -18,9 +18,10 @@ static_assert(static_cast<int>(Kind::replace) + 1 == static_cast<int>(format::Fr
 static_assert(static_cast<int>(Kind::release) + 1 == static_cast<int>(format::FrameType::release));
 static_assert(static_cast<int>(Kind::list_view) + 1 ==
               static_cast<int>(format::FrameType::list_view));
+static_assert(static_cast<int>(Kind::digests) + 1 == static_cast<int>(format::FrameType::digests));
 
 bool kind_of(std::uint8_t type, Kind& kind) noexcept {
-  if (type < 1 || type > static_cast<std::uint8_t>(format::FrameType::list_view)) return false;
+  if (type < 1 || type > static_cast<std::uint8_t>(format::FrameType::digests)) return false;
   kind = static_cast<Kind>(type - 1);
   return true;
 }
@@ -197,9 +198,14 @@ void encode_reply(ReplicaOp& op) noexcept {
       header.mark_seq = op.lease_us;
       header.block_count = op.full ? 1 : 0;
       break;
+    case Kind::root:
+      header.epoch = ok ? op.root.low : 0;
+      header.seq = ok ? op.root.high : 0;
+      break;
     case Kind::list:
     case Kind::states:
     case Kind::list_view:
+    case Kind::digests:
       if (ok) header.block_count = op.block_count;
       if (ok) data_bytes = op.block_count * static_cast<std::uint32_t>(sizeof(format::ChunkEntry));
       break;
@@ -248,9 +254,13 @@ bool decode_reply(const format::FrameHeader& header, ReplicaOp& op, PayloadShape
       op.lease_us = header.mark_seq;
       op.full = header.block_count != 0;
       break;
+    case Kind::root:
+      op.root = {header.epoch, header.seq};
+      break;
     case Kind::list:
     case Kind::states:
     case Kind::list_view:
+    case Kind::digests:
       if (!ok) break;
       if (header.block_count > op.data_bytes / sizeof(format::ChunkEntry)) return false;
       op.block_count = header.block_count;

@@ -40,6 +40,7 @@ class Agent final : public engine::VolumeEvents {
   void notice(const Uuid&, std::uint32_t, const Uuid&, const char* kind,
               std::uint64_t value) noexcept override {
     cluster_.notices_.emplace_back(kind, value);
+    cluster_.audit_.told(kind);
   }
 
  private:
@@ -101,9 +102,11 @@ SimCluster::SimCluster(const ClusterOptions& options)
     meta_.push_back(meta);
   }
   BLOCKD_ASSERT(world_.run_until([&] { return left == 0; }, 10'000'000));
+  world_.after_step = [this](std::uint64_t loop_id) { audit_.look(loop_id); };
 }
 
 SimCluster::~SimCluster() {
+  world_.after_step = nullptr;
   for (std::uint32_t i = 0; i < host_count(); ++i) {
     if (alive(i)) kill(i, false);
   }
@@ -141,6 +144,7 @@ void SimCluster::boot(std::uint32_t index) {
 void SimCluster::kill(std::uint32_t index, bool power_loss) {
   Host& host = hosts_[index];
   BLOCKD_ASSERT(host.process);
+  if (power_loss) audit_.power_lost(index);
   host.process->loop->kill();
   host.medium->killed(power_loss);
   graves_.push_back(std::move(host.process));

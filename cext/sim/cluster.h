@@ -14,6 +14,7 @@
 #include "io/sim_network.h"
 #include "io/sim_world.h"
 #include "peer/peer_hub.h"
+#include "sim/audit.h"
 #include "sim/medium.h"
 
 namespace blockd::sim {
@@ -99,7 +100,13 @@ class SimCluster {
   [[nodiscard]] bool snapshot_final(Era era);
   [[nodiscard]] Era era() const { return era_; }
 
-  [[nodiscard]] bool in_sync(std::uint32_t host) const { return meta_[0].in_sync[host]; }
+  [[nodiscard]] bool in_sync(std::uint32_t host, std::uint32_t segment = 0) const {
+    return meta_[segment].in_sync[host];
+  }
+  [[nodiscard]] std::uint64_t generation(std::uint32_t segment) const {
+    return meta_[segment].generation;
+  }
+  [[nodiscard]] Audit& audit() { return audit_; }
   [[nodiscard]] const Uuid& host_id(std::uint32_t host) const { return hosts_[host].id; }
   [[nodiscard]] const Uuid& store_id(std::uint32_t host) const { return hosts_[host].store_id; }
   [[nodiscard]] const Uuid& volume_id() const { return volume_id_; }
@@ -167,6 +174,7 @@ class SimCluster {
   std::set<Era> final_;
   std::vector<std::unique_ptr<Process>> graves_;
   std::vector<std::pair<std::string, std::uint64_t>> notices_;
+  Audit audit_{*this};
 };
 
 }  // namespace blockd::sim

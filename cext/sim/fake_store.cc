@@ -2,7 +2,10 @@
 
 #include <algorithm>
 #include <cstring>
+#include <optional>
 #include <utility>
+
+#include "format/root.h"
 
 namespace blockd::sim {
 
@@ -43,8 +46,31 @@ void FakeSegment::forget(std::uint32_t chunk, Version version) {
 
 namespace {
 
+// While the chunk changes, as in the store itself.
+class RootChange {
+ public:
+  RootChange(FakeSegment& segment, std::uint32_t index) : segment_(segment), index_(index) {
+    segment_.info.root -= term();
+  }
+  ~RootChange() { segment_.info.root += term(); }
+  RootChange(const RootChange&) = delete;
+  RootChange& operator=(const RootChange&) = delete;
+
+ private:
+  [[nodiscard]] format::Root term() const {
+    const auto found = segment_.chunks.find(index_);
+    if (found == segment_.chunks.end()) return {};
+    const FakeChunk& chunk = found->second;
+    return format::root_term(index_, chunk.version, chunk.born, chunk.valid_mask,
+                             chunk.crcs.data());
+  }
+  FakeSegment& segment_;
+  std::uint32_t index_;
+};
+
 void replace(FakeSegment& segment, const FakeMutation& m) {
   const std::uint32_t index = m.first_block / kBlocksPerChunk;
+  const RootChange changes(segment, index);
   if (m.version == Version{}) {
     segment.chunks.erase(index);
     return;
@@ -77,6 +103,10 @@ FakeChunk& writable(FakeSegment& segment, std::uint32_t index, const FakeMutatio
   return chunk;
 }
 
+bool is_mutation(StoreOp::Op op) noexcept {
+  return op != StoreOp::Op::read && op != StoreOp::Op::flush && op != StoreOp::Op::root;
+}
+
 }  // namespace
 
 void FakeMedium::apply(std::map<SegmentHandle, FakeSegment>& to, const FakeMutation& m) {
@@ -86,9 +116,11 @@ void FakeMedium::apply(std::map<SegmentHandle, FakeSegment>& to, const FakeMutat
   if (m.op == StoreOp::Op::replace) return replace(segment, m);
   if (m.op == StoreOp::Op::forget)
     return segment.forget(m.first_block / kBlocksPerChunk, m.version);
+  std::optional<RootChange> changes;
   for (std::uint32_t i = 0; i < m.block_count; ++i) {
     const std::uint32_t block = m.first_block + i;
     const std::uint32_t inside = block % kBlocksPerChunk;
+    if (i == 0 || inside == 0) changes.emplace(segment, block / kBlocksPerChunk);
     FakeChunk& chunk = writable(segment, block / kBlocksPerChunk, m);
     const auto bit = static_cast<std::uint16_t>(1u << inside);
     if (m.op == StoreOp::Op::zero) {
@@ -313,6 +345,29 @@ bool FakeMedium::rot(SegmentId id, std::uint32_t block, Random& random) {
   return any;
 }
 
+void FakeMedium::lose(SegmentId id, std::uint32_t chunk) {
+  for (auto* image : {&base, &live}) {
+    for (auto& [handle, segment] : *image) {
+      if (segment.info.id != id) continue;
+      const RootChange changes(segment, chunk);
+      segment.chunks.erase(chunk);
+    }
+  }
+}
+
+void FakeMedium::falsify(SegmentId id, std::uint32_t chunk) {
+  for (auto* image : {&base, &live}) {
+    for (auto& [handle, segment] : *image) {
+      if (segment.info.id != id) continue;
+      const RootChange changes(segment, chunk);
+      FakeChunk& content = segment.chunks.at(chunk);
+      content.data[0] ^= std::byte{1};
+      content.valid_mask |= 1;
+      content.crcs[0] = crc32c(content.data.data(), kBlockBytes);
+    }
+  }
+}
+
 // --- operations ----------------------------------------------------------------------------------
 
 Error FakeStore::read(StoreOp& op) noexcept {
@@ -341,7 +396,7 @@ void FakeStore::complete_in_order(StoreOp& op) {
   const std::uint64_t now = loop_.world().now_us();
   last_completion_us_ = std::max(last_completion_us_, now + delay_us());
   loop_.world().after(last_completion_us_ - now, &loop_, [this, &op] {
-    if (op.op != StoreOp::Op::flush && op.error == Error::Ok) ++medium_.done_count;
+    if (is_mutation(op.op) && op.error == Error::Ok) ++medium_.done_count;
     if (op.op == StoreOp::Op::flush) {
       // Everything done when it was submitted; here, what is done now is no more than a device may
       // do.
@@ -365,7 +420,12 @@ void FakeStore::submit(StoreOp& op) noexcept {
     });
     return;
   }
-  if (op.op != StoreOp::Op::flush) {
+  if (op.op == StoreOp::Op::root) {
+    const auto found = medium_.live.find(op.segment);
+    if (op.broken && *op.broken) op.error = Error::NotInSync;
+    if (found == medium_.live.end()) op.error = Error::NotFound;
+    if (op.error == Error::Ok) op.root = found->second.info.root;
+  } else if (op.op != StoreOp::Op::flush) {
     if (fail_mutations != Error::Ok && fail_count > 0) {
       op.error = fail_mutations;
       --fail_count;
@@ -443,7 +503,8 @@ std::size_t FakeStore::list_digests(SegmentHandle segment, std::uint32_t from_ch
     for (std::uint32_t i = 0; i < kBlocksPerChunk; ++i) {
       crcs[i] = ((chunk->valid_mask >> i) & 1) ? chunk->crcs[i] : crc32c_zero_block();
     }
-    out[count++] = {index, chunk->version, chunk->valid_mask, crc32c(crcs.data(), sizeof crcs)};
+    out[count++] = {index, chunk->version, chunk->valid_mask, crc32c(crcs.data(), sizeof crcs),
+                    chunk->born};
   }
   return count;
 }

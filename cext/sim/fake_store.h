@@ -71,6 +71,10 @@ struct FakeMedium {
   void crash(Random& random, bool power_loss);
   // Flips a bit of the block as it is now, and as a power loss would bring it back. False: a hole.
   bool rot(SegmentId segment, std::uint32_t block, Random& random);
+  // As a store's own fault would leave them: a chunk that is no longer known, or one of the same
+  // version whose first block is another, and sound.
+  void lose(SegmentId segment, std::uint32_t chunk);
+  void falsify(SegmentId segment, std::uint32_t chunk);
 };
 
 class FakeStore final : public store::Store {

@@ -8,6 +8,7 @@
 
 #include "base/buffer.h"
 #include "base/crc32c.h"
+#include "format/root.h"
 #include "store/inspection.h"
 #include "store/journal_entries.h"
 #include "store/json_writer.h"
@@ -75,6 +76,7 @@ class Checker {
   void check_segments();
   void check_slots();
   void check_slot(std::uint32_t slot);
+  void check_roots();
   void check_data();
   void check_chunk_data(std::uint32_t slot, std::byte* chunk);
 
@@ -93,12 +95,14 @@ class Checker {
   std::unique_ptr<Inspection> inspection_;
   std::uint32_t sound_records_ = 0;
   std::optional<Finding> damaged_record_;
-  bool pages_complete_ = true;  // of each page one copy is sound
+  bool pages_complete_ = true;   // of each page one copy is sound
+  bool pages_in_doubt_ = false;  // a sound copy may be the older one
   bool replayed_ = false;
   bool repaired_ = false;
   std::vector<DamagedPage> damaged_pages_;
   std::vector<std::uint32_t> owner_;  // by segment handle and chunk, where known
   std::vector<std::size_t> first_owner_;
+  std::vector<format::Root> roots_;  // by segment handle, over the slots that are there
 };
 
 bool Checker::run(CheckReport& report) {
@@ -116,6 +120,7 @@ bool Checker::run(CheckReport& report) {
   check_batches();
   check_segments();
   check_slots();
+  check_roots();
   if (options_.data) check_data();
   try {
     inspection_->metadata().check_torn_pages();
@@ -272,8 +277,11 @@ void Checker::check_page_reserved(const PageType& page, const Finding& finding) 
   if (!reserved_means_nothing()) return;
   bool clean = zero(page.reserved) && zero(page.reserved1);
   for (std::uint32_t i = 0; i < kRecordsPerPage; ++i) {
-    clean = clean && zero(page.records[i].reserved) && page.records[i].reserved0 == 0;
-    if constexpr (std::is_same_v<PageType, format::SlotPage>) {
+    clean = clean && zero(page.records[i].reserved);
+    if constexpr (std::is_same_v<PageType, format::SegmentPage>) {
+      clean = clean && (page.records[i].flags & ~format::has_root) == 0;
+    } else {
+      clean = clean && page.records[i].reserved0 == 0;
       clean = clean && (page.records[i].flags & ~format::covers) == 0;
       const std::uint64_t slot = std::uint64_t{page.number} * kRecordsPerPage + i;
       clean = clean && (slot < superblock_.slot_count || zero(page.records[i]));
@@ -322,7 +330,10 @@ void Checker::judge_pages() {
       finding.what += "; the journal has what was being written there";
       finding.advice = "nothing to do: opening the store makes it good";
       note(std::move(finding));
-    } else if (damaged.restored.empty()) {
+      continue;
+    }
+    pages_in_doubt_ = true;
+    if (damaged.restored.empty()) {
       finding.what += ", and nothing shows whether it or the other copy is the newer one";
       problem(std::move(finding));
     } else if (options_.repair) {
@@ -424,6 +435,7 @@ void Checker::check_segments() {
   const Metadata& metadata = inspection_->metadata();
   std::map<SegmentId, SegmentHandle> seen;
   first_owner_.assign(metadata.segment_limit(), 0);
+  roots_.assign(metadata.segment_limit(), {});
   for (SegmentHandle handle = 0; handle < metadata.segment_limit(); ++handle) {
     const format::SegmentRecord& record = metadata.segment(handle).record;
     Finding finding{"segment record", {}, "", kRebuild};
@@ -509,6 +521,25 @@ void Checker::check_slot(std::uint32_t slot) {
     return wrong("slots " + std::to_string(owner) + " and " + std::to_string(slot) +
                  " both claim this chunk");
   owner = slot;
+  roots_[record.segment] += format::root_term(record);
+}
+
+// Only what is flushed and then not there explains it: every other damage shows by itself.
+void Checker::check_roots() {
+  if (pages_in_doubt_) return;
+  const Metadata& metadata = inspection_->metadata();
+  for (SegmentHandle handle = 0; handle < metadata.segment_limit(); ++handle) {
+    const format::SegmentRecord& record = metadata.segment(handle).record;
+    const bool kept =
+        record.state == format::SegmentState::used && (record.flags & format::has_root) != 0;
+    if (!kept || roots_[handle] == record.root) continue;
+    Finding finding{"segment record", {}, "", kRebuild};
+    finding.place.page = handle / kRecordsPerPage;
+    finding.place.volume = record.volume;
+    finding.place.segment = record.index;
+    finding.what = "the root is not that of the segment's chunks: a write of a page was lost";
+    problem(std::move(finding));
+  }
 }
 
 void Checker::check_data() {

@@ -28,6 +28,8 @@ const char* name_of(EntryKind kind) noexcept {
       return "copy";
     case EntryKind::past:
       return "past";
+    case EntryKind::root:
+      return "root";
   }
   return "unknown";
 }
@@ -41,6 +43,10 @@ std::string hex(std::uint64_t value, int digits) {
 
 std::string text_of(Version version) {
   return std::to_string(version.epoch) + "." + std::to_string(version.seq);
+}
+
+std::string text_of(const format::Root& root) {
+  return hex(root.high, 16) + hex(root.low, 16).substr(2);
 }
 
 template <class Block>
@@ -90,7 +96,9 @@ void write_records(JsonWriter& json, io::Disk& disk, const format::Superblock& s
 
 void write_entry(JsonWriter& json, const EntryHeader& entry) {
   json.begin_object().field("kind", name_of(entry.kind)).field("segment_handle", entry.segment);
-  if (entry.kind != EntryKind::segment) {
+  if (entry.kind == EntryKind::root)
+    json.field("root", text_of(format::Root{entry.version.epoch, entry.version.seq}));
+  if (!of_segment(entry)) {
     json.field("chunk", entry.chunk).field("slot", entry.slot);
     json.field("version", text_of(entry.version));
   }
@@ -137,7 +145,8 @@ void write_segments(JsonWriter& json, const Metadata& metadata) {
     json.field("state", record.state == format::SegmentState::used ? "used" : "dropping");
     json.field("segment", record.index).field("block_count", record.block_count);
     json.field("chunk_count", chunks[handle]).field("promised_epoch", record.promised_epoch);
-    json.field("stable", text_of(record.stable)).end_object();
+    json.field("stable", text_of(record.stable));
+    json.field("root", text_of(record.root)).end_object();
   }
   json.end_array();
 }

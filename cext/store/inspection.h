@@ -56,6 +56,7 @@ class Inspection final : private JournalListener {
 
  private:
   void batch_done(std::uint64_t, StoreOp*, Error) noexcept override {}
+  void batch_closes() noexcept override {}
 
   ReadOnlyDisk disk_;
   format::Superblock superblock_;

@@ -49,12 +49,14 @@ void Journal::resume(std::uint64_t incarnation, JournalPosition newest,
 
 bool Journal::reserve(std::uint32_t entries, std::uint32_t entry_bytes,
                       std::uint32_t payload_blocks) noexcept {
+  entry_bytes += sizeof(format::EntryHeader);  // keep()
   BLOCKD_ASSERT(entry_bytes <= sizeof(format::BatchHeader::entries) &&
                 payload_blocks <= kBatchPayloadBlocksMax);
   if (device_.failed() != Error::Ok) return false;
   if (open_) {
     const format::BatchHeader& header = *open_->header;
-    const bool fits = header.entry_bytes + entry_bytes <= sizeof header.entries &&
+    const std::uint32_t bytes = header.entry_bytes + kept_bytes_ + entry_bytes;
+    const bool fits = bytes <= sizeof header.entries &&
                       header.payload_blocks + payload_blocks <= kBatchPayloadBlocksMax &&
                       header.entry_count + entries <= 0xffff;
     if (fits) return true;
@@ -116,6 +118,8 @@ void Journal::attach(StoreOp& op) noexcept {
 
 void Journal::submit_open() noexcept {
   if (!has_open() || in_flight_ == kBatchesInFlightMax) return;
+  listener_.batch_closes();
+  kept_bytes_ = 0;
   Batch& batch = *std::exchange(open_, nullptr);
   const std::uint64_t bytes = (1 + std::uint64_t{batch.header->payload_blocks}) * kBlockBytes;
   batch.header->flushed_lsn = flushed_lsn_;
@@ -134,6 +138,7 @@ void Journal::submit_open() noexcept {
 StoreOp* Journal::abandon_open() noexcept {
   BLOCKD_ASSERT(device_.failed() != Error::Ok);
   if (!open_) return nullptr;
+  kept_bytes_ = 0;
   return std::exchange(std::exchange(open_, nullptr)->ops_head, nullptr);
 }
 

@@ -28,6 +28,8 @@ class JournalListener {
   virtual ~JournalListener() = default;
   // Batches complete in order; `ops` are those that end with this batch, linked by next.
   virtual void batch_done(std::uint64_t lsn, StoreOp* ops, Error error) noexcept = 0;
+  // The open batch is about to leave: its last entries, for which keep() has kept room.
+  virtual void batch_closes() noexcept = 0;
 };
 
 class Journal {
@@ -48,6 +50,9 @@ class Journal {
   [[nodiscard]] std::uint64_t open_lsn() const noexcept {
     return next_lsn_;
   }  // of entries appended now
+  // Of the open batch: room for one more entry that batch_closes() will append. At most once for
+  // each reserve().
+  void keep() noexcept { kept_bytes_ += sizeof(format::EntryHeader); }
   // Within what reserve() granted. `extra` follows the header (CRCs or a SegmentRecord).
   void append(const format::EntryHeader& entry, std::span<const std::byte> extra) noexcept;
   // Copies one block of payload; returns its block number in the journal.
@@ -114,6 +119,7 @@ class Journal {
   std::uint32_t first_ = 0;  // the oldest in flight
   std::uint32_t in_flight_ = 0;
   Batch* open_ = nullptr;
+  std::uint32_t kept_bytes_ = 0;  // of the open batch
   std::uint64_t next_lsn_ = 1;
   std::uint64_t incarnation_ = 1;
   std::uint64_t head_position_ = 0;

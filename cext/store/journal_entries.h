@@ -27,6 +27,7 @@ inline std::uint32_t extra_bytes(const EntryHeader& entry) noexcept {
     case EntryKind::zero:
     case EntryKind::free:
     case EntryKind::past:
+    case EntryKind::root:
       break;
   }
   return 0;
@@ -34,6 +35,11 @@ inline std::uint32_t extra_bytes(const EntryHeader& entry) noexcept {
 
 inline std::uint32_t payload_blocks(const EntryHeader& entry) noexcept {
   return entry.kind == EntryKind::write || entry.kind == EntryKind::replace ? entry.count : 0;
+}
+
+// Of a segment, not of a slot.
+inline bool of_segment(const EntryHeader& entry) noexcept {
+  return entry.kind == EntryKind::segment || entry.kind == EntryKind::root;
 }
 
 // What the entry says of itself: how many blocks, which, and that there is a CRC for each.
@@ -53,6 +59,7 @@ inline bool is_sane(const EntryHeader& entry) noexcept {
     case EntryKind::past:
       return entry.first == 0 && count == 0 && entry.died != 0;
     case EntryKind::segment:
+    case EntryKind::root:
       break;
   }
   return false;

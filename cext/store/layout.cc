@@ -82,7 +82,7 @@ void write_empty_pages(io::Disk& disk, const Uuid& store_id, format::PageKind ki
 
 // The regions follow one another, in this order and in whole blocks, and end within the device.
 bool is_sane(const format::Superblock& s) {
-  if (s.version != format::kStoreVersion || s.block_bytes != kBlockBytes ||
+  if (s.version < format::kStoreVersionMin || s.block_bytes != kBlockBytes ||
       s.chunk_bytes != kChunkBytes)
     return false;
   std::uint64_t end = offset_of(format::FixedBlock::journal);
@@ -164,6 +164,17 @@ void write_empty_store(io::Disk& disk, const format::Superblock& plan, std::uint
   must(disk.flush_now(), "cannot flush");
 }
 
+// The copy that counts while both are sound comes last: what a crash leaves half-way is the older
+// version, and brought up again.
+void bring_up(io::Disk& disk, format::Superblock superblock) {
+  superblock.version = format::kStoreVersion;
+  format::seal(superblock);
+  for (auto copy : {format::FixedBlock::superblock_b, format::FixedBlock::superblock_a}) {
+    write_block(disk, offset_of(copy), superblock, "cannot write the superblock");
+    must(disk.flush_now(), "cannot flush");
+  }
+}
+
 format::Superblock read_superblock(io::Disk& disk) {
   if (disk.capacity_bytes() < offset_of(format::FixedBlock::journal)) {
     throw Fault(Error::StoreNotFormatted,
@@ -196,7 +207,7 @@ void check_compatible(const format::Superblock& s, const Uuid& cluster_id,
                                         std::to_string(format::kStoreVersion) +
                                         "): upgrade blockd");
   }
-  if (s.version < format::kStoreVersion) {
+  if (s.version < format::kStoreVersionMin) {
     throw Fault(Error::StoreDamaged,
                 "the store has format version " + std::to_string(s.version) +
                     ", which this blockd no longer reads: format it anew with --force and have it "

@@ -18,6 +18,8 @@ void write_empty_store(io::Disk& disk, const format::Superblock& superblock,
 [[nodiscard]] format::Superblock read_superblock(io::Disk& disk);
 void check_compatible(const format::Superblock& superblock, const Uuid& cluster_id,
                       std::uint64_t device_bytes);
+// To the newest version, durably; from then on older releases refuse it. REQUIRES: it was opened.
+void bring_up(io::Disk& disk, format::Superblock superblock);
 
 [[nodiscard]] std::string uuid_text(const Uuid& id);
 

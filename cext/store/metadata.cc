@@ -7,6 +7,7 @@
 
 #include "base/assert.h"
 #include "base/buffer.h"
+#include "format/root.h"
 #include "store/constants.h"
 #include "store/soundness.h"
 
@@ -137,6 +138,13 @@ void Metadata::index(const std::vector<bool>& touched) {
     Segment& segment = segments_[handle];
     const std::uint32_t slots = segment.chunk_count + history_.count(handle);
     free_slots_ -= slots;
+    if (!(segment.record.flags & format::has_root)) segment.record.root = segment.found;
+    if (segment.used()) segment.record.flags |= format::has_root;
+    if (segment.used() && segment.found != segment.record.root)
+      throw Fault(Error::StoreDamaged,
+                  "what segment " + std::to_string(handle) +
+                      " holds does not match its root, so a page of metadata is older than it "
+                      "should be: rebuild this store from its peers");
     if (segment.used()) add_to_index(handle);
     if (segment.record.state == format::SegmentState::free && slots > 0)
       throw Fault(Error::StoreDamaged,
@@ -161,6 +169,7 @@ void Metadata::index_slot(std::uint32_t slot, const format::SlotRecord& record) 
                                          " and " + std::to_string(slot) + " both claim one chunk");
   }
   segment.slot_of_chunk[record.chunk] = slot;
+  segment.found += format::root_term(record);
   ++segment.chunk_count;
   if (is_cover(record)) ++segment.cover_count;
   if (is_tombstone(record)) {

@@ -34,8 +34,10 @@ struct Segment {
   std::uint32_t cover_count = 0;             // likewise, but those stay: they hide a base
   Version oldest_tombstone = kNoTombstone;   // none has a lower version
   Era newest_era = 0;                        // no slot was born, or died, in a later one
-  bool stable_unsaved = false;               // record.stable is newer than any journal entry
-  std::uint32_t drop_cursor = 0;             // being dropped: chunks below have no slot any more
+  format::Root found;             // over the slots as they were found when the store was opened
+  bool root_unsaved = false;      // record.root is newer than any journal entry
+  bool stable_unsaved = false;    // record.stable is newer than any journal entry
+  std::uint32_t drop_cursor = 0;  // being dropped: chunks below have no slot any more
   [[nodiscard]] bool used() const noexcept { return record.state == format::SegmentState::used; }
   [[nodiscard]] bool dropping() const noexcept {
     return record.state == format::SegmentState::dropping;

@@ -272,7 +272,7 @@ std::vector<bool> Recovery::touched_pages() const {
   for (const Found& batch : chain_) {
     static_cast<void>(
         for_each_entry(header_of(batch), [&](const EntryHeader& entry, const std::byte*) {
-          if (entry.kind == EntryKind::segment) return;
+          if (of_segment(entry)) return;
           touch(entry.slot);
           touch(entry.old_slot);
         }));
@@ -297,6 +297,7 @@ void Recovery::replay_batch(const Found& batch) {
 void Recovery::replay_entry(const EntryHeader& entry, const std::byte* extra, const Found& batch,
                             std::uint32_t& payload_block) {
   if (entry.kind == EntryKind::segment) return replay_segment(entry.segment, extra, batch.lsn);
+  if (entry.kind == EntryKind::root) return replay_root(entry, batch.lsn);
   const bool sane = is_sane(entry) && entry.slot < metadata_.slot_count() &&
                     entry.segment < metadata_.segment_limit() &&
                     (entry.old_slot == format::kNoSlot || entry.old_slot < metadata_.slot_count());
@@ -376,6 +377,17 @@ void Recovery::replay_segment(std::uint32_t handle, const std::byte* extra, std:
   Segment& segment = metadata_.segment(handle);
   segment.record = record;
   metadata_.mark_segment(handle, lsn);
+}
+
+void Recovery::replay_root(const EntryHeader& entry, std::uint64_t lsn) {
+  if (entry.segment >= metadata_.segment_limit()) {
+    throw Fault(Error::StoreDamaged,
+                "journal batch " + std::to_string(lsn) + " names no segment of this store");
+  }
+  format::SegmentRecord& record = metadata_.segment(entry.segment).record;
+  record.root = {entry.version.epoch, entry.version.seq};
+  record.flags |= format::has_root;
+  metadata_.mark_segment(entry.segment, lsn);
 }
 
 }  // namespace blockd::store

@@ -65,6 +65,7 @@ class Recovery {
   void replay_entry(const format::EntryHeader& entry, const std::byte* extra, const Found& batch,
                     std::uint32_t& payload_block);
   void replay_segment(std::uint32_t handle, const std::byte* extra, std::uint64_t lsn);
+  void replay_root(const format::EntryHeader& entry, std::uint64_t lsn);
   void release_slot(std::uint32_t slot, std::uint64_t lsn);
   [[nodiscard]] format::SlotRecord& own_slot(const format::EntryHeader& entry, std::uint64_t lsn);
 

@@ -97,6 +97,7 @@ struct SegmentInfo {
   Version stable;                    // everything at or below is durable on all in-sync members
   std::uint32_t chunk_count = 0;     // chunks stored now
   std::uint32_t past_count = 0;      // slots that only snapshots hold, beside them
+  format::Root root;                 // of all that is current, as list_chunks() would say now
   // No content here was born, or died, in a later one. 0: there is none. It falls only when the
   // store is opened anew and what it came from is gone.
   Era newest_era = 0;
@@ -139,6 +140,7 @@ struct StoreOp {
               // version {0,0}: drop the chunk. With `died`: the content becomes one of the chunk's
               // past; the current one and other past ones are left alone.
     forget,   // the past content of first_block's chunk that has `version` is given back
+    root,     // `root` <- the segment's, of all mutations submitted before and no other
     flush     // everything done before is durable; handle is ignored
   };
   Op op = Op::read;
@@ -154,8 +156,10 @@ struct StoreOp {
   // write, zero, replace: a chunk left without any data keeps its (empty) record beyond the stable
   // mark, also one that had none: it hides what the volume's base has there.
   bool covers = false;
-  // Mutations, may be null: set once one has failed; others that share it and had not begun by then
-  // are refused (NotInSync). Without it a chunk's next mutation could hide that one is missing.
+  format::Root root;
+  // Mutations, root, may be null: set once one has failed; others that share it and had not begun
+  // by then are refused (NotInSync). Without it a chunk's next mutation could hide that one is
+  // missing.
   bool* broken = nullptr;
   // write, replace: payload, any alignment (aligned ones go to the device uncopied when large);
   // read: destination, aligned to 4096.
@@ -176,6 +180,7 @@ struct ChunkDigest {
   Version version;
   std::uint16_t valid_mask = 0;
   std::uint32_t digest = 0;  // CRC-32C over the 16 block CRCs, holes counted as zero blocks
+  Era born = 0;
 };
 
 struct BlockLocation {

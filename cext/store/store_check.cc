@@ -19,6 +19,7 @@ class SlotCensus {
     const Segment& segment = metadata_.segment(handle);
     const std::string name = "segment " + std::to_string(handle);
     std::uint32_t chunks = 0, tombstones = 0, covers = 0, past = 0;
+    format::Root root;
     for (std::uint32_t chunk = 0; chunk < segment.slot_of_chunk.size(); ++chunk) {
       for (std::uint32_t slot = metadata_.history().first(handle, chunk); slot != kNoSlot;
            slot = metadata_.history().next(slot), ++past)
@@ -28,6 +29,7 @@ class SlotCensus {
       owner(name, handle, chunk, slot, /*past=*/false);
       const format::SlotRecord& record = metadata_.slot(slot);
       ++chunks;
+      root += format::root_term(record);
       covers += is_cover(record) ? 1 : 0;
       tombstones += is_tombstone(record) ? 1 : 0;
       if (is_tombstone(record) && record.version < segment.oldest_tombstone)
@@ -40,6 +42,8 @@ class SlotCensus {
     agree(tombstones == segment.tombstone_count, "tombstones");
     agree(covers == segment.cover_count, "covering chunks");
     agree(past == metadata_.history().count(handle), "past slots");
+    if (segment.used() && root != segment.record.root)
+      problems_.push_back(name + ": the root is not that of its chunks");
   }
 
   [[nodiscard]] std::uint32_t owners(std::uint32_t slot) const { return owned_[slot]; }

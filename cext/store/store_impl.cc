@@ -38,6 +38,7 @@ std::unique_ptr<Store> Store::open(io::Disk& disk, io::Loop& loop, Buffers& buff
       std::make_unique<StoreImpl>(disk, loop, buffers, superblock, options.metadata_cache_bytes);
   const auto newest = options.newest_openings.find(superblock.store_id);
   store->recover(newest == options.newest_openings.end() ? 0 : newest->second);
+  if (superblock.version < format::kStoreVersion) bring_up(disk, superblock);
   return store;
 }
 
@@ -134,7 +135,8 @@ void StoreImpl::submit(StoreOp& op) noexcept {
   if (const Error error = validate(op); error != Error::Ok) return finish(op, error);
   if (op.op == StoreOp::Op::read) return read(op);
   if (device_.failed() != Error::Ok) return finish(op, device_.failed());
-  if (pages_ready(op)) copy_ahead(op);  // else on their way by the time it is its turn
+  if (op.op != StoreOp::Op::root && pages_ready(op))
+    copy_ahead(op);  // else on their way by the time it is its turn
   (waiting_tail_ ? waiting_tail_->next : waiting_head_) = &op;
   waiting_tail_ = &op;
 }
@@ -343,7 +345,8 @@ std::size_t StoreImpl::list_digests(SegmentHandle segment, std::uint32_t from_ch
     for (std::uint32_t b = 0; b < kBlocksPerChunk; ++b) {
       crcs[b] = record.valid_mask >> b & 1 ? record.crcs[b] : crc32c_zero_block();
     }
-    out[count++] = {chunk, record.version, record.valid_mask, crc32c(crcs, sizeof crcs)};
+    out[count++] = {chunk, record.version, record.valid_mask, crc32c(crcs, sizeof crcs),
+                    record.born};
   }
   return count;
 }

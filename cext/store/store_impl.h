@@ -8,6 +8,7 @@
 
 #include <deque>
 
+#include "format/root.h"
 #include "store/checkpoint.h"
 #include "store/checkpoint_schedule.h"
 #include "store/copies.h"
@@ -96,8 +97,27 @@ class StoreImpl final : public Store, private JournalListener {
     Error error = Error::Ok;
   };
 
+  // While a current slot's record changes: what it adds to the segment's root goes at the beginning
+  // and comes back at the end. REQUIRES: the open batch gets the entry that says so.
+  class RootChange {
+   public:
+    RootChange(StoreImpl& store, SegmentHandle segment, const format::SlotRecord& record) noexcept
+        : store_(store), segment_(segment), record_(record) {
+      store_.root_of(segment_) -= format::root_term(record_);
+    }
+    ~RootChange() { store_.root_of(segment_) += format::root_term(record_); }
+    RootChange(const RootChange&) = delete;
+    RootChange& operator=(const RootChange&) = delete;
+
+   private:
+    StoreImpl& store_;
+    SegmentHandle segment_;
+    const format::SlotRecord& record_;
+  };
+
   // JournalListener
   void batch_done(std::uint64_t lsn, StoreOp* ops, Error error) noexcept override;
+  void batch_closes() noexcept override;
 
   // Progress (store_impl.cc)
   void wake() noexcept { loop_.defer(end_task_); }
@@ -151,6 +171,8 @@ class StoreImpl final : public Store, private JournalListener {
   void own_slot(SegmentHandle segment, std::uint32_t chunk, std::uint32_t slot) noexcept;
   void disown(SegmentHandle segment, std::uint32_t chunk, std::uint32_t slot) noexcept;
   void free_slot(SegmentHandle segment, std::uint32_t chunk, std::uint32_t slot) noexcept;
+  [[nodiscard]] format::Root& root_of(SegmentHandle segment) noexcept;
+  [[nodiscard]] Start start_root(StoreOp& op) noexcept;
   void set_mask(SegmentHandle segment, format::SlotRecord& record, std::uint16_t mask,
                 bool covers) noexcept;
 
@@ -224,9 +246,10 @@ class StoreImpl final : public Store, private JournalListener {
   std::deque<ForgetTurn> forgetting_;
   std::uint32_t forget_allowed_ = kForgetSlots;  // until the timer fires
   io::Timer forget_timer_;
-  std::vector<SegmentHandle> reaping_;     // segments whose stable mark has moved
-  std::uint64_t reaped_lsn_ = 0;           // of the newest entry that freed a tombstone
-  std::uint64_t unflushed_map_bytes_ = 0;  // since a flush was last asked for
+  std::vector<SegmentHandle> root_changed_;  // by entries of the open batch
+  std::vector<SegmentHandle> reaping_;       // segments whose stable mark has moved
+  std::uint64_t reaped_lsn_ = 0;             // of the newest entry that freed a tombstone
+  std::uint64_t unflushed_map_bytes_ = 0;    // since a flush was last asked for
   std::uint64_t mutations_in_flight_ = 0;
   bool stopping_ = false;  // close() was called
   Done closing_;

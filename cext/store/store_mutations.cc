@@ -38,6 +38,7 @@ Error StoreImpl::validate(const StoreOp& op) const noexcept {
   if (segment >= metadata_.segment_limit() || !metadata_.segment(segment).used())
     return Error::NotFound;
   if (view && op.op != StoreOp::Op::read) return Error::InvalidArgument;
+  if (op.op == StoreOp::Op::root) return Error::Ok;
   const std::uint64_t blocks = metadata_.segment(segment).record.block_count;
   if (op.op == StoreOp::Op::forget)
     return op.first_block < blocks ? Error::Ok : Error::ExtentOutOfRange;
@@ -63,6 +64,7 @@ StoreImpl::Start StoreImpl::start(StoreOp& op) noexcept {
     finish(op, Error::NotInSync);
     return Start::failed;
   }
+  if (op.op == StoreOp::Op::root) return start_root(op);
   if (metadata_.too_many_dirty() || !may_start(op)) return Start::blocked;
   const std::uint32_t first_chunk = op.first_block / kBlocksPerChunk;
   if (!direct_.idle() && direct_.busy(op.segment, first_chunk, end_chunk(op)))
@@ -207,6 +209,7 @@ void StoreImpl::append_map(const StoreOp& op, std::uint32_t chunk, std::uint32_t
   journal_.append(entry, crc_bytes(crcs, kBlocksPerChunk));
   own_slot(op.segment, chunk, slot);
   format::SlotRecord& record = metadata_.change_slot(slot, journal_.open_lsn());
+  const RootChange changes(*this, op.segment, record);
   record.version = op.version;
   record.born = op.era;
   set_mask(op.segment, record, 0xffff, op.covers);
@@ -267,6 +270,7 @@ void StoreImpl::append_write(const StoreOp& op, std::uint32_t chunk, std::uint32
   journal_.append(entry, crc_bytes(op.crcs + op_block, count));
   own_slot(op.segment, chunk, slot);
   format::SlotRecord& record = metadata_.change_slot(slot, journal_.open_lsn());
+  const RootChange changes(*this, op.segment, record);
   record.version = op.version;
   record.born = op.era;
   set_mask(op.segment, record, record.valid_mask | mask_of(first, count), op.covers);
@@ -347,6 +351,7 @@ void StoreImpl::append_zero(const StoreOp& op, std::uint32_t chunk, std::uint16_
   journal_.append(entry, {});
   own_slot(op.segment, chunk, slot);
   format::SlotRecord& record = metadata_.change_slot(slot, journal_.open_lsn());
+  const RootChange changes(*this, op.segment, record);
   record.version = op.version;
   record.born = op.era;
   set_mask(op.segment, record, record.valid_mask & static_cast<std::uint16_t>(~mask), op.covers);
@@ -429,6 +434,7 @@ void StoreImpl::append_replace(const StoreOp& op, std::uint32_t chunk, EntryHead
   staged_.drop_all(entry.slot);
   if (op.died == 0) own_slot(op.segment, chunk, entry.slot);
   format::SlotRecord& record = metadata_.change_slot(entry.slot, journal_.open_lsn());
+  const RootChange changes(*this, op.segment, record);
   record.version = op.version;
   record.born = op.era;
   if (op.died == 0) {
@@ -489,10 +495,43 @@ void StoreImpl::disown(SegmentHandle handle, std::uint32_t chunk, std::uint32_t 
   Segment& segment = metadata_.segment(handle);
   BLOCKD_ASSERT(segment.slot_of_chunk[chunk] == slot);
   const format::SlotRecord& record = metadata_.slot(slot);
+  if (segment.used()) root_of(handle) -= format::root_term(record);
   if (is_tombstone(record)) --segment.tombstone_count;
   if (is_cover(record)) --segment.cover_count;
   --segment.chunk_count;
   segment.slot_of_chunk[chunk] = kNoSlot;
+}
+
+// For change by an entry of the open batch, which then ends with the new root.
+format::Root& StoreImpl::root_of(SegmentHandle handle) noexcept {
+  Segment& segment = metadata_.segment(handle);
+  metadata_.mark_segment(handle, journal_.open_lsn());
+  if (!std::exchange(segment.root_unsaved, true)) {
+    journal_.keep();
+    root_changed_.push_back(handle);
+  }
+  return segment.record.root;
+}
+
+void StoreImpl::batch_closes() noexcept {
+  for (const SegmentHandle handle : root_changed_) {
+    Segment& segment = metadata_.segment(handle);
+    segment.root_unsaved = false;
+    EntryHeader entry;
+    entry.kind = EntryKind::root;
+    entry.segment = handle;
+    entry.version = {segment.record.root.low, segment.record.root.high};
+    journal_.append(entry, {});
+  }
+  root_changed_.clear();
+}
+
+// Of everything that was submitted before, and of nothing else.
+StoreImpl::Start StoreImpl::start_root(StoreOp& op) noexcept {
+  if (direct_.busy(op.segment, 0, kChunksPerSegment)) return Start::blocked;
+  op.root = metadata_.segment(op.segment).record.root;
+  finish(op, Error::Ok);
+  return Start::started;
 }
 
 void StoreImpl::set_mask(SegmentHandle handle, format::SlotRecord& record, std::uint16_t mask,

@@ -32,7 +32,10 @@ StoreImpl::Room StoreImpl::room_for(const StoreOp& op, std::uint32_t chunk,
   if (!slot) return Room::fresh;
   const format::SlotRecord& record = metadata_.slot(*slot);
   if (!kept(op.segment, record, op.era)) return Room::in_place;
-  if ((record.valid_mask & ~mask) == 0) return Room::fresh;
+  if ((record.valid_mask & ~mask) == 0) {
+    copies_.drop(op.segment, chunk);  // made ahead for a later one: of no use, and it has a slot
+    return Room::fresh;
+  }
   if (const ChunkCopy* copy = copy_for(op, chunk))
     return copy->ready() ? Room::copied : Room::copying;
   if (copies_.start(op.segment, chunk, *slot)) return Room::copying;
@@ -89,6 +92,7 @@ void StoreImpl::append_copy(const StoreOp& op, ChunkCopy& copy) noexcept {
   journal_.append(entry, {reinterpret_cast<const std::byte*>(crcs), sizeof crcs});
   own_slot(op.segment, chunk, entry.slot);
   format::SlotRecord& record = metadata_.change_slot(entry.slot, journal_.open_lsn());
+  const RootChange changes(*this, op.segment, record);
   record.version = op.version;
   record.born = op.era;
   set_mask(op.segment, record, source.valid_mask, op.covers);

@@ -93,6 +93,7 @@ StoreImpl::Start StoreImpl::append_create(MetaOp& op, SegmentId id, std::uint32_
   record.volume = id.volume;
   record.index = id.index;
   record.block_count = block_count;
+  record.flags = format::has_root;
   if (!append_segment(*handle)) {
     record = format::SegmentRecord{};
     return Start::blocked;
@@ -287,6 +288,7 @@ SegmentInfo StoreImpl::segment_info(SegmentHandle handle) const noexcept {
   info.stable = segment.record.stable;
   info.chunk_count = segment.chunk_count;
   info.past_count = metadata_.history().count(handle);
+  info.root = segment.record.root;
   info.newest_era = segment.newest_era;
   return info;
 }

@@ -136,6 +136,32 @@ def test_show_tells_who_is_in_sync_and_how_far_resync_is(cluster):
     assert [m["in_sync"] for m in view["segments"][0]["members"]].count(True) == 2
 
 
+def test_show_tells_when_checksums_agreed_and_which_differ(cluster):
+    volume = create(cluster, "-o", "json").json
+    cluster.ok("volume", "attach", "vol", "--host", "paris-1")
+    lyon = next(m for m in volume["segments"][0]["members"] if m["host"] == "lyon-1")
+
+    def tell(*segments: host_pb2.SegmentStatus) -> str:
+        async def change(rig):
+            rig.hosts["paris-1"].segments = list(segments)
+
+        cluster.do(change)
+        return " ".join(cluster.ok("volume", "show", "vol").out.split())
+
+    agreed = [host_pb2.SegmentStatus(index=i, proven_ago_us=12_000_000 + i) for i in range(2)]
+    assert "agreed 12 s ago" in tell(*agreed)
+    view = cluster.ok("volume", "show", "vol", "-o", "json").json["engine"]["segments"]
+    assert [one["proven_ago_us"] for one in view] == [12_000_000, 12_000_001]
+    assert "not compared yet in 1 of 2" in tell(agreed[0], host_pb2.SegmentStatus(index=1))
+    differs = host_pb2.SegmentStatus(index=1, differing=[lyon["host_id"]])
+    words = tell(agreed[0], differs)
+    assert "checksums differ" in words
+    assert "lyon-1 (its checksums" in words
+    view = cluster.ok("volume", "show", "vol", "-o", "json").json["engine"]["segments"]
+    assert view[1]["differing"] == [lyon["host_id"]]
+    assert view[1]["proven_ago_us"] is None
+
+
 def set_digest(cluster, host: str, volume_id: str, digest: int, seq: int = 1) -> None:
     async def change(rig):
         rig.hosts[host].digests[volume_id, 0] = [

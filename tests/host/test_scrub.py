@@ -141,6 +141,17 @@ async def test_a_repair_at_the_holder_becomes_an_event(rig, metadata, eventually
     assert metadata.events[0].details["chunk"] == "7"
 
 
+async def test_replicas_that_differ_become_events(rig, metadata, eventually) -> None:
+    volume_id = uuid4()
+    rig.core.emit(Notice(volume_id, 2, rig.host_id, "resync-mismatch", 7))
+    rig.core.emit(Notice(volume_id, 3, rig.host_id, "replica-differs", 1))
+    await eventually(lambda: len(metadata.events) == 2)
+    mismatch, differs = metadata.events
+    assert (mismatch.kind, mismatch.details["chunk"]) == ("resync.mismatch", "7")
+    assert (differs.kind, differs.details["segment"]) == ("replica.differs", "3")
+    assert "chunk" not in differs.details
+
+
 async def test_what_is_blocked_is_told_once_for_a_while(rig, metadata, eventually) -> None:
     volume_id = uuid4()
     for chunk in (7, 7, 8):

@@ -50,6 +50,19 @@ async def test_every_member_holds_what_was_flushed(trio: Cluster) -> None:
             await asyncio.sleep(0.05)
 
 
+async def test_the_status_says_when_the_members_checksums_agreed(trio: Cluster) -> None:
+    core = trio.hosts[0].core
+    async with asyncio.timeout(20):
+        while True:
+            (status,) = await core.volume_status(trio.volume_id)
+            if status.proven_ago_us is not None:
+                break
+            await asyncio.sleep(0.05)
+    assert status.proven_ago_us < 20_000_000
+    assert status.differing == ()
+    assert len(status.in_sync) == 3
+
+
 async def test_losing_a_member_stops_nothing_and_its_return_heals(trio: Cluster) -> None:
     core, lost = trio.hosts[0].core, trio.hosts[2]
     rng = random.Random(2)

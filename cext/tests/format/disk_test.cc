@@ -1,4 +1,4 @@
-// The store's structures keep the bytes that docs/FORMATS.md gives them: golden bytes of version 1.
+// The store's structures keep the bytes that docs/FORMATS.md gives them: golden bytes.
 #include "format/disk.h"
 
 #include <doctest/doctest.h>
@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "base/crc32c.h"
+#include "format/root.h"
 
 using namespace blockd;
 using namespace blockd::format;
@@ -50,7 +51,7 @@ void check_every_byte_counts(const Block& sealed) {
 
 }  // namespace
 
-TEST_CASE("superblock, version 1") {
+TEST_CASE("superblock, version 3") {
   Superblock s;
   s.store_id = counting_uuid(0x10);
   s.cluster_id = counting_uuid(0x30);
@@ -66,7 +67,7 @@ TEST_CASE("superblock, version 1") {
   s.incompatible_features = 0x1112131415161718;
   s.compatible_features = 0x2122232425262728;
   seal(s);
-  CHECK(hex(s, 0, 12) == "424b4453544f524502000000");
+  CHECK(hex(s, 0, 12) == "424b4453544f524503000000");
   CHECK(hex(s, 16, 16) == "101112131415161718191a1b1c1d1e1f");
   CHECK(hex(s, 32, 16) == "303132333435363738393a3b3c3d3e3f");
   CHECK(hex(s, 48, 16) == "08070605040302010010000000000100");
@@ -170,23 +171,27 @@ TEST_CASE("slot record and its page, version 2") {
   check_every_byte_counts(page);
 }
 
-TEST_CASE("segment record and its page, version 1") {
+TEST_CASE("segment record and its page, version 3") {
   SegmentRecord segment;
   segment.state = SegmentState::used;
   segment.index = 4;
   segment.volume = counting_uuid(0x50);
   segment.block_count = 262144;
+  segment.flags = has_root;
   segment.promised_epoch = 11;
   segment.stable = {10, 99};
-  CHECK(hex(segment, 0, 56) ==
+  segment.root = {0x0102030405060708, 0x1112131415161718};
+  CHECK(hex(segment, 0, 72) ==
         "01000000"
         "04000000"
         "505152535455565758595a5b5c5d5e5f"
         "00000400"
-        "00000000"
+        "01000000"
         "0b00000000000000"
         "0a00000000000000"
-        "6300000000000000");
+        "6300000000000000"
+        "0807060504030201"
+        "1817161514131211");
   SegmentPage page;
   page.kind = PageKind::segments;
   page.store_id = counting_uuid(0x10);
@@ -271,4 +276,45 @@ TEST_CASE("a checksum is the CRC-32C of the block with its own field zero") {
   CheckpointRecord without = record;
   without.crc = 0;
   CHECK(record.crc == crc32c(&without, sizeof without));
+}
+
+// Worked out from docs/FORMATS.md by other means.
+TEST_CASE("the root's terms, version 3") {
+  std::uint32_t crcs[kBlocksPerChunk];
+  for (std::uint32_t i = 0; i < kBlocksPerChunk; ++i) crcs[i] = 0x01020304 + i;
+  CHECK(root_term(5, {7, 8}, 9, 0xffff, crcs) == Root{0x6de1234f7e3f2eac, 0x8f0827b59b7a702b});
+  CHECK(root_term(5, {7, 8}, 9, 0x8001, crcs) == Root{0x95c69a5ed47e2b1d, 0x372e31cd0bfa6feb});
+  CHECK(root_term(5, {7, 8}, 9, 0, crcs) == Root{});
+  for (std::uint32_t i = 1; i < kBlocksPerChunk - 1; ++i) crcs[i] = 0x98f94189;  // zeros
+  CHECK(root_term(5, {7, 8}, 9, 0xffff, crcs) == root_term(5, {7, 8}, 9, 0x8001, crcs));
+}
+
+TEST_CASE("a term counts whatever it stands for") {
+  std::uint32_t crcs[kBlocksPerChunk] = {};
+  const Root term = root_term(1, {2, 3}, 4, 0xffff, crcs);
+  CHECK(root_term(2, {2, 3}, 4, 0xffff, crcs) != term);
+  CHECK(root_term(1, {3, 3}, 4, 0xffff, crcs) != term);
+  CHECK(root_term(1, {2, 4}, 4, 0xffff, crcs) != term);
+  CHECK(root_term(1, {2, 3}, 5, 0xffff, crcs) != term);
+  for (std::uint32_t i = 0; i < kBlocksPerChunk; ++i) {
+    crcs[i] = 1;
+    CHECK(root_term(1, {2, 3}, 4, 0xffff, crcs) != term);
+    crcs[i] = 0;
+    CHECK(root_term(1, {2, 3}, 4, static_cast<std::uint16_t>(~(1u << i)), crcs) != term);
+  }
+  Root sum = term;
+  sum += root_term(2, {2, 3}, 4, 0xffff, crcs);
+  sum -= term;
+  CHECK(sum == root_term(2, {2, 3}, 4, 0xffff, crcs));
+}
+
+TEST_CASE("a past content and a free slot count nothing") {
+  SlotRecord record;
+  record.state = SlotState::used;
+  record.valid_mask = 1;
+  record.version = {1, 1};
+  CHECK(root_term(record) == root_term(0, {1, 1}, 0, 1, record.crcs));
+  record.died = 2;
+  CHECK(root_term(record) == Root{});
+  CHECK(root_term(SlotRecord{}) == Root{});
 }

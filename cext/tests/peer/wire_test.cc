@@ -225,6 +225,38 @@ TEST_CASE("golden bytes of a past chunk's answer and of a listing's entry") {
         "0100");
 }
 
+TEST_CASE("golden bytes of a root and of its answer") {
+  ReplicaOp op;
+  op.kind = ReplicaOp::Kind::root;
+  op.request_id = 1;
+  op.handle = 2;
+  encode_request(op);
+  CHECK(hex(&op.frame.header, sizeof op.frame.header) == with_crc("10000000"
+                                                                  "01000000"
+                                                                  "02000000" +
+                                                                  std::string(56 * 2, '0')));
+  CHECK(op.item.iov_count == 1);
+  op.root = {0x0102030405060708, 0x1112131415161718};
+  encode_reply(op);
+  CHECK(hex(&op.frame.header, sizeof op.frame.header) == with_crc("90000000"
+                                                                  "01000000" +
+                                                                  std::string(12 * 2, '0') +
+                                                                  "0807060504030201"
+                                                                  "1817161514131211" +
+                                                                  std::string(32 * 2, '0')));
+  ReplicaOp asked;
+  asked.kind = ReplicaOp::Kind::root;
+  PayloadShape shape;
+  REQUIRE(decode_reply(op.frame.header, asked, shape));
+  CHECK(asked.root == op.root);
+  CHECK(shape.total() == 0);
+  op.error = Error::NotInSync;
+  encode_reply(op);
+  REQUIRE(decode_reply(op.frame.header, asked, shape));
+  CHECK(asked.error == Error::NotInSync);
+  CHECK(asked.root == format::Root{});
+}
+
 TEST_CASE("requests of unknown type, flags or size are refused") {
   ReplicaOp op;
   op.kind = ReplicaOp::Kind::read;
@@ -238,7 +270,7 @@ TEST_CASE("requests of unknown type, flags or size are refused") {
   };
   CHECK_FALSE(refused([](format::FrameHeader&) {}));
   CHECK(refused([](format::FrameHeader& h) { h.type = 0; }));
-  CHECK(refused([](format::FrameHeader& h) { h.type = 16; }));
+  CHECK(refused([](format::FrameHeader& h) { h.type = 18; }));
   CHECK(refused([](format::FrameHeader& h) { h.type |= format::kFrameReply; }));
   CHECK(refused([](format::FrameHeader& h) { h.flags = 0x80; }));
   CHECK(refused([](format::FrameHeader& h) { h.block_count = 0; }));

@@ -94,6 +94,9 @@ struct Fixture {
     cluster.attach(at);
     REQUIRE(until_state(cluster, at, VolumeState::serving));
   }
+  ~Fixture() { CHECK(cluster.audit().wrong() == ""); }
+  Fixture(const Fixture&) = delete;
+  Fixture& operator=(const Fixture&) = delete;
   SimCluster cluster;
   Io io;
 };

@@ -7,6 +7,7 @@
 #include <utility>
 #include <vector>
 
+#include "format/root.h"
 #include "tests/store/crash_run.h"
 
 namespace blockd::store::testing {
@@ -167,6 +168,7 @@ void CrashRun::verify_listing(SegmentModel& segment,
   std::vector<ChunkDigest> digests(chunks_max_ + 1);
   digests.resize(rig_.store->list_digests(segment.handle, 0, digests));
   std::size_t at = 0;
+  format::Root root;
   for (const auto& [chunk, state] : seen) {
     if (rig_.store->chunk_version(segment.handle, chunk) == Version{}) continue;
     if (at >= listed.size() || at >= digests.size())
@@ -177,10 +179,14 @@ void CrashRun::verify_listing(SegmentModel& segment,
     if (digest.valid_mask != state.mask() || digest.digest != state.digest()) {
       return fail(where(segment, chunk) + " has a digest that is not its content's");
     }
+    root +=
+        format::root_term(chunk, digest.version, digest.born, state.mask(), state.crcs().data());
     ++at;
   }
   if (at != listed.size() || at != digests.size())
     fail("segment " + std::to_string(segment.id.index) + " lists too much");
+  if (root != rig_.store->segment_info(segment.handle).root)
+    fail("segment " + std::to_string(segment.id.index) + " has another root than its chunks");
 }
 
 std::vector<ChunkVersion> CrashRun::list_all(const SegmentModel& segment) {

@@ -74,11 +74,14 @@ struct ModelState {
     return mask;
   }
   [[nodiscard]] bool empty() const noexcept { return mask() == 0; }
-  // CRC-32C over the block CRCs, as ChunkDigest has it.
-  [[nodiscard]] std::uint32_t digest() const noexcept {
+  [[nodiscard]] std::array<std::uint32_t, kBlocksPerChunk> crcs() const noexcept {
     std::array<std::uint32_t, kBlocksPerChunk> crcs;
     for (std::uint32_t i = 0; i < kBlocksPerChunk; ++i) crcs[i] = tag_crc(tags[i]);
-    return crc32c(crcs.data(), sizeof crcs);
+    return crcs;
+  }
+  // CRC-32C over the block CRCs, as ChunkDigest has it.
+  [[nodiscard]] std::uint32_t digest() const noexcept {
+    return crc32c(crcs().data(), sizeof crcs());
   }
   // A tombstone at or below the stable mark may have been forgotten (S5).
   [[nodiscard]] bool may_be_forgotten(Version stable) const noexcept {
