@@ -10,6 +10,7 @@
 #include <cstring>
 
 #include "base/assert.h"
+#include "engine/bits.h"
 #include "engine/segment.h"
 
 namespace blockd::engine {
@@ -17,22 +18,6 @@ namespace blockd::engine {
 using peer::ReplicaOp;
 
 namespace {
-
-using Bits = std::vector<std::uint64_t>;
-
-bool test(const Bits& bits, std::uint32_t i) noexcept {
-  return (bits[i / 64] >> (i % 64)) & 1;
-}
-void set(Bits& bits, std::uint32_t i) noexcept {
-  bits[i / 64] |= std::uint64_t{1} << (i % 64);
-}
-void clear(Bits& bits, std::uint32_t i) noexcept {
-  bits[i / 64] &= ~(std::uint64_t{1} << (i % 64));
-}
-
-bool medium_error(Error error) noexcept {
-  return error == Error::ChecksumMismatch || error == Error::DiskError;
-}
 
 // A digest of what is past of a chunk; never 0.
 std::uint64_t mixed(std::uint64_t digest, const format::ChunkEntry& entry) noexcept {
@@ -67,6 +52,7 @@ void Segment::begin_join(std::uint32_t index) {
     mark_missed(member, *m);
   engine_.notice(index_, member.host_id, "resync-started", kChunksPerSegment);
   join.bare.assign(words, 0);
+  join.diverged.assign(words, 0);
   join.versions.assign(kChunksPerSegment, Version{});
   join.states = engine_.era > 1;
   if (join.states) join.past.assign(kChunksPerSegment, 0);
@@ -174,6 +160,7 @@ void Segment::compare(std::uint32_t index) noexcept {
     clear(join.pending, chunk);
     --join.pending_count;
   }
+  find_diverged(member);
   join.versions = {};
   join.source_versions = {};
   join.past = {};
@@ -254,7 +241,8 @@ bool Segment::copy_next(std::uint32_t index) noexcept {
   }
   const MemberMask sources = join_sources(index, chunk);
   if (sources == 0) return true;  // another one
-  if (!start_copy(ChunkCopy::Why::resync, chunk, nearest(sources), member_bit(index))) {
+  const auto why = test(join.diverged, chunk) ? ChunkCopy::Why::preserve : ChunkCopy::Why::resync;
+  if (!start_copy(why, chunk, nearest(sources), member_bit(index))) {
     wake_at(now + kShortageRetryUs);
     return false;
   }
@@ -305,6 +293,7 @@ void Segment::join_flush_done(ReplicaOp& op) noexcept {
   if (!self.control_back(op)) return;
   if (op.error != Error::Ok) return self.member_error(op.tag, op.session, op.error);
   BLOCKD_ASSERT(member.state == Member::State::syncing && member.join->pending_count == 0);
+  self.tell_preserved(member);
   member.join.reset();
   self.count_join(member, false);
   self.become_ready(op.tag, op.version.seq);
@@ -387,6 +376,9 @@ MemberMask Segment::awaited(const ChunkCopy& copy) const noexcept {
 
 void Segment::orphan_if_alone(ChunkCopy& copy) noexcept {
   if (awaited(copy) != 0) return;
+  const auto target = static_cast<std::uint32_t>(std::countr_zero(copy.targets));
+  const bool wanted = copy.target_sessions[target] == members_[target].session;
+  if (copy.stage == ChunkCopy::Stage::preserving && wanted) return;  // it waits for a branch
   copy.orphan = true;
   copy.error = Error::LinkLost;
   active_copies_.erase(copy);
@@ -414,6 +406,7 @@ bool Segment::try_copy(ChunkCopy& copy) noexcept {
     finish(copy);
     return true;
   }
+  if (copy.why == ChunkCopy::Why::preserve) return try_preserve(copy);
   const std::uint32_t first = copy.chunk * kBlocksPerChunk;
   if (!copy.lock.held()) {
     if (being_copied(copy.chunk)) return false;
@@ -480,6 +473,7 @@ void Segment::copy_read_done(ReplicaOp& op) noexcept {
   Segment& self = *copy.segment;
   self.engine_.op_back();
   if (copy.orphan) return self.release(copy);
+  if (copy.why == ChunkCopy::Why::preserve) return self.source_read(copy);
   copy.error = op.error;
   if (op.error == Error::Ok && op.session != self.members_[op.tag].session)
     copy.error = Error::LinkLost;
@@ -593,6 +587,9 @@ void Segment::settle(ChunkCopy& copy) noexcept {
       break;
     case ChunkCopy::Why::repair:
       repaired(copy);
+      break;
+    case ChunkCopy::Why::preserve:
+      preserved(copy);
       break;
   }
   poke();

@@ -58,6 +58,7 @@ std::string settle(SimCluster& cluster, Workload& work, std::uint32_t holder, bo
     const std::string differs = snapshots->compare_all(may_rot);
     if (!differs.empty()) return differs;
   }
+  if (!cluster.branches().wrong().empty()) return cluster.branches().wrong();
   if (!work.wrong().empty()) return work.wrong();
   std::string wrong = power_was_lost ? work.history().restart(tags) : work.history().check();
   if (!wrong.empty()) return wrong;
