@@ -23,6 +23,8 @@ _COLOURS = {
     "replicas.differ": "red",
     "store.failed": "red",
     "store.failing": "red",
+    "branch.blocked": "red",
+    "writes.preserved": "yellow",
     "block.repaired": "green",
     "segment.in_sync_changed": "yellow",
     "host.up": "green",

@@ -20,6 +20,7 @@ from uuid import UUID
 from blockd.config.host import HostSettings
 from blockd.host.agent import Agent, Complaint, Presence
 from blockd.host.attachments import Attachments
+from blockd.host.branches import Branches
 from blockd.host.comparison import Comparisons
 from blockd.host.eras import Eras
 from blockd.host.events import EventPump
@@ -183,7 +184,8 @@ async def serve(
     topology.serve_grpc_at(settings.advertised(server.endpoint))
     comparisons = Comparisons(metadata, topology, attachments, reports, hosts)
     scrubs = Scrubs(core, metadata, reports, data_dir.path, plan, host_id, comparisons.want)
-    pump = EventPump(core, metadata, attachments, topology, agent.check_holding, reports)
+    branches = Branches(core, metadata, attachments, topology, reports)
+    pump = EventPump(core, metadata, attachments, topology, agent.check_holding, reports, branches)
     host_pb2_grpc.add_HostServiceServicer_to_server(
         HostService(
             core,
@@ -207,7 +209,11 @@ async def serve(
         async with (
             exporting_metrics(settings, core, attachments, agent, space, scrubs),
             running(
-                reports.run(), scrubs.run(), comparisons.run(), StoreWatch(core, reports).run()
+                reports.run(),
+                scrubs.run(),
+                comparisons.run(),
+                branches.run(),
+                StoreWatch(core, reports).run(),
             ),
         ):
             log.info("%s serves at %s, peers at %s", settings.name, server.endpoint, peer_endpoint)
@@ -216,6 +222,7 @@ async def serve(
         await server.stop(STOP_GRACE_S)
         await hosts.close()
         await flattening.close()
+        await branches.close()
         await snapshot_exports.close()
         await drain(attachments)
         # Only now: a volume that drains may still need a smaller in-sync set.
