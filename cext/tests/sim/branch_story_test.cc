@@ -251,10 +251,15 @@ TEST_CASE("a joiner is told no mark while it may have what it does not speak of"
   Io io(f.cluster, 1);
   REQUIRE(io.write(0, kBlockBytes, 3, true) == Error::Ok);
   f.come_back();
+  const auto wanted = [&] { return f.cluster.notices("branch-wanted") != 0; };
+  REQUIRE(f.cluster.world().run_until(wanted, kPatienceUs));
   for (int i = 0; i < 20; ++i) {
     REQUIRE(io.write(kChunkBytes * 4, kBlockBytes, i, true) == Error::Ok);
     f.cluster.world().run_for(200'000);
   }
+  const FakeMedium& joiner = fake(f.cluster, 0).medium();
+  CHECK(joiner.live.begin()->second.chunks.at(4).version.epoch == 2);
+  CHECK(joiner.live.begin()->second.info.stable.epoch == 1);
   f.cluster.kill(0, false);
   f.cluster.restart(0);
   f.cluster.cut_from_metadata(1, false);
