@@ -112,8 +112,25 @@ class DevCluster:
         self.meta(lambda m: m.call(lambda s: s.DetachVolume, request, timeout=30))
 
     def delete(self, name: str) -> None:
+        self.delete_branches(name)
         request = meta_pb2.DeleteVolumeRequest(name_or_id=name)
         self.meta(lambda m: m.call(lambda s: s.DeleteVolume, request, timeout=30))
+
+    def branches(self, name: str) -> list[types_pb2.Volume]:
+        """What resyncs have kept of the volume, or are keeping."""
+        answer = self.meta(lambda m: m.call(lambda s: s.ListVolumes, meta_pb2.ListVolumesRequest()))
+        return [one for one in answer.volumes if one.branch.volume_name == name]
+
+    def delete_branches(self, name: str) -> None:
+        """Of a volume that is detached: its branches are soon filled."""
+        wait_until(
+            lambda: all(one.branch.sealed for one in self.branches(name)),
+            60,
+            f"the branches of {name} are sealed",
+        )
+        for one in self.branches(name):
+            request = meta_pb2.DeleteVolumeRequest(name_or_id=one.id)
+            self.meta(lambda m, r=request: m.call(lambda s: s.DeleteVolume, r, timeout=30))
 
     def volume(self, name: str) -> types_pb2.Volume:
         request = meta_pb2.GetVolumeRequest(name_or_id=name)

@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from blockd.cli import (
+    blockctl_branch,
     blockctl_cluster,
     blockctl_group,
     blockctl_host,
@@ -39,6 +40,7 @@ app.add_typer(blockctl_places.operators, name="operator")
 app.add_typer(blockctl_host.app, name="host")
 app.add_typer(blockctl_store.app, name="store")
 blockctl_volume.app.add_typer(blockctl_snapshot.app, name="snapshot")
+blockctl_volume.app.add_typer(blockctl_branch.app, name="branch")
 blockctl_volume.app.command("clone")(clone)
 blockctl_volume.app.command("flatten")(flatten)
 blockctl_volume.app.command("diff")(diff)

@@ -61,6 +61,19 @@ async def compare(clients: Clients, volume: str, since: str, until: str) -> View
     after = await _view(clients, volume, until)
     before = await _view(clients, volume, since) if since else None
     plan = plan_diff(_layers(before) if before is not None else None, _layers(after))
+    changed = await _changed(clients, plan, before, after)
+    return changed | {"from": since or None, "to": until or None}
+
+
+async def compare_own(clients: Clients, volume: str) -> View:
+    """Likewise, of what a volume has itself, without what shows through it."""
+    after = await _view(clients, volume, "")
+    return await _changed(clients, plan_diff(None, _layers(after)[:1]), None, after)
+
+
+async def _changed(
+    clients: Clients, plan: Sequence[Comparison], before: VolumeView | None, after: VolumeView
+) -> View:
     places = _places([after] if before is None else [after, before])
     hosts = await clients.list_hosts()
     gate = asyncio.Semaphore(ASKED_AT_ONCE)
@@ -81,8 +94,6 @@ async def compare(clients: Clients, volume: str, since: str, until: str) -> View
     return {
         "volume": after.volume_name,
         "volume_id": after.volume_id,
-        "from": since or None,
-        "to": until or None,
         "size_bytes": after.size_bytes,
         "changed_bytes": sum(length for _, length in extents),
         "extents": [{"offset_bytes": at, "length_bytes": length} for at, length in extents],

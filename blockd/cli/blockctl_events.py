@@ -24,6 +24,8 @@ _COLOURS = {
     "store.failed": "red",
     "store.stalled": "red",
     "store.failing": "red",
+    "branch.blocked": "red",
+    "writes.preserved": "yellow",
     "block.repaired": "green",
     "segment.in_sync_changed": "yellow",
     "host.up": "green",

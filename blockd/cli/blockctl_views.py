@@ -173,6 +173,7 @@ def volume_view(volume: Volume, *, segments: bool) -> View:
         "era": max(1, volume.era),
         "base": base_view(volume.base) if volume.HasField("base") else None,
         "flattening": volume.flattening,
+        "branch_of": volume.branch.volume_name or None,
     }
     if segments:
         view["segments"] = [segment_view(segment) for segment in volume.segments]

@@ -38,6 +38,8 @@ class Held:
     era: int = 1
     has_base: bool = False
     flatten: bool = False
+    is_filled: bool = False  # a branch that resyncs add to: not exported
+    is_read_only: bool = False
     reads: frozenset[UUID] = frozenset()
 
 
@@ -109,6 +111,8 @@ class Attachments:
 
     def uris(self, held: Held) -> list[str]:
         """Where hypervisors reach the volume."""
+        if held.is_filled:
+            return []
         return self._endpoints.uris(held.name)
 
     async def attach(
@@ -133,15 +137,23 @@ class Attachments:
                 await self._stop(running)
             # After a rollback by itself, of a clone when that was asked for.
             is_self = spec.base is not None and spec.base.volume_id == spec.volume_id
-            held = await self._start(spec, flatten=is_self or message.flattening)
+            held = await self._start(
+                spec,
+                flatten=is_self or message.flattening,
+                is_branch=message.HasField("branch"),
+                is_sealed=message.branch.sealed,
+            )
             self.on_attached(held)
             return held
 
-    async def _start(self, spec: native.VolumeSpec, *, flatten: bool) -> Held:
+    async def _start(
+        self, spec: native.VolumeSpec, *, flatten: bool, is_branch: bool, is_sealed: bool
+    ) -> Held:
         self._opening[spec.volume_id] = spec.epoch
         try:
             era = await self._core.attach(spec)
-            await self._core.nbd_export(spec.volume_id, spec.name)
+            if is_sealed or not is_branch:
+                await self._core.nbd_export(spec.volume_id, spec.name, read_only=is_branch)
         except BaseException:
             # Also when the caller gave up waiting: an engine that nobody knows of must not go on.
             await asyncio.shield(self._discard(spec.volume_id, spec.name))
@@ -157,6 +169,8 @@ class Attachments:
             era=max(era, spec.era),
             has_base=spec.base is not None,
             flatten=flatten and spec.base is not None,
+            is_filled=is_branch and not is_sealed,
+            is_read_only=is_branch,
             reads=volumes_beneath(spec.base),
         )
         self.held[spec.volume_id] = held

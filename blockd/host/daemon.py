@@ -20,6 +20,7 @@ from uuid import UUID
 from blockd.config.host import HostSettings
 from blockd.host.agent import Agent, Complaint, Presence
 from blockd.host.attachments import Attachments
+from blockd.host.branches import Branches
 from blockd.host.comparison import Comparisons
 from blockd.host.eras import Eras
 from blockd.host.events import EventPump
@@ -186,7 +187,8 @@ async def serve(
     topology.serve_grpc_at(settings.advertised(server.endpoint))
     comparisons = Comparisons(metadata, topology, attachments, reports, hosts)
     scrubs = Scrubs(core, metadata, reports, data_dir.path, plan, host_id, comparisons.want)
-    pump = EventPump(core, metadata, attachments, topology, agent.check_holding, reports)
+    branches = Branches(core, metadata, attachments, topology, reports)
+    pump = EventPump(core, metadata, attachments, topology, agent.check_holding, reports, branches)
     host_pb2_grpc.add_HostServiceServicer_to_server(
         HostService(
             core,
@@ -213,6 +215,7 @@ async def serve(
                 reports.run(),
                 scrubs.run(),
                 comparisons.run(),
+                branches.run(),
                 StoreWatch(core, reports).run(),
                 health.run(),
             ),
@@ -223,6 +226,7 @@ async def serve(
         await server.stop(STOP_GRACE_S)
         await hosts.close()
         await flattening.close()
+        await branches.close()
         await snapshot_exports.close()
         await drain(attachments)
         # Only now: a volume that drains may still need a smaller in-sync set.

@@ -10,7 +10,9 @@ import time
 from collections.abc import Awaitable, Callable
 from uuid import UUID
 
+from blockd.host import branches
 from blockd.host.attachments import Attachments
+from blockd.host.branches import Branches
 from blockd.host.metadata import MetadataClient
 from blockd.host.reports import Reports
 from blockd.host.topology import Topology, error_name
@@ -41,6 +43,14 @@ TOLD = {
     "acknowledged-writes-lost": (
         "writes.lost",
         "acknowledged writes, not flushed, went with the power of too many hosts; a flush fails",
+    ),
+    "diverged-unreadable": (
+        "writes.unreadable",
+        "what this replica has, and the volume has not, cannot be read, all or in part, to be kept",
+    ),
+    "preserve-blocked": (
+        "branch.blocked",
+        "a resync waits: what this replica has, and the volume has not, cannot be kept",
     ),
     "resync-blocked": ("resync.blocked", "no replica can read what the resync has to copy"),
     "resync-mismatch": (
@@ -87,7 +97,9 @@ class EventPump:
         topology: Topology,
         on_superseded: Callable[[UUID], Awaitable[None]],
         reports: Reports,
+        branches: Branches,
     ) -> None:
+        self._branches = branches
         self._core = core
         self._metadata = metadata
         self._attachments = attachments
@@ -150,6 +162,8 @@ class EventPump:
             return
         name = self._name(event.volume_id)
         log.info("%s/%d: %s %s %d", name, event.segment, event.kind, host, event.value)
+        if event.kind in branches.KINDS:
+            self._branches.notice(event)
         if event.kind == STORE_HAS_SPACE or is_full(event):
             self._spawn(self._report_space(event))
         if event.kind == REPLICA_DIFFERS:

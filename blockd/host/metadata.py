@@ -12,6 +12,7 @@ from blockd.rpc.gen import meta_pb2, types_pb2
 
 CALL_TIMEOUT_S = 4.0
 REPAIR_TIMEOUT_S = 30.0
+BRANCH_TIMEOUT_S = 45.0  # a volume is made, and attached
 
 
 class MetadataClient:
@@ -84,6 +85,19 @@ class MetadataClient:
             meta_pb2.FlattenDoneRequest(volume_id=volume_id, epoch=epoch),
             timeout=CALL_TIMEOUT_S,
             idempotent=True,
+        )
+
+    async def open_branch(self, request: meta_pb2.OpenBranchRequest) -> meta_pb2.OpenBranchResponse:
+        """Where to keep what a resync would take; attached here when it is answered. Raises
+        EpochFenced, NotAttached, PolicyUnsatisfiable, Busy, and what hosts raised."""
+        return await self._client.call(
+            lambda meta: meta.OpenBranch, request, timeout=BRANCH_TIMEOUT_S, idempotent=True
+        )
+
+    async def seal_branch(self, request: meta_pb2.SealBranchRequest) -> None:
+        """Nothing more is added; the branch is detached here. Raises NotFound."""
+        await self._client.call(
+            lambda meta: meta.SealBranch, request, timeout=BRANCH_TIMEOUT_S, idempotent=True
         )
 
     async def report_space(self, request: meta_pb2.ReportSpaceRequest) -> None:

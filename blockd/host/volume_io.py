@@ -20,6 +20,7 @@ from blockd.model.errors import (
     ChecksumMismatch,
     ExtentOutOfRange,
     InvalidArgument,
+    ReadOnly,
     RequestTooLarge,
 )
 from blockd.model.ids import parse_id
@@ -75,7 +76,7 @@ class VolumeIO(volume_io_pb2_grpc.VolumeIOServicer):
         try:
             async for chunk in request_iterator:
                 if held is None:
-                    held = self._held(chunk.volume_id)
+                    held = self._writable(chunk.volume_id)
                 check_chunk(held, chunk)
                 await window.make_room(chunk.offset_bytes, len(chunk.data))
                 window.add(
@@ -108,7 +109,7 @@ class VolumeIO(volume_io_pb2_grpc.VolumeIOServicer):
     async def Trim(
         self, request: volume_io_pb2.TrimRequest, context: Context
     ) -> volume_io_pb2.TrimResponse:
-        held = self._held(request.volume_id)
+        held = self._writable(request.volume_id)
         check_extent(held, request.offset_bytes, request.length_bytes)
         run = self._core.write_zeroes if request.write_zeroes else self._core.trim
         await run(held.volume_id, request.offset_bytes, request.length_bytes)
@@ -116,6 +117,12 @@ class VolumeIO(volume_io_pb2_grpc.VolumeIOServicer):
 
     def _held(self, volume_id: str) -> Held:
         return self._attachments.get(parse_id(volume_id, "volume"))
+
+    def _writable(self, volume_id: str) -> Held:
+        held = self._held(volume_id)
+        if held.is_read_only:
+            raise ReadOnly(f"volume {held.name} is a branch, which stays as it is")
+        return held
 
 
 class WriteWindow:

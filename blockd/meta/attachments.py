@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from blockd.meta.context import Instance
 from blockd.meta.eras import Eras
 from blockd.meta.etcd import Delete, Guard, Unchanged
-from blockd.meta.layers import Layers
+from blockd.meta.layers import Layers, served_as
 from blockd.meta.recall import Recall
 from blockd.meta.records import (
     CONFLICTS_MAX,
@@ -23,11 +23,12 @@ from blockd.meta.records import (
     HostView,
     Stored,
     check_available,
+    check_sealed,
     conflict,
     now_us,
     put,
 )
-from blockd.meta.snapshot_records import base_of, era_of
+from blockd.meta.snapshot_records import SnapshotRecords, era_of
 from blockd.meta.snapshots import Snapshots
 from blockd.model.errors import (
     BlockdError,
@@ -83,11 +84,17 @@ class Attachments:
 
     # Attaching.
 
-    async def attach(self, request: AttachVolumeRequest) -> Attachment:
-        """Raises NotFound, Busy, VolumeAttached, and what the host raised: it could not open."""
+    async def attach(self, request: AttachVolumeRequest, *, preserving: bool = False) -> Attachment:
+        """Raises NotFound, Busy, VolumeAttached, and what the host raised: it could not open.
+        preserving: a branch that is not sealed goes to the engine that adds to it."""
         for _ in range(CONFLICTS_MAX):
             stored = await self._records.volume(request.name_or_id)
             check_available(stored.value)
+            if not preserving:
+                check_sealed(stored.value)
+                await self._check_base(stored.value)
+            elif stored.value.branch.sealed:
+                raise Busy(f"branch {stored.value.name} was sealed meanwhile")
             attachment = await self._records.attachment(stored.value.id)
             hosts = await self._records.hosts()
             target = await self._target(stored.value, request.host, attachment.value, hosts)
@@ -110,6 +117,12 @@ class Attachments:
                 if taken is not None:
                     return await self._open(stored, taken, target, hosts)
         raise conflict(f"the attachment of {request.name_or_id}")
+
+    async def _check_base(self, volume: Volume) -> None:
+        """A branch may have been sealed before what it stands on is final. Raises Busy."""
+        if volume.HasField("branch"):
+            parent = (await self._records.volume(volume.branch.volume_id)).value
+            await SnapshotRecords(self._records).final(parent, volume.branch.name)
 
     async def _target(
         self, volume: Volume, wanted: str, held: Attachment, hosts: dict[str, HostView]
@@ -242,9 +255,9 @@ class Attachments:
         era = era_of(stored.value)
         try:
             request = host_pb2.HostAttachRequest(
-                volume=await self._records.whole_volume(stored, hosts),
+                volume=served_as(await self._records.whole_volume(stored, hosts)),
                 peers=[view.host for view in hosts.values()],
-                bases=await self._layers.beneath(base_of(stored.value), hosts),
+                bases=await self._layers.served_on(stored.value, hosts),
             )
             answer = await self._instance.hosts.call(
                 target.host.grpc_endpoint,

@@ -9,7 +9,14 @@ import logging
 from blockd.meta.context import Instance
 from blockd.meta.layers import Layers
 from blockd.meta.recall import Recall
-from blockd.meta.records import CONFLICTS_MAX, Stored, check_available, conflict, put
+from blockd.meta.records import (
+    CONFLICTS_MAX,
+    Stored,
+    check_available,
+    check_writable,
+    conflict,
+    put,
+)
 from blockd.meta.snapshot_records import (
     SnapshotRecords,
     base_of,
@@ -77,7 +84,7 @@ class Bases:
                 ),
                 tenant=request.tenant or parent.tenant,
             ),
-            Parent(snapshot, _base(snapshot.value, since=1)),
+            Parent(snapshot, base_on(snapshot.value, since=1)),
         )
 
     async def rollback(self, volume_name: str, snapshot_name: str) -> Volume:
@@ -85,7 +92,7 @@ class Bases:
         not detached, or was not cleanly; Busy: the snapshot is not final; InUse: too many bases."""
         for _ in range(CONFLICTS_MAX):
             stored = await self._records.volume(volume_name)
-            check_available(stored.value)
+            check_writable(stored.value)
             taken = await self._taken.taken(stored.value.id)
             snapshot = await self._taken.final(stored.value, snapshot_name)
             held = await self._records.attachment(stored.value.id)
@@ -114,7 +121,7 @@ class Bases:
         does not answer, and does it once the volume is attached again."""
         for _ in range(CONFLICTS_MAX):
             stored = await self._records.volume(volume_name)
-            check_available(stored.value)
+            check_writable(stored.value)
             if base_of(stored.value) is None:
                 return await self._volumes.get(stored.value.id)
             held = await self._records.attachment(stored.value.id)
@@ -193,7 +200,8 @@ class Bases:
         raise conflict(f"volume {volume_id}")
 
 
-def _base(snapshot: Snapshot, *, since: int, rolled_back: bool = False) -> Base:
+def base_on(snapshot: Snapshot, *, since: int, rolled_back: bool = False) -> Base:
+    """What shows the snapshot wherever content was born before `since`."""
     return Base(
         volume_id=snapshot.volume_id,
         era=snapshot.era,
@@ -218,5 +226,5 @@ def _rolled_back(volume: Volume, snapshot: Snapshot) -> Volume:
     changed.flattening = False
     changed.size_bytes = max(volume.size_bytes, snapshot.size_bytes)
     plain = not snapshot.HasField("base") or snapshot.base.volume_id != volume.id
-    changed.base.CopyFrom(_base(snapshot, since=changed.era, rolled_back=plain))
+    changed.base.CopyFrom(base_on(snapshot, since=changed.era, rolled_back=plain))
     return changed

@@ -37,6 +37,7 @@ from blockd.rpc.gen.types_pb2 import (
     Volume,
 )
 from blockd.rpc.status import hinted
+from blockd.rules.branches import BRANCH_PREFIX
 
 
 class Deletions:
@@ -153,6 +154,12 @@ class Deletions:
     async def _check_unused(self, volume: Volume) -> None:
         """A snapshot of it may be the base of others; and a group is about its members."""
         snapshots = sorted((await self._taken.taken(volume.id)).snapshots)
+        branches = [one for one in snapshots if one.startswith(BRANCH_PREFIX)]
+        if branches:
+            raise hinted(
+                InUse(f"volume {volume.name} has branches: {', '.join(branches)}"),
+                f"see what they have kept: blockctl volume branch show {volume.name} {branches[0]}",
+            )
         if snapshots:
             raise hinted(
                 InUse(f"volume {volume.name} has snapshots: {', '.join(snapshots)}"),

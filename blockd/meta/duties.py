@@ -7,6 +7,7 @@ and started again by another instance.
 import asyncio
 import logging
 
+from blockd.meta.branches import Branches
 from blockd.meta.context import Instance
 from blockd.meta.deletions import Deletions
 from blockd.meta.etcd import Put, Unchanged
@@ -45,7 +46,9 @@ TRIM_EVERY = 60
 class Duties:
     """run() until cancelled."""
 
-    def __init__(self, instance: Instance, volumes: Volumes, events: Events) -> None:
+    def __init__(
+        self, instance: Instance, volumes: Volumes, branches: Branches, events: Events
+    ) -> None:
         self._records = instance.records
         self._etcd = instance.records.etcd
         self._stores = Stores(instance.records)
@@ -53,6 +56,7 @@ class Duties:
         self._deletions = Deletions(instance)
         self._snapshots = Snapshots(instance)
         self._groups = Groups(instance)
+        self._branches = branches
         self._events = events
         self._failover = Failover(instance)
 
@@ -81,6 +85,7 @@ class Duties:
                 await self._stores.announce()
                 if tick % VOLUMES_EVERY == 0:
                     await self.finish_volumes()
+                    await self._branches.seal_left()
                 if tick % TRIM_EVERY == 0:
                     await self._events.trim()
             except BlockdError as error:

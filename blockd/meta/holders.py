@@ -6,7 +6,7 @@ All are compare-and-set against the attachment on record: one that has been repl
 
 from blockd.meta.context import Instance
 from blockd.meta.etcd import Delete, Op, Put
-from blockd.meta.layers import Layers
+from blockd.meta.layers import Layers, served_as
 from blockd.meta.recall import Recall
 from blockd.meta.records import (
     CONFLICTS_MAX,
@@ -20,7 +20,6 @@ from blockd.meta.records import (
     put,
     segment_key,
 )
-from blockd.meta.snapshot_records import base_of
 from blockd.model.errors import NotFound
 from blockd.model.ids import parse_id
 from blockd.rpc.gen.meta_pb2 import (
@@ -74,8 +73,8 @@ class Holders:
                 {"volume_id": volume_id, "epoch": str(renewed.epoch), "host": renewed.host_name},
             ):
                 return RenewAttachmentResponse(
-                    volume=await self._records.whole_volume(stored),
-                    bases=await self._layers.beneath(base_of(stored.value)),
+                    volume=served_as(await self._records.whole_volume(stored)),
+                    bases=await self._layers.served_on(stored.value),
                 )
         raise conflict(f"the attachment of {volume_id}")
 

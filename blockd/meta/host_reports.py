@@ -5,7 +5,19 @@ from blockd.model.errors import InvalidArgument, NotAttached, NotFound
 from blockd.model.ids import parse_id
 from blockd.rpc.gen.meta_pb2 import RepairChunkRequest, ReportEventRequest
 
-KINDS = ("scrub.", "damage.", "block.", "repair.", "replicas.", "store.")
+KINDS = (
+    "scrub.",
+    "damage.",
+    "block.",
+    "repair.",
+    "replicas.",
+    "store.",
+    "resync.",
+    "opening.",
+    "branch.",
+    "write.",
+    "writes.",
+)
 MESSAGE_MAX = 1000
 REPAIR_SECONDS = 25.0
 

@@ -20,6 +20,12 @@ class Layers:
         self._records = records
         self._taken = SnapshotRecords(records)
 
+    async def served_on(
+        self, volume: Volume, hosts: dict[str, HostView] | None = None
+    ) -> list[BaseLayer]:
+        """What goes with served_as(). Raises as beneath()."""
+        return await self.beneath(base_of(served_as(volume)), hosts)
+
     async def beneath(
         self, base: Base | None, hosts: dict[str, HostView] | None = None
     ) -> list[BaseLayer]:
@@ -85,6 +91,17 @@ class Layers:
                 f"flatten {snapshot.volume_name} and take a new snapshot: blockctl volume flatten "
                 f"{snapshot.volume_name}",
             )
+
+
+def served_as(volume: Volume) -> Volume:
+    """As its holder gets it: without its base, which may not be final, as long as it is a branch
+    that only takes whole chunks."""
+    if not volume.HasField("branch") or volume.branch.sealed:
+        return volume
+    plain = Volume()
+    plain.CopyFrom(volume)
+    plain.ClearField("base")
+    return plain
 
 
 async def exported_by(records: Records, host_id: str) -> list[VolumeView]:

@@ -65,7 +65,7 @@ async def start(settings: MetaSettings, stack: contextlib.AsyncExitStack) -> str
     stack.push_async_callback(hosts.close)
     instance = Instance(settings.name, records, hosts, overcommit=settings.overcommit)
     service = MetadataService(instance, cluster_id)
-    duties = Duties(instance, service.volumes, service.events)
+    duties = Duties(instance, service.volumes, service.branches, service.events)
     membership = Membership(instance, settings.advertised(server.endpoint), duties.run)
     await membership.join()
     stack.push_async_callback(membership.leave)

@@ -43,7 +43,7 @@ from typing import Generic, TypeVar
 from google.protobuf.message import Message
 
 from blockd.meta.etcd import Entry, Etcd, Guard, Op, Put, SameLife, Unchanged
-from blockd.model.errors import BlockdError, Busy, NotFound, WriteUnresolved
+from blockd.model.errors import BlockdError, Busy, NotFound, ReadOnly, WriteUnresolved
 from blockd.model.ids import is_id
 from blockd.model.units import segment_count
 from blockd.rpc.gen.types_pb2 import (
@@ -330,3 +330,26 @@ def check_available(volume: Volume) -> None:
         raise Busy(f"volume {volume.name} is being created")
     if volume.state == VOLUME_STATE_DELETING:
         raise NotFound(f"volume {volume.name} is being deleted")
+
+
+def check_writable(volume: Volume) -> None:
+    """Raises Busy, NotFound, ReadOnly: it is a branch."""
+    check_available(volume)
+    if volume.HasField("branch"):
+        raise hinted(
+            ReadOnly(
+                f"volume {volume.name} is branch {volume.branch.name} of "
+                f"{volume.branch.volume_name}, which stays as it is"
+            ),
+            f"for a copy that can be written: blockctl volume snapshot create {volume.name} NAME, "
+            f"then blockctl volume clone {volume.name} COPY --snapshot NAME",
+        )
+
+
+def check_sealed(volume: Volume) -> None:
+    """Raises Busy: a branch that a resync may still add to."""
+    if volume.HasField("branch") and not volume.branch.sealed:
+        raise Busy(
+            f"branch {volume.branch.name} of {volume.branch.volume_name} is being filled by a "
+            "resync; it can be attached when that is over"
+        )

@@ -8,6 +8,7 @@ from typing import Any
 
 from blockd.meta.attachments import Attachments
 from blockd.meta.bases import Bases
+from blockd.meta.branches import Branches
 from blockd.meta.context import Instance
 from blockd.meta.deletions import Deletions
 from blockd.meta.events import Events
@@ -57,6 +58,7 @@ class MetadataService(meta_pb2_grpc.MetadataServicer):
         self._exports = SnapshotExports(instance)
         self._layers = Layers(instance.records)
         self._bases = Bases(instance, self._volumes)
+        self._branches = Branches(instance, self._volumes, self._attachments)
         self._groups = Groups(instance)
         self._host_reports = HostReports(instance)
         self._events = Events(instance.records)
@@ -137,7 +139,7 @@ class MetadataService(meta_pb2_grpc.MetadataServicer):
         waiting = await self._instance.to_end(
             self._deletions.forget(request.name_or_id)
             if request.force
-            else self._deletions.delete(request.name_or_id)
+            else self._branches.delete(request.name_or_id)
         )
         return meta_pb2.DeleteVolumeResponse(waiting_hosts=waiting)
 
@@ -206,6 +208,17 @@ class MetadataService(meta_pb2_grpc.MetadataServicer):
         await self._bases.flatten_done(request)
         return meta_pb2.FlattenDoneResponse()
 
+    async def OpenBranch(
+        self, request: meta_pb2.OpenBranchRequest, context: Any
+    ) -> meta_pb2.OpenBranchResponse:
+        return await self._instance.to_end(self._branches.open(request))
+
+    async def SealBranch(
+        self, request: meta_pb2.SealBranchRequest, context: Any
+    ) -> meta_pb2.SealBranchResponse:
+        await self._instance.to_end(self._branches.seal(request))
+        return meta_pb2.SealBranchResponse()
+
     async def CreateGroup(self, request: meta_pb2.CreateGroupRequest, context: Any) -> Group:
         return await self._groups.create(request.name, list(request.volumes))
 
@@ -259,6 +272,11 @@ class MetadataService(meta_pb2_grpc.MetadataServicer):
     def volumes(self) -> Volumes:
         """For the leader's duties."""
         return self._volumes
+
+    @property
+    def branches(self) -> Branches:
+        """For the leader's duties."""
+        return self._branches
 
     @property
     def events(self) -> Events:

@@ -35,6 +35,7 @@ from blockd.meta.records import (
     CONFLICTS_MAX,
     Stored,
     check_available,
+    check_sealed,
     conflict,
     now_us,
     put,
@@ -109,6 +110,7 @@ class Snapshots:
         for _ in range(CONFLICTS_MAX):
             stored = await self._records.volume(volume_name)
             check_available(stored.value)
+            check_sealed(stored.value)
             taken = await self._taken.taken(stored.value.id)
             known = taken.snapshots.get(name)
             if known is not None and known.value.state != SNAPSHOT_STATE_CREATING:
@@ -116,6 +118,15 @@ class Snapshots:
             if known is not None or await self._take(stored, taken, name):
                 return await self._wait_final(stored.value, name)
         raise conflict(f"volume {volume_name}")
+
+    async def take(self, volume_id: str, name: str) -> None:
+        """Take a snapshot, which becomes final by and by. Raises as create() does."""
+        for _ in range(CONFLICTS_MAX):
+            stored = await self._records.volume(volume_id)
+            check_available(stored.value)
+            if await self._take(stored, await self._taken.taken(volume_id), name):
+                return
+        raise conflict(f"volume {volume_id}")
 
     async def _take(self, stored: Stored[Volume], taken: Taken, name: str) -> bool:
         """The commit. False: a guard failed."""

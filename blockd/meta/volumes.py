@@ -22,6 +22,7 @@ from blockd.meta.records import (
     Stored,
     add_attachment,
     check_available,
+    check_writable,
     conflict,
     decode,
     last_part,
@@ -47,6 +48,7 @@ from blockd.rpc.gen.types_pb2 import (
     VOLUME_STATE_CREATING,
     Attachment,
     Base,
+    Branch,
     Policy,
     Segment,
     Snapshot,
@@ -71,10 +73,17 @@ SHRINK_SECONDS = 100.0  # requests under way are waited for, then every segment 
 
 @dataclass(frozen=True)
 class Parent:
-    """Of a clone: the snapshot, as it was read, and the base it makes."""
+    """Of a clone or a branch: the snapshot, as it was read, and the base it makes. A branch's may
+    become final meanwhile, and must not be written as it was then."""
 
     snapshot: Stored[Snapshot]
     base: Base
+    branch: Branch | None = None
+
+    @property
+    def guard(self) -> Guard:
+        """That the snapshot is there, and touching it changes nothing."""
+        return self.snapshot.unchanged if self.branch is not None else self.snapshot.same_life
 
 
 class Volumes:
@@ -121,6 +130,8 @@ class Volumes:
         volume = _new_volume(request)
         if parent is not None:
             volume.base.CopyFrom(parent.base)
+            if parent.branch is not None:
+                volume.branch.CopyFrom(parent.branch)
         if await self._etcd.get(VOLUME_NAMES + volume.name) is not None:
             raise _name_taken(volume.name)
         places = await self._replicas.place(volume, 0, segment_count(volume.size_bytes), set())
@@ -148,7 +159,7 @@ class Volumes:
             self._instance.working_on(volume.id),
         ]
         if parent is not None:
-            guards.append(parent.snapshot.same_life)
+            guards.append(parent.guard)
             ops.append(touch(parent.snapshot))
         done = await self._records.commit(
             guards,
@@ -163,7 +174,9 @@ class Volumes:
         if entry is not None:
             return decode(entry, Volume)
         if parent is not None and await self._etcd.get(VOLUME_NAMES + volume.name) is None:
-            raise NotFound(f"snapshot {parent.snapshot.value.name} was deleted meanwhile")
+            raise NotFound(
+                f"snapshot {parent.snapshot.value.name} was deleted, or changed, meanwhile"
+            )
         raise _name_taken(volume.name)
 
     async def _publish(self, stored: Stored[Volume]) -> Volume:
@@ -198,7 +211,7 @@ class Volumes:
         PolicyUnsatisfiable, what a host raised; NotAttached: to shrink it must be attached."""
         for _ in range(CONFLICTS_MAX):
             stored = await self._records.volume(name_or_id)
-            check_available(stored.value)
+            check_writable(stored.value)
             check_resize(stored.value.size_bytes, size_bytes, force=force)
             if size_bytes < stored.value.size_bytes:
                 return await self._shrink(stored.value.id, size_bytes)

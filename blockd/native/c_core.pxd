@@ -210,6 +210,9 @@ cdef extern from "border/core.h" namespace "blockd::border" nogil:
         void members_changed(Token token, const Uuid& volume,
                              const SegmentConfig& segment) noexcept
 
+        void set_branch(Token token, const Uuid& volume, const Uuid& host,
+                        const Uuid& branch) noexcept
+
         void nbd_listen(Token token, const string& endpoint) noexcept
         void nbd_close(Token token, const string& endpoint) noexcept
         void nbd_export(Token token, const Uuid& volume, const string& name,

@@ -243,6 +243,13 @@ class Core:
         in_sync_changed() says it, too, of a volume that is attached here.
         """
 
+    async def set_branch(self, volume_id: UUID, host_id: UUID, branch_id: UUID) -> None:
+        """What a resync would take from a member at that host of the volume goes to the volume
+        `branch_id` first. Both are attached here; when one no longer is, that is over.
+
+        Until it is said the engine asks for it, with the notice "branch-wanted".
+        """
+
     # NBD: a server is a listening endpoint; it offers the volumes exported on it.
     async def nbd_listen(self, endpoint: str) -> str:
         """Listen on "unix:/path" or "tcp:host:port"; returns the bound endpoint.

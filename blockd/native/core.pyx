@@ -650,6 +650,16 @@ cdef class Core:
             self._core.members_changed(token, volume, config)
         return waiting.future
 
+    async def set_branch(self, volume_id, host_id, branch_id):
+        await self._set_branch(_uuid(volume_id), _uuid(host_id), _uuid(branch_id))
+
+    cdef object _set_branch(self, Uuid volume, Uuid host, Uuid branch):
+        cdef _Waiting waiting = self._begin()
+        cdef uint64_t token = self._last_token
+        with nogil:
+            self._core.set_branch(token, volume, host, branch)
+        return waiting.future
+
     # NBD.
 
     async def nbd_listen(self, endpoint):

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from blockd.model.errors import BlockdError, InvalidArgument, NotAttached, VolumeAttached
 from blockd.model.units import CHUNK_BYTES
+from blockd.rules.branches import BRANCH_PREFIX
 from blockd.rules.volume_spec import check_volume_name
 
 BASES_MAX = 8  # beneath each other: every one is another place to look for a chunk
@@ -15,7 +16,12 @@ GROUP_VOLUMES_MAX = 24  # all their snapshots are one commit
 
 
 def check_snapshot_name(name: str) -> str:
-    """Raises InvalidArgument. As a volume's: it is a part of an NBD export's name, VOLUME@NAME."""
+    """Raises InvalidArgument. As a volume's: it is a part of an NBD export's name, VOLUME@NAME. Not
+    what branches stand on."""
+    if name.startswith(BRANCH_PREFIX):
+        raise InvalidArgument(
+            f"not a snapshot name: {name!r} ({BRANCH_PREFIX}... is kept for branches)", field="name"
+        )
     try:
         return check_volume_name(name)
     except InvalidArgument as error:

@@ -282,6 +282,11 @@ void Core::members_changed(Token token, const Uuid& volume,
   reactor_->give(token, [=](HostPlane& plane) { plane.members_changed(token, volume, segment); });
 }
 
+void Core::set_branch(Token token, const Uuid& volume, const Uuid& host,
+                      const Uuid& branch) noexcept {
+  reactor_->give(token, [=](HostPlane& plane) { plane.set_branch(token, volume, host, branch); });
+}
+
 void Core::nbd_listen(Token token, const std::string& endpoint) noexcept {
   reactor_->give(token, [=](HostPlane& plane) { plane.nbd_listen(token, endpoint); });
 }

@@ -200,6 +200,10 @@ class Core {
   void members_changed(Token token, const Uuid& volume,
                        const engine::SegmentConfig& segment) noexcept;
 
+  // What a resync would take from a member at `host` of the volume goes to the volume `branch`,
+  // which is attached here, too, until one of the two is not any more.
+  void set_branch(Token token, const Uuid& volume, const Uuid& host, const Uuid& branch) noexcept;
+
   void nbd_listen(Token token, const std::string& endpoint) noexcept;
   void nbd_close(Token token, const std::string& endpoint) noexcept;
   void nbd_export(Token token, const Uuid& volume, const std::string& name,

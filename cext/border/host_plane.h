@@ -112,6 +112,8 @@ class HostPlane final : public engine::VolumeEvents, public peer::HubWatcher, pu
   void members_changed(Token token, const Uuid& volume,
                        const engine::SegmentConfig& segment) noexcept;
 
+  void set_branch(Token token, const Uuid& volume, const Uuid& host, const Uuid& branch) noexcept;
+
   void nbd_listen(Token token, const std::string& endpoint) noexcept;
   void nbd_close(Token token, const std::string& endpoint) noexcept;
   void nbd_export(Token token, const Uuid& volume, const std::string& name,
@@ -166,6 +168,11 @@ class HostPlane final : public engine::VolumeEvents, public peer::HubWatcher, pu
 
     [[nodiscard]] engine::BlockBackend& backend() noexcept;
   };
+  struct Branch {
+    Uuid volume;        // that it is
+    bool told = false;  // that it has something
+  };
+  struct PreserveJob;
   struct ChunkScan {  // a changed_chunks() on its way
     HostPlane* plane = nullptr;
     Token token = 0;
@@ -181,6 +188,7 @@ class HostPlane final : public engine::VolumeEvents, public peer::HubWatcher, pu
   void state_changed(const Uuid& volume, engine::VolumeState state, Error error) noexcept override;
   void notice(const Uuid& volume, std::uint32_t segment, const Uuid& host, const char* kind,
               std::uint64_t value) noexcept override;
+  void preserve(const Uuid& volume, engine::Preserve& content) noexcept override;
   // peer::HubWatcher
   void peer_refused(const Uuid& host, Error reason) noexcept override;
   // IoJobSink
@@ -232,6 +240,14 @@ class HostPlane final : public engine::VolumeEvents, public peer::HubWatcher, pu
   void step_scan(ChunkScan& scan) noexcept;
   void end_scans() noexcept;
 
+  // host_branches.cc
+  [[nodiscard]] engine::Volume* branch_engine(const Uuid& branch) noexcept;
+  void compare_kept(PreserveJob& job) noexcept;
+  void kept_read(PreserveJob& job) noexcept;
+  void end_preserve(PreserveJob& job, Error error) noexcept;
+  void branch_used(const PreserveJob& job) noexcept;
+  void branch_taken(const Uuid& volume, const Uuid& host) noexcept;
+
   // host_stats.cc
   [[nodiscard]] CounterReport store_counters(const Uuid& id, const OpenStore& open) const;
   [[nodiscard]] CounterReport volume_counters(const Uuid& id, const Attached& attached,
@@ -250,7 +266,8 @@ class HostPlane final : public engine::VolumeEvents, public peer::HubWatcher, pu
   std::unique_ptr<peer::PeerHub> hub_;
   engine::ResyncPace pace_;
   std::map<Uuid, std::unique_ptr<Attached>> volumes_;
-  std::map<std::string, Uuid> exports_;  // name to volume or snapshot
+  std::map<std::pair<Uuid, Uuid>, Branch> branches_;  // by volume and host
+  std::map<std::string, Uuid> exports_;               // name to volume or snapshot
   std::unique_ptr<nbd::NbdServer> nbd_;
   std::function<void()> when_closed_;
   bool closing_ = false;

@@ -31,8 +31,9 @@ class Engine {
                             std::vector<Uuid> in_sync, const char* reason) = 0;
   virtual void notice(std::uint32_t segment, const Uuid& host, const char* kind,
                       std::uint64_t value) = 0;
-  virtual void room() noexcept = 0;       // something went back to a pool
-  virtual void join_over() noexcept = 0;  // another segment's may begin
+  virtual void preserve(Preserve& content) noexcept = 0;  // done() comes later, from the loop
+  virtual void room() noexcept = 0;                       // something went back to a pool
+  virtual void join_over() noexcept = 0;                  // another segment's may begin
 
   void submit(MemberHost& host, peer::ReplicaOp& op) noexcept {
     ++ops_under_way;

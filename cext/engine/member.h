@@ -55,6 +55,9 @@ struct Join {
   bool asked = false;                              // prove: for its root
   std::uint64_t durable_seq = 0;                   // flush: what it covered
   std::map<std::uint32_t, MemberMask> unreadable;  // sources that failed for a chunk
+  std::vector<std::uint64_t> diverged;  // a bit a chunk: what the joiner has is to be preserved
+  std::map<std::uint32_t, std::uint32_t> held_tries;  // of a chunk that the joiner cannot read
+  std::uint64_t preserved_bytes = 0;
   std::uint32_t pending_count = 0;
   std::uint32_t cursor = 0;
   std::uint32_t copies = 0;  // under way

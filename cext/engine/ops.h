@@ -14,6 +14,7 @@
 #include "engine/limits.h"
 #include "engine/past.h"
 #include "engine/resync_pace.h"
+#include "engine/volume.h"
 #include "peer/list.h"
 #include "peer/replica_client.h"
 
@@ -25,6 +26,11 @@ class Segment;
 using MemberMask = std::uint8_t;
 [[nodiscard]] constexpr MemberMask member_bit(std::uint32_t index) noexcept {
   return static_cast<MemberMask>(1u << index);
+}
+
+// The disk says no, or gives what was not written: another member may do better.
+[[nodiscard]] constexpr bool medium_error(Error error) noexcept {
+  return error == Error::ChecksumMismatch || error == Error::DiskError;
 }
 
 struct Parent {
@@ -146,10 +152,11 @@ struct Flush {
   std::array<peer::ReplicaOp, kMembersMax> parts;
 };
 
-// One chunk brought from one member to others, at the version it has there.
+// One chunk brought from one member to others, at the version it has there; or, to preserve it,
+// what the target has of it brought into a branch, when the source has other content.
 struct ChunkCopy {
-  enum class Why : std::uint8_t { reconcile, resync, repair };
-  enum class Stage : std::uint8_t { waiting, reading, replacing };
+  enum class Why : std::uint8_t { reconcile, resync, repair, preserve };
+  enum class Stage : std::uint8_t { waiting, reading, replacing, preserving };
   Segment* segment = nullptr;
   peer::ListLink<ChunkCopy> link;
   Why why = Why::resync;
@@ -175,7 +182,10 @@ struct ChunkCopy {
   std::array<std::uint32_t, kBlocksPerChunk> heal_crcs;
   bool orphan = false;  // over: only the operations of members that are lost are still out
   peer::ReplicaOp read;
-  peer::ReplicaOp heal;  // the chunk elsewhere, for blocks that the source has lost
+  peer::ReplicaOp
+      heal;  // the chunk elsewhere, for blocks that the source has lost; or the target's
+  Preserve preserve;
+  std::uint32_t preserve_bytes = 0;  // of the blocks that differ
   std::array<peer::ReplicaOp, kMembersMax> replaces;
   std::unique_ptr<PastSync> past;  // of a copy that brings the chunk's past, too: one target
 };

@@ -142,7 +142,9 @@ void Segment::send_part(Mutation& mutation, std::uint32_t index) noexcept {
   op.version = {engine_.epoch, mutation.seq};
   op.era = mutation.era;
   op.covers = mutation.covers;
-  op.stable = member.stable_sent = stable_;
+  // A joiner may still have what the mark does not speak of: what only it had (B1).
+  const bool ready = member.state == Member::State::ready;
+  op.stable = ready ? member.stable_sent = stable_ : Version{};
   op.data = mutation.zero ? nullptr : mutation.data;
   op.crcs = mutation.crcs.data();
   op.hold = mutation.hold;

@@ -11,6 +11,7 @@
 // segment_proof.cc   whether members hold the same
 // segment_heal.cc    blocks that a copy's source has lost
 // segment_past.cc    the past of a chunk that a copy brings along
+// segment_preserve.cc  what a joiner has and the history has not, kept in a branch
 //
 // All on the loop's thread. What is decided late (membership, waiting requests) is decided in
 // run(), which poke() has the engine call at the end of the loop's iteration.
@@ -23,6 +24,7 @@
 #include <vector>
 
 #include "engine/engine.h"
+#include "engine/history.h"
 #include "engine/member.h"
 #include "engine/ops.h"
 #include "engine/volume.h"
@@ -55,6 +57,7 @@ class Segment {
   void fail_requests(Error error) noexcept;
   void announce_stable() noexcept;
   void leave_pace() noexcept;  // it resyncs nothing more
+  void tell_preserved() noexcept;  // what resyncs have kept: they go no further
   void repair_chunk(std::uint32_t chunk, Era born, const Uuid& host_id,
                     std::function<void(Error)> done);
 
@@ -203,7 +206,7 @@ class Segment {
   void reconciled(ChunkCopy& copy) noexcept;
   void start_base_flush() noexcept;
   static void base_flush_done(peer::ReplicaOp& op) noexcept;
-  void look_for_loss() noexcept;
+  void look_for_loss(Version highest) noexcept;
   void form() noexcept;
   void restart_opening() noexcept;
 
@@ -298,6 +301,17 @@ class Segment {
   static void past_brought(peer::ReplicaOp& op) noexcept;
   [[nodiscard]] bool check_past(ChunkCopy& copy) noexcept;
 
+  // segment_preserve.cc
+  void find_diverged(Member& member);
+  [[nodiscard]] bool try_preserve(ChunkCopy& copy) noexcept;
+  static void held_read(peer::ReplicaOp& op) noexcept;
+  void source_read(ChunkCopy& copy) noexcept;
+  [[nodiscard]] std::uint32_t complete_held(ChunkCopy& copy) noexcept;
+  void send_preserve(ChunkCopy& copy) noexcept;
+  static void preserve_done(Preserve& content) noexcept;
+  void preserved(ChunkCopy& copy) noexcept;
+  void tell_preserved(Member& member) noexcept;
+
   Engine& engine_;
   std::uint32_t index_;
   std::uint64_t generation_ = 0;
@@ -320,6 +334,7 @@ class Segment {
   bool loss_untold_ = false;       // the next flush fails
   Version stable_;
   Version base_stable_;
+  History history_;
   Reports reports_;
   std::vector<PlanItem> plan_;                      // still to be reconciled
   std::map<std::uint32_t, MemberMask> unreadable_;  // sources that failed for a chunk of the plan

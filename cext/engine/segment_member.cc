@@ -233,6 +233,7 @@ void Segment::member_failed(std::uint32_t index, Error error) noexcept {
   reevaluate_ = reevaluate_ || before == Member::State::ready;
   let_go_of_copies();
   count_join(member, false);
+  tell_preserved(member);
   member.join.reset();
   member.backoff_us = std::clamp(member.backoff_us * 2, kRetryMinUs, kRetryMaxUs);
   member.retry_at_us = engine_.loop.now_us() + member.backoff_us;

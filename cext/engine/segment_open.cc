@@ -253,9 +253,7 @@ void Segment::base_flush_done(ReplicaOp& op) noexcept {
 // An engine that goes on over an opening (O4) knows what it acknowledged. A replica keeps a prefix
 // of what it took, so when no base member shows the last of it, what was acknowledged and not
 // flushed went with the power of too many: the clients are told by a flush that fails.
-void Segment::look_for_loss() noexcept {
-  Version highest = std::max(stable_, base_stable_);
-  for (const auto& [chunk, report] : reports_) highest = std::max(highest, highest_reported(chunk));
+void Segment::look_for_loss(Version highest) noexcept {
   if (max_acked_seq_ <= lost_seq_ || highest >= Version{engine_.epoch, max_acked_seq_}) return;
   lost_seq_ = max_acked_seq_;
   loss_untold_ = true;
@@ -270,7 +268,10 @@ void Segment::look_for_loss() noexcept {
 
 void Segment::form() noexcept {
   phase_ = Phase::formed;
-  look_for_loss();
+  Version highest = std::max(stable_, base_stable_);
+  for (const auto& [chunk, report] : reports_) highest = std::max(highest, highest_reported(chunk));
+  look_for_loss(highest);
+  last_seq_ = history_.formed(highest, engine_.epoch, last_seq_);
   reports_.clear();
   stable_ = std::max(stable_, base_stable_);
   for (std::uint32_t i = 0; i < kMembersMax; ++i) {

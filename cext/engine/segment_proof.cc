@@ -220,6 +220,7 @@ void Segment::joined(std::uint32_t index) noexcept {
   Member& member = members_[index];
   BLOCKD_ASSERT(member.state == Member::State::syncing && member.join->pending_count == 0);
   const std::uint64_t durable_seq = member.join->durable_seq;
+  tell_preserved(member);
   member.join.reset();
   count_join(member, false);
   differing_ &= static_cast<MemberMask>(~member_bit(index));

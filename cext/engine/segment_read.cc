@@ -22,10 +22,6 @@ bool overlaps(const Mutation& mutation, std::uint32_t first, std::uint32_t count
          first < mutation.first_block + mutation.block_count;
 }
 
-bool medium_error(Error error) noexcept {
-  return error == Error::ChecksumMismatch || error == Error::DiskError;
-}
-
 }  // namespace
 
 // --- reads ---------------------------------------------------------------------------------------

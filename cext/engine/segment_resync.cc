@@ -11,31 +11,12 @@
 #include <utility>
 
 #include "base/assert.h"
+#include "engine/bits.h"
 #include "engine/segment.h"
 
 namespace blockd::engine {
 
 using peer::ReplicaOp;
-
-namespace {
-
-using Bits = std::vector<std::uint64_t>;
-
-bool test(const Bits& bits, std::uint32_t i) noexcept {
-  return (bits[i / 64] >> (i % 64)) & 1;
-}
-void set(Bits& bits, std::uint32_t i) noexcept {
-  bits[i / 64] |= std::uint64_t{1} << (i % 64);
-}
-void clear(Bits& bits, std::uint32_t i) noexcept {
-  bits[i / 64] &= ~(std::uint64_t{1} << (i % 64));
-}
-
-bool medium_error(Error error) noexcept {
-  return error == Error::ChecksumMismatch || error == Error::DiskError;
-}
-
-}  // namespace
 
 // --- comparing -----------------------------------------------------------------------------------
 
@@ -59,6 +40,7 @@ void Segment::begin_join(std::uint32_t index) {
     mark_missed(member, *m);
   engine_.notice(index_, member.host_id, "resync-started", kChunksPerSegment);
   join.bare.assign(words, 0);
+  join.diverged.assign(words, 0);
   join.versions.assign(kChunksPerSegment, Version{});
   join.states = engine_.era > 1;
   if (join.states) join.past.assign(kChunksPerSegment, 0);
@@ -166,6 +148,7 @@ void Segment::compare(std::uint32_t index) noexcept {
     clear(join.pending, chunk);
     --join.pending_count;
   }
+  find_diverged(member);
   join.versions = {};
   join.source_versions = {};
   join.past = {};
@@ -246,8 +229,9 @@ bool Segment::copy_next(std::uint32_t index) noexcept {
   }
   const MemberMask sources = join_sources(index, chunk);
   if (sources == 0) return true;  // another one
+  const auto why = test(join.diverged, chunk) ? ChunkCopy::Why::preserve : ChunkCopy::Why::resync;
   if (!engine_.pace.take(pace_waiter_)) return false;
-  if (!start_copy(ChunkCopy::Why::resync, chunk, resync_source(sources), member_bit(index))) {
+  if (!start_copy(why, chunk, resync_source(sources), member_bit(index))) {
     engine_.pace.done(0);
     wake_at(now + kShortageRetryUs);
     return false;
@@ -393,6 +377,9 @@ MemberMask Segment::awaited(const ChunkCopy& copy) const noexcept {
 
 void Segment::orphan_if_alone(ChunkCopy& copy) noexcept {
   if (awaited(copy) != 0) return;
+  const auto target = static_cast<std::uint32_t>(std::countr_zero(copy.targets));
+  const bool wanted = copy.target_sessions[target] == members_[target].session;
+  if (copy.stage == ChunkCopy::Stage::preserving && wanted) return;  // it waits for a branch
   copy.orphan = true;
   copy.error = Error::LinkLost;
   active_copies_.erase(copy);
@@ -424,6 +411,7 @@ bool Segment::try_copy(ChunkCopy& copy) noexcept {
     finish(copy);
     return true;
   }
+  if (copy.why == ChunkCopy::Why::preserve) return try_preserve(copy);
   const std::uint32_t first = copy.chunk * kBlocksPerChunk;
   if (!copy.lock.held()) {
     if (being_copied(copy.chunk)) return false;
@@ -491,6 +479,7 @@ void Segment::copy_read_done(ReplicaOp& op) noexcept {
   self.engine_.op_back();
   self.source_asked(copy, false);
   if (copy.orphan) return self.release(copy);
+  if (copy.why == ChunkCopy::Why::preserve) return self.source_read(copy);
   copy.error = op.error;
   if (op.error == Error::Ok && op.session != self.members_[op.tag].session)
     copy.error = Error::LinkLost;
@@ -606,6 +595,10 @@ void Segment::settle(ChunkCopy& copy) noexcept {
       break;
     case ChunkCopy::Why::repair:
       repaired(copy);
+      break;
+    case ChunkCopy::Why::preserve:
+      engine_.pace.done(0);
+      preserved(copy);
       break;
   }
   poke();

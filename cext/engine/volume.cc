@@ -59,6 +59,7 @@ class VolumeImpl final : public Volume, private Engine {
                     const char* reason) override;
   void notice(std::uint32_t segment, const Uuid& host_id, const char* kind,
               std::uint64_t value) override;
+  void preserve(Preserve& content) noexcept override { events_.preserve(Engine::id, content); }
   void join_over() noexcept override;
   void room() noexcept override;
 
@@ -565,7 +566,10 @@ void VolumeImpl::update_full() noexcept {
 void VolumeImpl::fence() noexcept {
   if (Engine::fenced) return;
   Engine::fenced = true;
-  for (auto& segment : segments_) segment->fail_requests(Error::EpochFenced);
+  for (auto& segment : segments_) {
+    segment->fail_requests(Error::EpochFenced);
+    segment->tell_preserved();
+  }
   while (Parent* parent = starved_.pop_front()) {
     parent->error = Error::EpochFenced;
     if (--parent->pieces == 0) finish(*parent);
@@ -830,7 +834,10 @@ void VolumeImpl::close_flushed() noexcept {
   settle_eras();
   fail_eras(Error::ShuttingDown);
   closing_ = Closing::releasing;
-  for (auto& segment : segments_) segment->announce_stable();
+  for (auto& segment : segments_) {
+    segment->announce_stable();
+    segment->tell_preserved();
+  }
   Engine::closed = true;  // nothing new is begun: resyncs stop where they are
   for (auto& segment : segments_) segment->leave_pace();
   if (!Engine::fenced) release_leases();

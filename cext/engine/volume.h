@@ -86,6 +86,17 @@ struct VolumeStats {
   std::uint64_t open_duration_us = 0;  // start() to first serving
 };
 
+// What a member has of a chunk, and the segment's history has not: a resync would take it away.
+struct Preserve {
+  Uuid host;                       // the member's
+  std::uint64_t offset_bytes = 0;  // of the chunk in the volume, which may end before or within it
+  std::byte* data = nullptr;       // kChunkBytes, holes as zeros
+  BufferRef hold;                  // keeps `data` alive
+  Error error = Error::Ok;         // set before done()
+  void (*done)(Preserve&) noexcept = nullptr;
+  void* owner = nullptr;
+};
+
 // Called on the loop's thread, never from inside a call to the volume.
 class VolumeEvents {
  public:
@@ -96,6 +107,10 @@ class VolumeEvents {
                                      std::uint64_t generation, const std::vector<Uuid>& in_sync,
                                      const char* reason) noexcept = 0;
   virtual void state_changed(const Uuid& volume, VolumeState state, Error error) noexcept = 0;
+  // Keep it, durably, in the volume's branch of that host (docs/REPLICATION.md, B); then done(),
+  // from the loop. NotFound: there is none (yet), and the engine says so ("branch-wanted") and
+  // tries again; so it does after any other error. May be called from inside a call to the volume.
+  virtual void preserve(const Uuid& volume, Preserve& content) noexcept = 0;
   // For the log and events stream: member lost, resync started/finished, block repaired, ...
   virtual void notice(const Uuid& volume, std::uint32_t segment, const Uuid& host, const char* kind,
                       std::uint64_t value) noexcept = 0;

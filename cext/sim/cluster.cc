@@ -37,10 +37,13 @@ class Agent final : public engine::VolumeEvents {
     cluster_.change_in_sync(host_, epoch_, segment, generation, in_sync);
   }
   void state_changed(const Uuid&, engine::VolumeState, Error) noexcept override {}
-  void notice(const Uuid&, std::uint32_t, const Uuid&, const char* kind,
+  void notice(const Uuid&, std::uint32_t, const Uuid& about, const char* kind,
               std::uint64_t value) noexcept override {
-    cluster_.notices_.emplace_back(kind, value);
+    cluster_.noticed(host_, epoch_, about, kind, value);
     cluster_.audit_.told(kind);
+  }
+  void preserve(const Uuid&, engine::Preserve& content) noexcept override {
+    cluster_.preserve(host_, epoch_, content);
   }
 
  private:
@@ -61,6 +64,22 @@ class Refusals final : public peer::HubWatcher {
   SimCluster& cluster_;
 };
 
+// What the stores of the cluster do to their contents, for the check of conflicts.
+class StoreWatcher final : public FakeWatcher {
+ public:
+  StoreWatcher(Branches& branches, Uuid host) : branches_(branches), host_(host) {}
+  void mutates(const FakeSegment& segment, const FakeMutation& m) override {
+    branches_.watch(host_, segment, m);
+  }
+  void reaps(const FakeSegment& segment, std::uint32_t chunk, Version version) override {
+    branches_.reaped(host_, segment.info.id, chunk, version);
+  }
+
+ private:
+  Branches& branches_;
+  Uuid host_;
+};
+
 SimCluster::SimCluster(const ClusterOptions& options)
     : options_(options),
       world_(options.seed),
@@ -75,7 +94,10 @@ SimCluster::SimCluster(const ClusterOptions& options)
     if (options_.make_medium) {
       host.medium = options_.make_medium(world_, host.store_id, cluster_id_);
     } else {
-      host.medium = std::make_unique<FakeStoreMedium>(world_, host.store_id, cluster_id_);
+      auto fake = std::make_unique<FakeStoreMedium>(world_, host.store_id, cluster_id_);
+      host.watcher = std::make_unique<StoreWatcher>(branches_, host.id);
+      fake->medium().watcher = host.watcher.get();
+      host.medium = std::move(fake);
     }
     hosts_.push_back(std::move(host));
   }
@@ -325,6 +347,37 @@ void SimCluster::answer(std::uint32_t host, std::uint64_t epoch, std::uint32_t s
     if (over) return volume->in_sync_change_failed(segment, Error::EpochFenced);
     volume->in_sync_changed(config);
   });
+}
+
+// --- branches
+// ----------------------------------------------------------------------------------------
+
+void SimCluster::noticed(std::uint32_t host, std::uint64_t epoch, const Uuid& about,
+                         const std::string& kind, std::uint64_t value) {
+  notices_.emplace_back(kind, value);
+  const bool unreadable = kind == "diverged-unreadable" || kind == "unacknowledged-write-dropped";
+  if (unreadable) branches_.told_unreadable(static_cast<std::uint32_t>(value));
+  if (kind != "branch-wanted" || !reaches_metadata(host)) return;
+  world_.after(meta_delay_us(), nullptr, [this, epoch, about] {
+    if (meta_reachable && epoch == epoch_) branches_.make(about, false);
+  });
+}
+
+// As a volume would that is written to with FUA: now and then it has no quorum, and the content may
+// be there all the same.
+void SimCluster::preserve(std::uint32_t host, std::uint64_t epoch, engine::Preserve& content) {
+  const std::uint64_t fate = world_.random().below(16);
+  const std::uint64_t delay_us = world_.random().between(100, fate == 0 ? 2'000'000 : 5'000);
+  const auto done = [this, fate, &content] {
+    content.error = fate == 1 ? Error::QuorumLost : branches_.keep(content);
+    if (fate == 2 && content.error == Error::Ok) content.error = Error::WriteUnresolved;
+    if (content.error == Error::AlreadyExists) {
+      branches_.make(content.host, true);
+      content.error = Error::NotFound;
+    }
+    content.done(content);
+  };
+  world_.after(delay_us, loop_of(host, epoch), done);
 }
 
 // --- snapshots

@@ -15,6 +15,7 @@
 #include "io/sim_world.h"
 #include "peer/peer_hub.h"
 #include "sim/audit.h"
+#include "sim/branches.h"
 #include "sim/medium.h"
 
 namespace blockd::sim {
@@ -130,6 +131,7 @@ class SimCluster {
   // Empty: all replicas hold the same bytes at the same versions (tombstones aside).
   [[nodiscard]] std::string compare_replicas();
   [[nodiscard]] std::string describe(std::uint32_t host);
+  [[nodiscard]] Branches& branches() { return branches_; }
   [[nodiscard]] std::uint64_t notices(const std::string& kind) const;
   [[nodiscard]] const std::vector<std::pair<std::string, std::uint64_t>>& all_notices() const {
     return notices_;
@@ -144,6 +146,7 @@ class SimCluster {
     std::unique_ptr<Medium> medium;
     std::unique_ptr<Process> process;
     bool cut = false;  // from the metadata service
+    std::unique_ptr<FakeWatcher> watcher;
   };
   struct MetaSegment {
     std::uint64_t generation = 1;
@@ -160,6 +163,9 @@ class SimCluster {
   [[nodiscard]] io::SimLoop* loop_of(std::uint32_t host, std::uint64_t epoch);
   [[nodiscard]] engine::Volume* volume_of(std::uint32_t host, std::uint64_t epoch);
   void boot(std::uint32_t host);
+  void noticed(std::uint32_t host, std::uint64_t epoch, const Uuid& about, const std::string& kind,
+               std::uint64_t value);
+  void preserve(std::uint32_t host, std::uint64_t epoch, engine::Preserve& content);
   void tell_snapshots(std::uint32_t host);
 
   ClusterOptions options_;
@@ -173,6 +179,7 @@ class SimCluster {
   std::set<Era> snapshots_;  // that there are
   std::set<Era> final_;
   std::vector<std::unique_ptr<Process>> graves_;
+  Branches branches_;
   std::vector<std::pair<std::string, std::uint64_t>> notices_;
   Audit audit_{*this};
 };

@@ -237,6 +237,7 @@ void FakeStore::reap(FakeSegment& segment) const {
     const FakeChunk& chunk = it->second;
     const bool empty = chunk.valid_mask == 0 && chunk.version <= segment.info.stable;
     const bool reaped = empty && (!chunk.covers || chunk.born < uncovered_below);
+    if (reaped && medium_.watcher) medium_.watcher->reaps(segment, it->first, chunk.version);
     it = reaped ? segment.chunks.erase(it) : std::next(it);
   }
 }
@@ -442,6 +443,9 @@ void FakeStore::submit(StoreOp& op) noexcept {
         m.data.assign(op.data, op.data + std::size_t{op.block_count} * kBlockBytes);
         m.crcs.assign(op.crcs, op.crcs + op.block_count);
       }
+      const auto segment = medium_.live.find(m.segment);
+      if (medium_.watcher && segment != medium_.live.end())
+        medium_.watcher->mutates(segment->second, m);
       FakeMedium::apply(medium_.live, m);
       medium_.log.push_back(std::move(m));
     }

@@ -57,7 +57,16 @@ struct FakeMutation {
   std::vector<std::uint32_t> crcs;
 };
 
+// Told of what happens to a medium's content.
+class FakeWatcher {
+ public:
+  virtual ~FakeWatcher() = default;
+  virtual void mutates(const FakeSegment& segment, const FakeMutation& m) = 0;  // not done yet
+  virtual void reaps(const FakeSegment& segment, std::uint32_t chunk, Version version) = 0;
+};
+
 struct FakeMedium {
+  FakeWatcher* watcher = nullptr;
   Uuid store_id;
   Uuid cluster_id;
   std::map<store::SegmentHandle, FakeSegment> base;  // with everything flushed

@@ -69,6 +69,7 @@ std::string settle(SimCluster& cluster, Workload& work, std::uint32_t holder, bo
     if (!differs.empty()) return differs;
   }
   if (!cluster.audit().wrong().empty()) return cluster.audit().wrong();
+  if (!cluster.branches().wrong().empty()) return cluster.branches().wrong();
   if (!work.wrong().empty()) return work.wrong();
   std::string wrong = power_was_lost ? work.history().restart(tags) : work.history().check();
   if (!wrong.empty()) return wrong;

@@ -77,6 +77,7 @@ def unexport(cluster: DevCluster, volume: str, name: str, host: str) -> None:
 def remove(cluster: DevCluster, volume: str) -> None:
     """Detach a volume, delete its snapshots, which nobody may need, and then itself."""
     cluster.detach(volume)
+    cluster.delete_branches(volume)
     for one in ask(cluster, "volume", "snapshot", "list", volume)["snapshots"]:
         for attachment in one["attachments"]:
             unexport(cluster, volume, one["name"], attachment["host"])

@@ -14,6 +14,7 @@ import pytest
 from blockd.host import agent as agent_module
 from blockd.host.agent import Agent, Presence
 from blockd.host.attachments import Attachments
+from blockd.host.branches import Branches
 from blockd.host.comparison import Comparisons
 from blockd.host.eras import Eras
 from blockd.host.events import EventPump
@@ -55,6 +56,7 @@ class Rig:
     snapshot_sets: SnapshotSets
     snapshot_exports: SnapshotExports
     flattening: Flattening
+    branches: Branches
 
     @property
     def host_id(self) -> UUID:
@@ -133,7 +135,8 @@ async def rig(
         comparisons.want,
     )
     check = agent.check_holding
-    pump = EventPump(core, client, attachments, topology, check, reports)  # type: ignore[arg-type]
+    branches = Branches(core, client, attachments, topology, reports)  # type: ignore[arg-type]
+    pump = EventPump(core, client, attachments, topology, check, reports, branches)  # type: ignore[arg-type]
     host_pb2_grpc.add_HostServiceServicer_to_server(
         HostService(
             core,  # type: ignore[arg-type]
@@ -174,8 +177,10 @@ async def rig(
             snapshot_sets,
             snapshot_exports,
             flattening,
+            branches,
         )
     await flattening.close()
+    await branches.close()
     await snapshot_exports.close()
     await core.close()
     await asyncio.wait_for(pumping, 5)

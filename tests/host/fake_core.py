@@ -92,6 +92,7 @@ class Core:
         self.attach_gate.set()
         self.readers: dict[UUID, SnapshotSpec] = {}
         self.snapshot_sets: dict[UUID, tuple[int, tuple[int, ...], int]] = {}
+        self.joining: list[UUID] = []  # hosts, of every segment
         self.met_eras: dict[UUID, int] = {}  # by volume: that members' stores know of
         self.era_gate, self.flatten_gate = asyncio.Event(), asyncio.Event()
         self.era_gate.set()
@@ -275,7 +276,7 @@ class Core:
                 generation=segment.generation,
                 state="serving",
                 in_sync=members(segment, in_sync=True),
-                joining=(),
+                joining=tuple(self.joining),
                 absent=members(segment, in_sync=False),
                 resync_bytes_done=0,
                 resync_bytes_total=0,
@@ -283,6 +284,9 @@ class Core:
             )
             for segment in self._volume(volume_id).segments.values()
         ]
+
+    async def set_branch(self, volume_id: UUID, host_id: UUID, branch_id: UUID) -> None:
+        self._called("set_branch", volume_id, host_id, branch_id)
 
     # Snapshots.
 

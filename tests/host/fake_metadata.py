@@ -31,6 +31,11 @@ class FakeMetadata(meta_pb2_grpc.MetadataServicer):
         self.eras_missed = 0  # how many a volume is in later, once a renewal was answered
         self.flattened: list[tuple[str, int]] = []
         self.flatten_fails: list[BlockdError] = []
+        self.branch: types_pb2.Volume | None = None
+        self.branch_is_new = True
+        self.branch_fails: BlockdError | None = None
+        self.branch_requests: list[meta_pb2.OpenBranchRequest] = []
+        self.sealed: list[tuple[str, bool]] = []
         self.server: Server | None = None
 
     async def serve(self, listen: str = "127.0.0.1:0") -> str:
@@ -115,6 +120,17 @@ class FakeMetadata(meta_pb2_grpc.MetadataServicer):
             raise self.flatten_fails.pop(0)
         self.flattened.append((request.volume_id, request.epoch))
         return meta_pb2.FlattenDoneResponse()
+
+    async def OpenBranch(self, request: Any, context: Any) -> meta_pb2.OpenBranchResponse:
+        self.branch_requests.append(request)
+        if self.branch_fails is not None:
+            raise self.branch_fails
+        assert self.branch is not None
+        return meta_pb2.OpenBranchResponse(branch=self.branch, is_new=self.branch_is_new)
+
+    async def SealBranch(self, request: Any, context: Any) -> meta_pb2.SealBranchResponse:
+        self.sealed.append((request.branch_id, request.empty))
+        return meta_pb2.SealBranchResponse()
 
     async def ChangeInSync(self, request: Any, context: Any) -> types_pb2.Segment:
         volume = self._volume(request.volume_id)

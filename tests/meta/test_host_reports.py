@@ -4,6 +4,7 @@ from uuid import uuid4
 
 import pytest
 
+from blockd.host.events import TOLD
 from blockd.model.errors import InvalidArgument, NotAttached, NotFound, NotInSync
 from blockd.rpc.gen import meta_pb2
 
@@ -29,6 +30,15 @@ async def test_a_report_becomes_an_event_about_the_volume_or_the_host(rig):
     assert [event.subject for event in told] == ["volume/vol", "host/lyon-1"]
     assert told[0].message == "lyon-1: block 5"
     assert (told[0].details["block"], told[0].details["host"]) == ("5", "lyon-1")
+
+
+async def test_everything_that_hosts_tell_of_is_theirs_to_report(rig):
+    await rig.add_cluster()
+    kinds = {kind for kind, _ in TOLD.values()} | {"writes.preserved", "replicas.missing"}
+    for kind in sorted(kinds):
+        report = meta_pb2.ReportEventRequest(host_id=rig.hosts["lyon-1"].id, kind=kind)
+        await rig.call("ReportEvent", report)
+    assert kinds <= {event.kind for event in await events(rig)}
 
 
 async def test_hosts_cannot_report_what_is_not_theirs(rig):

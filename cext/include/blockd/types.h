@@ -25,8 +25,8 @@ struct Uuid {
   auto operator<=>(const Uuid&) const = default;
 };
 
-// The version of a mutation: the attachment's epoch, then a sequence that the engine counts up from
-// 1 within the epoch, for each segment. Ordered lexicographically; {0,0} is "never written".
+// The version of a mutation: the attachment's epoch, then a sequence that grows within the epoch,
+// for each segment (docs/REPLICATION.md). Ordered lexicographically; {0,0} is "never written".
 struct Version {
   std::uint64_t epoch = 0;
   std::uint64_t seq = 0;
