@@ -209,9 +209,9 @@ TEST_CASE("while no branch can be made the resync waits and the volume serves") 
   f.come_back();
   f.cluster.cut_from_metadata(1, true);
   Io io(f.cluster, 1);
-  for (int i = 0; i < 20; ++i) {
-    REQUIRE(io.write(kChunkBytes * 4, kBlockBytes, i, true) == Error::Ok);
-    REQUIRE(io.write(0, kBlockBytes, i, true) == Error::Ok);
+  for (int i = 0; i < 20; ++i) {  // none of it equal to what is to be kept
+    REQUIRE(io.write(kChunkBytes * 4, kBlockBytes, 10 + i, true) == Error::Ok);
+    REQUIRE(io.write(0, kBlockBytes, 10 + i, true) == Error::Ok);
     f.cluster.world().run_for(500'000);
   }
   CHECK(f.cluster.in_sync_count(0) == 2);
