@@ -59,7 +59,7 @@ def test_a_replica_that_was_formatted_away_is_resynced_in_full(
     volume = cluster.volume(name)
     assert cluster.attachment("lyon-1", volume.id).counters["resync_bytes"] >= STORED
     assert cluster.stored_bytes("lyon-1") >= STORED
-    assert "replicas.missing" in event_kinds(cluster, name)
+    wait_until(lambda: "replicas.missing" in event_kinds(cluster, name), 10, "it is told")
     assert cluster.ctl("volume", "verify", name, "--read").returncode == 0
     cluster.detach(name)
     cluster.delete(name)
