@@ -56,7 +56,7 @@ class Segment {
   // Everything waiting or unanswered gets `error`.
   void fail_requests(Error error) noexcept;
   void announce_stable() noexcept;
-  void leave_pace() noexcept;  // it resyncs nothing more
+  void leave_pace() noexcept;      // it resyncs nothing more
   void tell_preserved() noexcept;  // what resyncs have kept: they go no further
   void repair_chunk(std::uint32_t chunk, Era born, const Uuid& host_id,
                     std::function<void(Error)> done);
