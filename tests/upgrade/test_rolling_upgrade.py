@@ -73,6 +73,11 @@ def test_a_cluster_is_upgraded_under_load(cluster: DevCluster, older: Path, tmp_
         load.attach(uri_at(cluster, "paris-1"))
         load.wait_writes(WRITES)
 
+        for site in ("paris", "lyon", "marseille"):
+            upgrade(cluster, f"meta-{site}")
+            wait_until(lambda: len(cluster.hosts_up()) == 3, 30, "all hosts are up")
+            load.wait_writes(WRITES)
+
         upgrade(cluster, "lyon-1")  # an older engine, a newer replica
         cluster.wait_in_sync("v")
         load.wait_writes(WRITES)
@@ -84,10 +89,6 @@ def test_a_cluster_is_upgraded_under_load(cluster: DevCluster, older: Path, tmp_
         for host in ("marseille-1", "paris-1"):
             upgrade(cluster, host)
             cluster.wait_in_sync("v")
-            load.wait_writes(WRITES)
-        for site in ("paris", "lyon", "marseille"):
-            upgrade(cluster, f"meta-{site}")
-            wait_until(lambda: len(cluster.hosts_up()) == 3, 30, "all hosts are up")
             load.wait_writes(WRITES)
         upgrade(cluster, "lyon-1")  # the holder comes back as what it was
         load.wait_writes(WRITES, seconds=60)
