@@ -122,6 +122,8 @@ class Attachments:
         """A branch may have been sealed before what it stands on is final. Raises Busy."""
         if volume.HasField("branch"):
             parent = (await self._records.volume(volume.branch.volume_id)).value
+            with contextlib.suppress(BlockdError):  # then it is not final, which is said
+                await self._snapshots.finish(parent.id)
             await SnapshotRecords(self._records).final(parent, volume.branch.name)
 
     async def _target(
