@@ -271,6 +271,8 @@ class Segment {
   void release(Proof& proof) noexcept;
   void judge_holders(const Proof& proof) noexcept;
   [[nodiscard]] MemberMask most_alike(const Proof& proof, MemberMask holders) const noexcept;
+  [[nodiscard]] MemberMask alike_with(const Proof& proof, std::uint32_t index,
+                                      MemberMask holders) const noexcept;
   void judge_joins(Proof& proof) noexcept;
   void joined_unproven(MemberMask joins) noexcept;
   void joined(std::uint32_t index) noexcept;

@@ -3,8 +3,8 @@
 //
 // A round asks every ready member, and those whose resync has nothing left to do, at one moment:
 // each stream has the mutations in one order, so each answers for the same history, and no client
-// waits. What comes of it is decided in run(): of joiners as soon as a holder has answered too, of
-// the holders when nobody is awaited any more.
+// waits. What comes of it is decided in run(): that a joiner agrees as soon as a holder has
+// answered too, all else when nobody is awaited any more.
 #include <algorithm>
 #include <bit>
 #include <cstring>
@@ -171,16 +171,22 @@ void Segment::judge_holders(const Proof& proof) noexcept {
   }
 }
 
+MemberMask Segment::alike_with(const Proof& proof, std::uint32_t index,
+                               MemberMask holders) const noexcept {
+  MemberMask alike = 0;
+  for (std::uint32_t i = 0; i < kMembersMax; ++i) {
+    if ((holders & member_bit(i)) && proof.parts[i].root == proof.parts[index].root)
+      alike |= member_bit(i);
+  }
+  return alike;
+}
+
 // The members with the root that most of them have; the nearest's among as many.
 MemberMask Segment::most_alike(const Proof& proof, MemberMask holders) const noexcept {
   MemberMask best = 0;
   for (std::uint32_t i = 0; i < kMembersMax; ++i) {
     if (!(holders & member_bit(i))) continue;
-    MemberMask alike = 0;
-    for (std::uint32_t j = 0; j < kMembersMax; ++j) {
-      if ((holders & member_bit(j)) && proof.parts[i].root == proof.parts[j].root)
-        alike |= member_bit(j);
-    }
+    const MemberMask alike = alike_with(proof, i, holders);
     const int more = std::popcount(alike) - std::popcount(best);
     if (more > 0 || (more == 0 && (alike & member_bit(nearest(holders))) != 0)) best = alike;
   }
@@ -189,24 +195,30 @@ MemberMask Segment::most_alike(const Proof& proof, MemberMask holders) const noe
 
 // --- what a proof says of a joiner ---------------------------------------------------------------
 
-// As soon as a holder has answered: one that hangs holds up no joiner.
+// It agrees as soon as a holder has answered likewise: one that hangs holds it up no longer. That
+// it differs is said when all have answered: the first may be the one that is wrong.
 void Segment::judge_joins(Proof& proof) noexcept {
   const auto holders =
       static_cast<MemberMask>(same_life(proof, proof.answered & proof.holders) & ready_);
   const MemberMask joins = same_life(proof, proof.answered & proof.joins);
   if (holders == 0 || joins == 0) return;
-  const auto truth = static_cast<std::uint32_t>(std::countr_zero(most_alike(proof, holders)));
+  const int most = std::popcount(most_alike(proof, holders));
+  const bool more_to_come = (awaited(proof) & proof.holders) != 0;
   const bool all_ready = holders == ready_;
-  proof.joins &= static_cast<MemberMask>(~joins);
   for (std::uint32_t i = 0; i < kMembersMax; ++i) {
     if (!(joins & member_bit(i)) || members_[i].session != proof.parts[i].session) continue;
+    const MemberMask alike = alike_with(proof, i, holders);
+    const bool agrees = std::popcount(alike) == most;
+    if (!agrees && more_to_come) continue;
+    proof.joins &= static_cast<MemberMask>(~member_bit(i));
     members_[i].join->asked = false;
-    if (proof.parts[i].root == proof.parts[truth].root) {
-      if (all_ready) proven_us_ = proof.sent_us;
-      joined(i);
-    } else {
+    if (!agrees) {
       mismatched(i);
+      continue;
     }
+    if (all_ready && alike == holders) proven_us_ = proof.sent_us;
+    if (alike != holders) proof_at_us_ = 0;  // with one member more, most may be alike
+    joined(i);
   }
 }
 

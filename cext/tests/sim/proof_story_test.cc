@@ -80,6 +80,20 @@ TEST_CASE("a joiner that never agrees never counts, and joins once it does") {
   CHECK(f.joins(2) == "");
 }
 
+TEST_CASE("a joiner is not made to differ by the one member that answers first and is wrong") {
+  Proven f;
+  f.lose_host(2);
+  fake(f.cluster, 0).medium().falsify(segment(f.cluster), 3);
+  f.cluster.restart(2);
+  REQUIRE(f.cluster.world().run_until([&] { return f.cluster.in_sync(2); }, kPatienceUs));
+  f.cluster.world().run_for(5'000'000);
+  REQUIRE(f.cluster.world().run_until([&] { return f.cluster.all_in_sync(0); }, kPatienceUs));
+  CHECK(f.cluster.compare_replicas() == "");
+  CHECK(f.status().differing.empty());
+  CHECK(f.io.read(3 * kChunkBytes, kChunkBytes) == Error::Ok);
+  CHECK(f.io.all(4, 0, kChunkBytes));
+}
+
 TEST_CASE("a joiner is proved while clients never pause") {
   Proven f;
   f.lose_host(2);
