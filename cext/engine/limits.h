@@ -25,6 +25,7 @@ inline constexpr std::uint32_t kLagOpsMax = kMutationsMax / 2;
 inline constexpr std::uint32_t kOpenPageEntries =
     128;  // of a list while opening: all segments do at once
 inline constexpr std::uint32_t kCopiesPerSegment = 32;  // of a resync
+inline constexpr std::uint32_t kPreservesPerJoin = 4;   // at a time: a branch may stall
 inline constexpr std::uint32_t kPreserveTries = 5;  // a second apart, of what a disk cannot read
 inline constexpr std::uint32_t kReconcileCopies = 8;
 inline constexpr std::uint32_t kJoinsPerVolume = 8;  // segments resynced at a time

@@ -60,8 +60,9 @@ struct Join {
   std::uint64_t preserved_bytes = 0;
   std::uint32_t pending_count = 0;
   std::uint32_t cursor = 0;
-  std::uint32_t copies = 0;  // under way
-  std::uint32_t source = 0;  // of the list
+  std::uint32_t copies = 0;     // under way
+  std::uint32_t preserves = 0;  // of those, into a branch
+  std::uint32_t source = 0;     // of the list
   std::uint32_t source_session = 0;
   std::vector<std::uint64_t> copying;  // a bit a chunk: a copy of it is under way
   std::vector<std::uint64_t> blocked;  // a bit a chunk: nobody could read it
@@ -69,7 +70,8 @@ struct Join {
   std::uint64_t blocked_until_us = 0;
 
   static constexpr std::uint32_t kNone = ~std::uint32_t{0};
-  // From the cursor on, round: pending, not under way, not blocked. kNone: there is none.
+  // From the cursor on, round: pending, not under way, not blocked, and to be preserved only while
+  // few are. kNone: there is none.
   [[nodiscard]] std::uint32_t next_pending(std::uint64_t now_us) noexcept {
     if (any_blocked && now_us >= blocked_until_us) {
       std::fill(blocked.begin(), blocked.end(), 0);
@@ -79,6 +81,7 @@ struct Join {
     for (std::uint32_t looked = 0; looked <= words; ++looked) {  // the cursor's word twice
       const std::uint32_t word = (cursor / 64 + looked) % words;
       std::uint64_t bits = pending[word] & ~copying[word] & ~blocked[word];
+      if (preserves >= kPreservesPerJoin) bits &= ~diverged[word];
       if (looked == 0) bits &= ~std::uint64_t{0} << (cursor % 64);
       if (bits != 0) return word * 64 + static_cast<std::uint32_t>(std::countr_zero(bits));
     }

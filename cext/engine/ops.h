@@ -166,6 +166,7 @@ struct ChunkCopy {
   std::uint32_t source = 0;
   std::uint32_t source_session = 0;
   bool counted = false;  // in the source's chunk_reads
+  bool paced = false;    // under way in the host's pace
   MemberMask targets = 0;
   MemberMask outstanding = 0;
   Error error = Error::Ok;

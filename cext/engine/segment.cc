@@ -27,9 +27,15 @@ Segment::~Segment() {
   engine_.pace.forget(pace_waiter_);
 }
 
-// Other volumes' copies would have it run again.
+// Other volumes' copies would have it run again; its own will not begin any more, or end nobody
+// knows when.
 void Segment::leave_pace() noexcept {
   engine_.pace.cancel(pace_waiter_);
+  for (const auto* list : {&copies_, &active_copies_}) {
+    for (ChunkCopy* copy = list->front(); copy != nullptr;
+         copy = peer::List<ChunkCopy>::next(*copy))
+      end_pace(*copy, 0);
+  }
 }
 
 void Segment::poke() noexcept {

@@ -229,6 +229,7 @@ class Segment {
   [[nodiscard]] ChunkCopy* start_copy(ChunkCopy::Why why, std::uint32_t chunk, std::uint32_t source,
                                       MemberMask targets) noexcept;
   void source_asked(ChunkCopy& copy, bool asked) noexcept;
+  void end_pace(ChunkCopy& copy, std::uint64_t copy_us) noexcept;
   void pump_copies() noexcept;
   void let_go_of_copies() noexcept;
   [[nodiscard]] MemberMask awaited(const ChunkCopy& copy) const noexcept;
@@ -270,9 +271,9 @@ class Segment {
   void retire(Proof& proof) noexcept;
   void release(Proof& proof) noexcept;
   void judge_holders(const Proof& proof) noexcept;
-  [[nodiscard]] MemberMask most_alike(const Proof& proof, MemberMask holders) const noexcept;
   [[nodiscard]] MemberMask alike_with(const Proof& proof, std::uint32_t index,
                                       MemberMask holders) const noexcept;
+  [[nodiscard]] MemberMask most_alike(const Proof& proof, MemberMask holders) const noexcept;
   void judge_joins(Proof& proof) noexcept;
   void joined_unproven(MemberMask joins) noexcept;
   void joined(std::uint32_t index) noexcept;

@@ -133,6 +133,7 @@ std::uint32_t Segment::complete_held(ChunkCopy& copy) noexcept {
 void Segment::send_preserve(ChunkCopy& copy) noexcept {
   const auto target = static_cast<std::uint32_t>(std::countr_zero(copy.targets));
   copy.stage = ChunkCopy::Stage::preserving;
+  end_pace(copy, 0);  // a branch without a quorum may wait for a resync itself
   Preserve& content = copy.preserve;
   content.host = members_[target].host_id;
   content.offset_bytes =
@@ -169,6 +170,7 @@ void Segment::preserved(ChunkCopy& copy) noexcept {
   Join& join = *member.join;
   BLOCKD_ASSERT(join.copies > 0);
   --join.copies;
+  --join.preserves;
   clear(join.copying, copy.chunk);
   const bool unread = medium_error(copy.error) && !kept;
   if (unread && ++join.held_tries[copy.chunk] == kPreserveTries) copy.error = Error::Ok;

@@ -231,11 +231,14 @@ bool Segment::copy_next(std::uint32_t index) noexcept {
   if (sources == 0) return true;  // another one
   const auto why = test(join.diverged, chunk) ? ChunkCopy::Why::preserve : ChunkCopy::Why::resync;
   if (!engine_.pace.take(pace_waiter_)) return false;
-  if (!start_copy(why, chunk, resync_source(sources), member_bit(index))) {
+  ChunkCopy* copy = start_copy(why, chunk, resync_source(sources), member_bit(index));
+  if (copy == nullptr) {
     engine_.pace.done(0);
     wake_at(now + kShortageRetryUs);
     return false;
   }
+  copy->paced = true;
+  if (why == ChunkCopy::Why::preserve) ++join.preserves;
   count_join(members_[index], true);
   join.cursor = chunk + 1 < kChunksPerSegment ? chunk + 1 : 0;
   set(join.copying, chunk);
@@ -342,6 +345,11 @@ void Segment::source_asked(ChunkCopy& copy, bool asked) noexcept {
   if (std::exchange(copy.counted, asked) == asked) return;
   std::uint32_t& reads = members_[copy.source].host->chunk_reads;
   reads = asked ? reads + 1 : reads - 1;
+}
+
+// It takes no more of what resyncs may.
+void Segment::end_pace(ChunkCopy& copy, std::uint64_t copy_us) noexcept {
+  if (std::exchange(copy.paced, false)) engine_.pace.done(copy_us);
 }
 
 void Segment::pump_copies() noexcept {
@@ -589,7 +597,7 @@ void Segment::settle(ChunkCopy& copy) noexcept {
       reconciled(copy);
       break;
     case ChunkCopy::Why::resync:
-      engine_.pace.done(engine_.loop.now_us() - copy.began_us);
+      end_pace(copy, engine_.loop.now_us() - copy.began_us);
       if (copy.error == Error::Ok) resync_done_bytes_ += kChunkBytes;
       resynced(copy);
       break;
@@ -597,7 +605,7 @@ void Segment::settle(ChunkCopy& copy) noexcept {
       repaired(copy);
       break;
     case ChunkCopy::Why::preserve:
-      engine_.pace.done(0);
+      end_pace(copy, 0);
       preserved(copy);
       break;
   }

@@ -569,6 +569,7 @@ void VolumeImpl::fence() noexcept {
   for (auto& segment : segments_) {
     segment->fail_requests(Error::EpochFenced);
     segment->tell_preserved();
+    segment->leave_pace();
   }
   while (Parent* parent = starved_.pop_front()) {
     parent->error = Error::EpochFenced;

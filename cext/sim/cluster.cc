@@ -366,8 +366,9 @@ void SimCluster::noticed(std::uint32_t host, std::uint64_t epoch, const Uuid& ab
 // As a volume would that is written to with FUA: now and then it has no quorum, and the content may
 // be there all the same.
 void SimCluster::preserve(std::uint32_t host, std::uint64_t epoch, engine::Preserve& content) {
-  const std::uint64_t fate = world_.random().below(16);
-  const std::uint64_t delay_us = world_.random().between(100, fate == 0 ? 2'000'000 : 5'000);
+  const std::uint64_t fate = branches_stall_us != 0 ? 1 : world_.random().below(16);
+  std::uint64_t delay_us = world_.random().between(100, fate == 0 ? 2'000'000 : 5'000);
+  if (branches_stall_us != 0) delay_us = branches_stall_us;
   const auto done = [this, fate, &content] {
     content.error = fate == 1 ? Error::QuorumLost : branches_.keep(content);
     if (fate == 2 && content.error == Error::Ok) content.error = Error::WriteUnresolved;

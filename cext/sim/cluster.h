@@ -78,6 +78,7 @@ class SimCluster {
   void heal();
   bool meta_reachable = true;
   std::uint64_t meta_delay_us_max = 20'000;
+  std::uint64_t branches_stall_us = 0;  // they have no quorum, and say so after so long; 0: they do
 
   [[nodiscard]] bool reaches_metadata(std::uint32_t host) const {
     return meta_reachable && !hosts_[host].cut;

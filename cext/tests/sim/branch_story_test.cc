@@ -222,6 +222,19 @@ TEST_CASE("while no branch can be made the resync waits and the volume serves") 
   CHECK(is_all(branch_of(f.cluster, 0).at(0), 0, 2));
 }
 
+// B2. The branch may be waiting for a resync itself.
+TEST_CASE("while a branch stalls other resyncs of the host go on") {
+  Fenced f;
+  f.cluster.branches_stall_us = 20'000'000;
+  f.come_back();
+  f.cluster.world().run_for(10'000'000);
+  CHECK(f.cluster.in_sync_count(0) == 2);
+  CHECK(f.cluster.process(1).pace->under_way() == 0);
+  f.cluster.branches_stall_us = 0;
+  sound(f.cluster, 1);
+  CHECK(is_all(branch_of(f.cluster, 0).at(0), 0, 2));
+}
+
 // B2. Killed at every moment from the first look at the joiner to the end.
 TEST_CASE("a resync that is interrupted loses nothing of what it preserves") {
   for (std::uint64_t at_us = 1'000; at_us < 1'600'000; at_us += 61'000) {

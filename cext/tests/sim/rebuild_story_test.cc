@@ -1,6 +1,8 @@
 // Rebuilds of a replica that was lost: they end, begin again nowhere near the beginning, and what
 // comes of them is what was written.
 #include <algorithm>
+#include <utility>
+#include <vector>
 
 #include "sim/workload.h"
 #include "tests/sim/story.h"
@@ -88,6 +90,27 @@ TEST_CASE("a volume is detached in the middle of a rebuild, which goes on at the
   REQUIRE(until_in_sync(f.cluster, 3));
   CHECK(f.copied(2) <= kVolumeBytes - before + kUnderWayBytes);
   CHECK(f.cluster.compare_replicas() == "");
+}
+
+// Its copies wait, for memory or for a write of their chunk, and will never begin.
+TEST_CASE("a volume that leaves a host in the middle of a rebuild leaves the pace to others") {
+  for (const bool fenced : {false, true}) {
+    CAPTURE(fenced);
+    Lost f(Lost::options());
+    std::vector<BufferRef> taken;
+    while (BufferRef buffer = f.cluster.process(0).buffers->chunk.get())
+      taken.push_back(std::move(buffer));
+    f.cluster.restart(1);
+    const auto copies = [&] { return f.cluster.process(0).pace->under_way() > 0; };
+    REQUIRE(f.cluster.world().run_until(copies, kPatienceUs));
+    if (fenced) {
+      f.cluster.attach(2);
+      REQUIRE(until_state(f.cluster, 0, VolumeState::fenced));
+    } else {
+      REQUIRE(f.cluster.detach(0));
+    }
+    CHECK(f.cluster.process(0).pace->under_way() == 0);
+  }
 }
 
 TEST_CASE("a replica that was rebuilt shows alone what was written") {
