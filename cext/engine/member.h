@@ -67,6 +67,7 @@ struct Join {
   std::vector<std::uint64_t> copying;  // a bit a chunk: a copy of it is under way
   std::vector<std::uint64_t> blocked;  // a bit a chunk: nobody could read it
   bool any_blocked = false;
+  bool branch_fails = false;  // nothing is read for it meanwhile
   std::uint64_t blocked_until_us = 0;
 
   static constexpr std::uint32_t kNone = ~std::uint32_t{0};
@@ -75,13 +76,13 @@ struct Join {
   [[nodiscard]] std::uint32_t next_pending(std::uint64_t now_us) noexcept {
     if (any_blocked && now_us >= blocked_until_us) {
       std::fill(blocked.begin(), blocked.end(), 0);
-      any_blocked = false;
+      any_blocked = branch_fails = false;
     }
     const auto words = static_cast<std::uint32_t>(pending.size());
     for (std::uint32_t looked = 0; looked <= words; ++looked) {  // the cursor's word twice
       const std::uint32_t word = (cursor / 64 + looked) % words;
       std::uint64_t bits = pending[word] & ~copying[word] & ~blocked[word];
-      if (preserves >= kPreservesPerJoin) bits &= ~diverged[word];
+      if (branch_fails || preserves >= kPreservesPerJoin) bits &= ~diverged[word];
       if (looked == 0) bits &= ~std::uint64_t{0} << (cursor % 64);
       if (bits != 0) return word * 64 + static_cast<std::uint32_t>(std::countr_zero(bits));
     }

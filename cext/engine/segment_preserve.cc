@@ -186,6 +186,7 @@ void Segment::preserved(ChunkCopy& copy) noexcept {
     engine_.notice(index_, member.host_id, "preserve-blocked", copy.chunk);
   if (!join.any_blocked) join.blocked_until_us = engine_.loop.now_us() + kRetryMaxUs / 5;
   join.any_blocked = true;
+  join.branch_fails = join.branch_fails || kept;
   set(join.blocked, copy.chunk);
 }
 

@@ -222,6 +222,30 @@ TEST_CASE("while no branch can be made the resync waits and the volume serves") 
   CHECK(is_all(branch_of(f.cluster, 0).at(0), 0, 2));
 }
 
+// B2. However much is to be kept, the disks read little of it before there is a branch.
+TEST_CASE("while no branch can be made a few chunks a second are tried") {
+  Fixture f;
+  for (const std::uint32_t other : {1u, 2u}) f.cluster.partition(0, other, true);
+  std::vector<std::unique_ptr<Io>> lost;
+  for (std::uint64_t at = 0; at < 2u << 20; at += kMutationBytesMax) {
+    lost.push_back(std::make_unique<Io>(f.cluster, 0));
+    std::memset(lost.back()->memory, 2, kMutationBytesMax);
+    lost.back()->begin(BlockRequest::Op::write, at, kMutationBytesMax);
+  }
+  f.cluster.world().run_for(kInFlightUs);
+  f.cluster.attach(1);
+  REQUIRE(until_state(f.cluster, 1, VolumeState::serving));
+  f.cluster.cut_from_metadata(1, true);
+  for (const std::uint32_t other : {1u, 2u}) f.cluster.partition(0, other, false);
+  const auto wanted = [&] { return f.cluster.notices("branch-wanted") != 0; };
+  REQUIRE(f.cluster.world().run_until(wanted, kPatienceUs));
+  f.cluster.world().run_for(10'000'000);
+  CHECK(f.cluster.notices("branch-wanted") <= 12 * engine::kPreservesPerJoin);
+  f.cluster.cut_from_metadata(1, false);
+  sound(f.cluster, 1);
+  CHECK(branch_of(f.cluster, 0).size() == (2u << 20) / kChunkBytes);
+}
+
 // B2. The branch may be waiting for a resync itself.
 TEST_CASE("while a branch stalls other resyncs of the host go on") {
   Fenced f;
