@@ -41,6 +41,7 @@ class Filled:
     branch_id: UUID
     name: str
     epoch: int  # of the volume's attachment
+    branch_epoch: int  # of the branch's, here
     used: bool  # it may have something
     is_closed: bool = False  # nothing can be added here
     quiet_since: float = 0.0
@@ -119,8 +120,9 @@ class Branches:
             )
             volume = answer.branch
             branch_id = parse_id(volume.id, "branch")
+            branch_epoch = self._attachments.epoch(branch_id)
             self._filled[member] = Filled(
-                branch_id, volume.branch.name, epoch, used=not answer.is_new
+                branch_id, volume.branch.name, epoch, branch_epoch, used=not answer.is_new
             )
             self._fresh.discard(member)
             await self._core.set_branch(volume_id, host_id, branch_id)
@@ -166,21 +168,22 @@ class Branches:
                 await self._attachments.detach(filled.branch_id)
                 filled.is_closed = True
                 continue
-            await self._seal(filled.branch_id, empty=not filled.used)
+            await self._seal(filled.branch_id, filled.branch_epoch, empty=not filled.used)
             if self._filled.get(member) is filled:
                 del self._filled[member]
         known = {filled.branch_id for filled in self._filled.values()}
         for held in list(self._attachments.held.values()):
             if held.is_filled and held.volume_id not in known and not self._opening:
-                await self._seal(held.volume_id, empty=False)
+                await self._seal(held.volume_id, held.epoch, empty=False)
 
-    async def _seal(self, branch_id: UUID, *, empty: bool) -> None:
+    async def _seal(self, branch_id: UUID, epoch: int, *, empty: bool) -> None:
+        """EpochFenced: it went to another engine, which may have kept something in it."""
         try:
             await self._metadata.seal_branch(
-                meta_pb2.SealBranchRequest(branch_id=str(branch_id), empty=empty)
+                meta_pb2.SealBranchRequest(branch_id=str(branch_id), empty=empty, epoch=epoch)
             )
-        except NotFound:
-            await self._attachments.detach(branch_id)
+        except (NotFound, EpochFenced):
+            await self._attachments.detach(branch_id, epoch)
 
     async def _is_over(self, member: Member) -> bool:
         filled = self._filled[member]

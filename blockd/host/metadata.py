@@ -95,7 +95,7 @@ class MetadataClient:
         )
 
     async def seal_branch(self, request: meta_pb2.SealBranchRequest) -> None:
-        """Nothing more is added; the branch is detached here. Raises NotFound."""
+        """Nothing more is added; the branch is detached here. Raises NotFound, EpochFenced."""
         await self._client.call(
             lambda meta: meta.SealBranch, request, timeout=BRANCH_TIMEOUT_S, idempotent=True
         )

@@ -4,8 +4,8 @@ history has not (docs/REPLICATION.md, B).
 A branch is a volume of its own over a snapshot of the other one, placed like any volume of that
 policy. It is attached at the engine that adds to it, without its base and not exported, until it is
 sealed; from then on whoever attaches it reads it. Whatever is left half-done by an instance that
-dies is a snapshot that the next try uses, a creation that the leader undoes, or a branch that is
-not sealed, which the leader seals.
+dies is a snapshot that the next try uses or the leader deletes, a creation that the leader undoes,
+or a branch that is not sealed, which the leader seals.
 """
 
 import contextlib
@@ -31,7 +31,13 @@ from blockd.meta.records import (
 from blockd.meta.snapshot_records import SnapshotRecords
 from blockd.meta.snapshots import Snapshots
 from blockd.meta.volumes import Parent, Volumes
-from blockd.model.errors import BlockdError, InUse, NotFound, PolicyUnsatisfiable
+from blockd.model.errors import (
+    BlockdError,
+    EpochFenced,
+    InUse,
+    NotFound,
+    PolicyUnsatisfiable,
+)
 from blockd.model.ids import parse_id
 from blockd.rpc.gen.meta_pb2 import (
     AttachVolumeRequest,
@@ -42,12 +48,13 @@ from blockd.rpc.gen.meta_pb2 import (
 )
 from blockd.rpc.gen.types_pb2 import (
     VOLUME_STATE_AVAILABLE,
+    Attachment,
     Branch,
     Policy,
     Snapshot,
     Volume,
 )
-from blockd.rules.branches import branch_name, branch_volume_name
+from blockd.rules.branches import BRANCH_PREFIX, branch_name, branch_volume_name
 from blockd.rules.in_sync import check_epoch
 from blockd.rules.volume_spec import IO_TIMEOUT_MS_MIN
 
@@ -148,28 +155,36 @@ class Branches:
     # Sealing.
 
     async def seal(self, request: SealBranchRequest) -> None:
-        """Nothing is added any more. Raises NotFound, and what its holder raised."""
+        """Nothing is added any more. Raises NotFound, and what its holder raised; EpochFenced: the
+        caller's engine is not the one that adds to it, and does not know what others have added."""
         branch_id = str(parse_id(request.branch_id, "branch_id"))
         volume = (await self._records.volume(branch_id)).value
-        await self._seal(volume)
+        await self._seal(volume, int(request.epoch))
         if request.empty:
             await self.delete(branch_id)
 
-    async def _seal(self, volume: Volume) -> None:
-        """On record first: a holder that dies in between is released by the next call."""
+    async def _seal(self, volume: Volume, epoch: int = 0) -> None:
+        """On record first: a holder that dies in between is released by the next call. epoch: of
+        the attachment that it is to have; 0: any."""
         for _ in range(CONFLICTS_MAX):
             stored = await self._records.volume(volume.id)
-            if stored.value.branch.sealed or await self._commit_sealed(stored):
+            held = await self._records.attachment(volume.id)
+            if epoch not in (0, held.value.epoch):
+                raise EpochFenced(
+                    f"branch {volume.name} is attached under epoch {held.value.epoch}, not {epoch}",
+                    current=held.value.epoch,
+                )
+            if stored.value.branch.sealed or await self._commit_sealed(stored, held):
                 return await self._attachments.detach(volume.id, force=True)
         raise conflict(f"branch {volume.name}")
 
-    async def _commit_sealed(self, stored: Stored[Volume]) -> bool:
+    async def _commit_sealed(self, stored: Stored[Volume], held: Stored[Attachment]) -> bool:
         volume = Volume()
         volume.CopyFrom(stored.value)
         volume.branch.sealed = True
         branch = volume.branch
         return await self._records.commit(
-            [stored.unchanged],
+            [stored.unchanged, held.unchanged],
             [put(stored.key, volume), Delete(WORKING + volume.id)],
             "branch.sealed",
             f"volume/{branch.volume_name}",
@@ -193,6 +208,18 @@ class Branches:
                 await self._seal(volume)
             except BlockdError as error:
                 log.info("branch %s is not sealed: %s", volume.name, error)
+
+    async def drop_left(self) -> None:
+        """The leader's: snapshots that a branch was to stand on, or stood on, and none does."""
+        volumes = [decode(entry, Volume).value for entry in await self._etcd.scan(VOLUMES)]
+        stood_on = {one.base.snapshot_id for one in volumes}
+        for snapshot in await self._taken.all():
+            age_seconds = (now_us() - snapshot.created_unix_us) / 1e6
+            of_branch = snapshot.name.startswith(BRANCH_PREFIX)
+            if not of_branch or snapshot.id in stood_on or age_seconds < LEFT_SECONDS:
+                continue
+            with contextlib.suppress(NotFound, InUse):
+                await self._snapshots.delete(snapshot.volume_id, snapshot.name)
 
     # Deletion, of any volume.
 

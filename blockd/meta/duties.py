@@ -86,6 +86,7 @@ class Duties:
                 if tick % VOLUMES_EVERY == 0:
                     await self.finish_volumes()
                     await self._branches.seal_left()
+                    await self._branches.drop_left()
                 if tick % TRIM_EVERY == 0:
                     await self._events.trim()
             except BlockdError as error:

@@ -36,6 +36,8 @@ class FakeMetadata(meta_pb2_grpc.MetadataServicer):
         self.branch_fails: BlockdError | None = None
         self.branch_requests: list[meta_pb2.OpenBranchRequest] = []
         self.sealed: list[tuple[str, bool]] = []
+        self.seal_epochs: list[int] = []
+        self.seal_fails: list[BlockdError] = []
         self.server: Server | None = None
 
     async def serve(self, listen: str = "127.0.0.1:0") -> str:
@@ -130,6 +132,9 @@ class FakeMetadata(meta_pb2_grpc.MetadataServicer):
 
     async def SealBranch(self, request: Any, context: Any) -> meta_pb2.SealBranchResponse:
         self.sealed.append((request.branch_id, request.empty))
+        self.seal_epochs.append(request.epoch)
+        if self.seal_fails:
+            raise self.seal_fails.pop(0)
         return meta_pb2.SealBranchResponse()
 
     async def ChangeInSync(self, request: Any, context: Any) -> types_pb2.Segment:

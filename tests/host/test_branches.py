@@ -7,7 +7,7 @@ import grpc
 import pytest
 
 from blockd.host import branches as branches_module
-from blockd.model.errors import PolicyUnsatisfiable
+from blockd.model.errors import EpochFenced, PolicyUnsatisfiable
 from blockd.native.values import Notice
 from blockd.rpc.gen import types_pb2, volume_io_pb2
 from tests.host.fake_metadata import make_volume
@@ -112,6 +112,18 @@ async def test_one_that_nothing_was_kept_in_is_sealed_as_empty(
     await rig.attachments.detach(UUID(volume.id))
     await eventually(lambda: rig.metadata.sealed)
     assert rig.metadata.sealed[0] == (rig.metadata.branch.id, is_new)
+    assert rig.metadata.seal_epochs[0] == rig.metadata.branch.attachment.epoch
+
+
+async def test_one_that_went_to_another_engine_is_left_to_it(rig, volume, sealing, eventually):
+    rig.core.joining = [LYON]
+    says(rig, volume, "branch-wanted")
+    await eventually(lambda: given(rig))
+    rig.metadata.seal_fails = [EpochFenced("of another")]
+    await rig.attachments.detach(UUID(volume.id))
+    await eventually(lambda: rig.metadata.sealed)
+    await asyncio.sleep(0.2)
+    assert len(rig.metadata.sealed) == 1
 
 
 async def test_one_that_nobody_here_knows_is_sealed(rig, sealing, eventually):

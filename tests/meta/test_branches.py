@@ -36,8 +36,9 @@ async def open_branch(rig, volume, host: str = "lyon-1", *, writer: int = 7, fre
     return await rig.call("OpenBranch", request)
 
 
-async def seal(rig, branch, *, empty: bool = False) -> None:
-    await rig.call("SealBranch", meta_pb2.SealBranchRequest(branch_id=branch.id, empty=empty))
+async def seal(rig, branch, *, empty: bool = False, epoch: int = 0) -> None:
+    request = meta_pb2.SealBranchRequest(branch_id=branch.id, empty=empty, epoch=epoch)
+    await rig.call("SealBranch", request)
 
 
 async def names(rig) -> list[str]:
@@ -176,6 +177,20 @@ async def test_one_that_holds_nothing_goes(rig, volume):
     assert await rig.snapshots() == []
 
 
+async def test_a_holder_that_was_replaced_does_not_end_what_another_fills(rig, volume):
+    await rig.attach("vol", "paris-1")
+    first = (await open_branch(rig, volume)).branch
+    await rig.attach("vol", "marseille-1", force=True)
+    second = (await open_branch(rig, volume)).branch
+    assert (second.id, second.attachment.host_name) == (first.id, "marseille-1")
+    with pytest.raises(EpochFenced):
+        await seal(rig, first, empty=True, epoch=first.attachment.epoch)
+    assert not (await rig.volume(first.id)).branch.sealed
+    assert first.id in rig.hosts["marseille-1"].attached
+    await seal(rig, second, empty=True, epoch=second.attachment.epoch)
+    assert await names(rig) == ["vol"]
+
+
 async def test_a_creation_that_fails_leaves_nothing_twice(rig, volume):
     await rig.attach("vol", "paris-1")
     rig.hosts["lyon-1"].failures["EnsureReplicas"] = LinkLost("no answer")
@@ -192,6 +207,20 @@ async def test_a_creation_that_fails_leaves_nothing_twice(rig, volume):
             return None
 
     assert (await wait_until(opened)).branch.base.era == 1
+
+
+async def test_what_a_branch_was_to_stand_on_goes_when_there_is_none(rig, volume, monkeypatch):
+    await rig.attach("vol", "paris-1")
+    rig.hosts["lyon-1"].failures["EnsureReplicas"] = LinkLost("no answer")
+    with pytest.raises(LinkLost):
+        await open_branch(rig, volume)
+    assert [one.name for one in await rig.snapshots()] == ["fenced-7"]
+    monkeypatch.setattr(branches_module, "LEFT_SECONDS", 0.0)
+
+    async def is_gone() -> bool:
+        return await rig.snapshots() == []
+
+    await wait_until(is_gone)
 
 
 async def test_names_of_branches_are_kept_for_them(rig, volume):
