@@ -5,6 +5,8 @@ store flushes through its own path, behind whatever is before it. Both have to b
 PROBE_DEADLINE_S; what is late makes the store "stalled", also while it is still out, and no other
 try is begun before. It is trusted again after so many tries in a row that were in time: a device
 that comes and goes is not. Whoever places replicas keeps away from it (blockd/rules/placement.py).
+
+The clock stands still while this process does, or waits for a processor: no store is to blame.
 """
 
 import asyncio
@@ -28,6 +30,7 @@ log = logging.getLogger(__name__)
 PROBE_EVERY_S = 1.0
 PROBE_DEADLINE_S = 10.0
 GOOD_IN_A_ROW = 10
+LOOK_MAX_S = 2.0  # what counts of the time between two looks
 
 Probe = Callable[[native.StoreInfo], Awaitable[None]]
 
@@ -57,9 +60,12 @@ class StoreHealth:
 
     async def run(self) -> None:
         """Until cancelled."""
+        awake, looked = 0.0, time.monotonic()
         while True:
+            before, looked = looked, time.monotonic()
+            awake += min(looked - before, LOOK_MAX_S)
             try:
-                await self.look(time.monotonic())
+                await self.look(awake)
             except BlockdError as error:
                 log.warning("stores: %s", error)
             except Exception:  # a bug here must not end the volumes that are served

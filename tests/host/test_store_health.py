@@ -3,10 +3,12 @@
 import asyncio
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import SimpleNamespace
 from uuid import uuid4
 
 import pytest
 
+from blockd.host import store_health
 from blockd.host.space import SpaceWatch, Thresholds
 from blockd.host.store_health import (
     GOOD_IN_A_ROW,
@@ -103,6 +105,23 @@ async def test_a_try_that_ends_late_is_a_stall() -> None:
     await asyncio.sleep(0.01)
     await rig.looks(1)
     assert rig.stalled() == ["/srv/a", "/srv/b"]  # neither was looked at in time
+
+
+async def test_a_daemon_that_was_stopped_itself_blames_no_store(monkeypatch) -> None:
+    now = 0.0
+    monkeypatch.setattr(store_health, "time", SimpleNamespace(monotonic=lambda: now))
+    monkeypatch.setattr(store_health, "PROBE_EVERY_S", 0.005)
+    rig = Rig()
+    rig.disks.stuck.add("/srv/a")
+    looking = asyncio.create_task(rig.health.run())
+    await asyncio.sleep(0.05)
+    now += 10 * PROBE_DEADLINE_S
+    await asyncio.sleep(0.05)
+    rig.disks.stuck.clear()
+    await asyncio.sleep(0.05)
+    looking.cancel()
+    await asyncio.gather(looking, return_exceptions=True)
+    assert rig.told == []
 
 
 def test_a_stalled_store_says_so_in_its_state() -> None:
