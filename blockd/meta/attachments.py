@@ -84,9 +84,16 @@ class Attachments:
 
     # Attaching.
 
-    async def attach(self, request: AttachVolumeRequest, *, preserving: bool = False) -> Attachment:
+    async def attach(
+        self,
+        request: AttachVolumeRequest,
+        *,
+        preserving: bool = False,
+        instead_of: Attachment | None = None,
+    ) -> Attachment:
         """Raises NotFound, Busy, VolumeAttached, and what the host raised: it could not open.
-        preserving: a branch that is not sealed goes to the engine that adds to it."""
+        preserving: a branch that is not sealed goes to the engine that adds to it. instead_of: only
+        if that is still the one on record, which it is again when nothing comes of this."""
         for _ in range(CONFLICTS_MAX):
             stored = await self._records.volume(request.name_or_id)
             check_available(stored.value)
@@ -96,6 +103,8 @@ class Attachments:
             elif stored.value.branch.sealed:
                 raise Busy(f"branch {stored.value.name} was sealed meanwhile")
             attachment = await self._records.attachment(stored.value.id)
+            if instead_of is not None and not _is_same(attachment.value, instead_of):
+                raise conflict(f"the attachment of {stored.value.name}")
             hosts = await self._records.hosts()
             target = await self._target(stored.value, request.host, attachment.value, hosts)
             standbys = [hosts[await self._records.host_id(one)] for one in request.standbys]
@@ -115,7 +124,7 @@ class Attachments:
             async with self._instance.hold(stored.value.id):
                 taken = await self._take(stored, attachment, target, promised, standbys)
                 if taken is not None:
-                    return await self._open(stored, taken, target, hosts)
+                    return await self._open(stored, taken, target, hosts, instead_of)
         raise conflict(f"the attachment of {request.name_or_id}")
 
     async def _check_base(self, volume: Volume) -> None:
@@ -250,6 +259,7 @@ class Attachments:
         taken: Attachment,
         target: HostView,
         hosts: dict[str, HostView],
+        instead_of: Attachment | None,
     ) -> Attachment:
         """Have the host open and export the volume; put its answer, or its failure, on record."""
         opened = Attachment()
@@ -271,7 +281,7 @@ class Attachments:
             met = max(era, int(answer.era))
             era = await self._publish(stored.value, opened, taken, target, met)
         except BlockdError as error:
-            await self._give_up(stored.value, opened, target, error)
+            await self._give_up(stored.value, opened, target, error, instead_of)
             raise _attach_failed(stored.value, target, error) from error
         with contextlib.suppress(BlockdError):  # else the leader does it
             await self._snapshots.settled(opened, era)
@@ -306,14 +316,23 @@ class Attachments:
         raise conflict(f"the attachment of {volume.name}")
 
     async def _give_up(
-        self, volume: Volume, opened: Attachment, target: HostView, error: BlockdError
+        self,
+        volume: Volume,
+        opened: Attachment,
+        target: HostView,
+        error: BlockdError,
+        instead_of: Attachment | None,
     ) -> None:
         """Release an attachment that came to nothing; the epoch stays used."""
+        left = Attachment(volume_id=volume.id)
+        if instead_of is not None:
+            left.CopyFrom(instead_of)
+        left.epoch = opened.epoch
         if opened.nbd_uris or isinstance(error, LinkLost | Timeout):  # it has, or may have, opened
             await self._close(target, opened)
         with contextlib.suppress(BlockdError):  # else the next attach finds the host without it
             await self._settle(
-                Attachment(volume_id=volume.id, epoch=opened.epoch),
+                left,
                 opened,
                 "volume.attach_failed",
                 volume.name,
@@ -415,6 +434,10 @@ class Attachments:
             log.info("host %s does not detach %s: %s", view.host.name, held.volume_id, error)
             return Ended(error)
         return Ended(None, int(answer.drained_epoch), int(answer.era))
+
+
+def _is_same(one: Attachment, other: Attachment) -> bool:
+    return (one.host_id, one.epoch) == (other.host_id, other.epoch)
 
 
 def _set_standbys(attachment: Attachment, standbys: Sequence[HostView]) -> None:

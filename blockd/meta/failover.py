@@ -3,7 +3,9 @@
 Lost is a holder that does not answer this instance, and whose engine serves nothing, by what its
 members say of their leases. The first alone would take a volume from a host that is cut off from
 the metadata service and goes on serving its clients. Moving is what an administrator would do: an
-attach at the first standby that can, under a new epoch, which fences whatever comes back.
+attach at the first standby that can, under a new epoch, which fences whatever comes back. It takes
+the place of the attachment that was judged, and of no other: one that was ended meanwhile stays so.
+When no standby can, the lost host is the holder again, and its volume is looked after as before.
 """
 
 import asyncio
@@ -26,6 +28,7 @@ log = logging.getLogger("blockd.meta")
 TICK_SECONDS = 0.5
 ASK_SECONDS = 1.0
 SILENCES = 2  # in a row, before members are asked
+AGAIN_SECONDS = 2.0  # after no standby could
 
 
 class Failover:
@@ -38,6 +41,7 @@ class Failover:
         self._attachments = Attachments(instance)
         self._silent: dict[str, int] = {}  # by holder: how often in a row
         self._moving: dict[str, asyncio.Task[None]] = {}  # by volume
+        self._not_before: dict[str, float] = {}  # likewise
 
     async def run(self) -> None:
         """Look after every holder of a volume with standbys."""
@@ -93,14 +97,18 @@ class Failover:
     def _begin(self, attachments: Iterable[Attachment]) -> None:
         for attachment in attachments:
             volume_id = attachment.volume_id
-            if volume_id in self._moving:
+            now = asyncio.get_running_loop().time()
+            if volume_id in self._moving or now < self._not_before.get(volume_id, 0.0):
                 continue
             self._moving[volume_id] = asyncio.create_task(self._guarded(attachment))
 
     async def _guarded(self, attachment: Attachment) -> None:
+        loop = asyncio.get_running_loop()
         try:
             await self._move(attachment)
+            self._not_before.pop(attachment.volume_id, None)
         except BlockdError as error:
+            self._not_before[attachment.volume_id] = loop.time() + AGAIN_SECONDS
             log.warning("volume %s does not move yet: %s", attachment.volume_id, error)
         except Exception:  # a bug with one volume must not keep the others where they are
             log.exception("moving volume %s", attachment.volume_id)
@@ -120,6 +128,7 @@ class Failover:
             )
             return
         error: BlockdError = conflict(f"the attachment of {stored.value.name}")
+        held = attachment
         for host_id in attachment.standby_host_ids:
             if host_id not in hosts or not hosts[host_id].is_up:
                 continue
@@ -128,13 +137,19 @@ class Failover:
                 await self._attachments.attach(
                     AttachVolumeRequest(
                         name_or_id=attachment.volume_id, host=host_id, standbys=standbys
-                    )
+                    ),
+                    instead_of=held,
                 )
             except BlockdError as failed:
                 error = failed
-                continue
-            await self._say(stored.value, attachment, hosts[host_id])
-            return
+            else:
+                await self._say(stored.value, attachment, hosts[host_id])
+                return
+            held = (await self._records.attachment(attachment.volume_id)).value
+            if held.host_id != attachment.host_id or await self._answers(
+                hosts.get(held.host_id), held
+            ):
+                break  # somebody else decided meanwhile, or the holder is back
         raise error
 
     async def _say(self, volume: Volume, lost: Attachment, target: HostView) -> None:
@@ -146,6 +161,13 @@ class Failover:
             f"volume {volume.name} was moved to {target.host.name}: {lost.host_name} is lost",
             {"volume_id": volume.id, "from": lost.host_name, "to": target.host.name},
         )
+
+
+def _lease_us(report: host_pb2.StoredReplicas | None) -> int | None:
+    """None: the host does not answer, or is of a release that does not say."""
+    if report is None or not report.HasField("lease_us"):
+        return None
+    return int(report.lease_us)
 
 
 def serves_nothing(
@@ -162,7 +184,7 @@ def serves_nothing(
         return False
     for agreed in elsewhere:
         found = [reports.get((member.host_id, member.store_id)) for member in agreed]
-        leases = [None if report is None else int(report.lease_us) for report in found]
+        leases = [_lease_us(report) for report in found]
         if not cannot_serve(leases, volume.policy.min_in_sync):
             return False
     return True

@@ -48,7 +48,7 @@ class FakeHost(host_pb2_grpc.HostServiceServicer):
         self.is_drained = True
         self.met_eras: dict[str, int] = {}  # by volume id: that its stores know of
         self.promised: dict[str, int] = {}  # epochs by volume id
-        self.leases_us: dict[str, int] = {}  # that its engine has, by volume id
+        self.leases_us: dict[str, int | None] = {}  # that its engine has, by volume id
         self.server: Server | None = None
         self.endpoint = "127.0.0.1:1"
 

@@ -82,3 +82,45 @@ async def test_standbys_of_an_attached_volume_can_be_named_later(rig, volume):
     assert rig.hosts["paris-1"].calls.count("Attach") == 1
     with pytest.raises(NotFound, match="nantes-1"):
         await rig.attach(host="paris-1", standbys=("nantes-1",))
+
+
+async def test_one_that_is_detached_meanwhile_stays_so(rig, volume):
+    await rig.attach(host="paris-1", standbys=("lyon-1",))
+    detached = asyncio.Event()
+
+    async def detach_first() -> None:
+        if not detached.is_set():
+            detached.set()
+            await rig.detach(force=True)
+
+    rig.hosts["lyon-1"].failures["ListReplicas"] = detach_first
+    await lose(rig, "paris-1")
+    async with asyncio.timeout(10):
+        await detached.wait()
+    await asyncio.sleep(2.0)
+    assert not (await rig.volume()).attachment.host_name
+    assert "Attach" not in rig.hosts["lyon-1"].calls
+
+
+async def test_it_is_looked_after_still_when_no_standby_can(rig, volume):
+    await rig.attach(host="paris-1", standbys=("lyon-1",))
+    lyon = rig.hosts["lyon-1"]
+    lyon.failures["Attach"] = Busy("not now")
+    await lose(rig, "paris-1")
+
+    async def was_tried() -> bool:
+        return lyon.calls.count("Attach") >= 2
+
+    await wait_until(was_tried)
+    del lyon.failures["Attach"]
+    await wait_until(holder_is(rig, "lyon-1"))
+
+
+async def test_members_that_say_nothing_of_leases_count_as_having_given_some(rig, volume):
+    await rig.attach(host="paris-1", standbys=("lyon-1",))
+    for host in rig.hosts.values():
+        host.leases_us[volume.id] = None  # of an older release
+    await lose(rig, "paris-1")
+    await asyncio.sleep(2.5)
+    assert (await rig.volume()).attachment.host_name == "paris-1"
+    assert rig.hosts["lyon-1"].calls.count("ListReplicas") > 1
