@@ -5,18 +5,19 @@ members say of their leases. The first alone would take a volume from a host tha
 the metadata service and goes on serving its clients. Moving is what an administrator would do: an
 attach at the first standby that can, under a new epoch, which fences whatever comes back. It takes
 the place of the attachment that was judged, and of no other: one that was ended meanwhile stays so.
-When no standby can, the lost host is the holder again, and its volume is looked after as before.
+When no standby can, the lost host is the holder again, and its volume is looked after as before;
+what an instance that died has begun is brought to its end.
 """
 
 import asyncio
 import logging
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 
 from blockd.meta.attachments import Attachments
 from blockd.meta.context import Instance
 from blockd.meta.member_reports import MemberReports, Reports
-from blockd.meta.records import HostView, conflict
+from blockd.meta.records import WORKING, HostView, conflict
 from blockd.model.errors import BlockdError, NotAttached, NotFound
 from blockd.rpc.gen import host_pb2
 from blockd.rpc.gen.meta_pb2 import AttachVolumeRequest
@@ -25,10 +26,12 @@ from blockd.rules.attachments import cannot_serve
 
 log = logging.getLogger("blockd.meta")
 
+Act = Callable[[Attachment], Awaitable[None]]
+
 TICK_SECONDS = 0.5
 ASK_SECONDS = 1.0
 SILENCES = 2  # in a row, before members are asked
-AGAIN_SECONDS = 2.0  # after no standby could
+AGAIN_SECONDS = 2.0  # until what came to nothing is tried again
 
 
 class Failover:
@@ -59,7 +62,8 @@ class Failover:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     async def look(self) -> None:
-        """Ask the holders; begin to move the volumes of those that do not answer."""
+        """Ask the holders; begin to move the volumes of those that do not answer, and to finish
+        what somebody has begun."""
         held: dict[str, list[Attachment]] = defaultdict(list)
         for attachment in (await self._records.attachments()).values():
             if attachment.host_id and attachment.standby_host_ids:
@@ -76,7 +80,9 @@ class Failover:
         }
         for host_id, silences in self._silent.items():
             if silences >= SILENCES:
-                self._begin(held[host_id])
+                self._begin(held[host_id], self._move)
+        for host_id in held.keys() - self._silent.keys():
+            self._begin((one for one in held[host_id] if not one.nbd_uris), self._finish)
 
     async def _answers(self, view: HostView | None, attachment: Attachment) -> bool:
         if view is None:
@@ -94,26 +100,43 @@ class Failover:
             return False
         return True
 
-    def _begin(self, attachments: Iterable[Attachment]) -> None:
+    def _begin(self, attachments: Iterable[Attachment], act: Act) -> None:
         for attachment in attachments:
             volume_id = attachment.volume_id
             now = asyncio.get_running_loop().time()
             if volume_id in self._moving or now < self._not_before.get(volume_id, 0.0):
                 continue
-            self._moving[volume_id] = asyncio.create_task(self._guarded(attachment))
+            self._moving[volume_id] = asyncio.create_task(self._guarded(attachment, act))
 
-    async def _guarded(self, attachment: Attachment) -> None:
-        loop = asyncio.get_running_loop()
+    async def _guarded(self, attachment: Attachment, act: Act) -> None:
         try:
-            await self._move(attachment)
-            self._not_before.pop(attachment.volume_id, None)
+            await act(attachment)
         except BlockdError as error:
-            self._not_before[attachment.volume_id] = loop.time() + AGAIN_SECONDS
+            self._put_off(attachment)
             log.warning("volume %s does not move yet: %s", attachment.volume_id, error)
         except Exception:  # a bug with one volume must not keep the others where they are
             log.exception("moving volume %s", attachment.volume_id)
         finally:
             del self._moving[attachment.volume_id]
+
+    def _put_off(self, attachment: Attachment) -> None:
+        now = asyncio.get_running_loop().time()
+        self._not_before[attachment.volume_id] = now + AGAIN_SECONDS
+
+    async def _finish(self, attachment: Attachment) -> None:
+        """Of an attachment without exports: unless somebody is at it, an instance was that is gone,
+        and perhaps nobody has told the host."""
+        if await self._records.etcd.get(WORKING + attachment.volume_id) is not None:
+            return
+        self._put_off(attachment)  # it may serve, and have no exports
+        await self._attachments.attach(
+            AttachVolumeRequest(
+                name_or_id=attachment.volume_id,
+                host=attachment.host_id,
+                standbys=attachment.standby_host_ids,
+            ),
+            instead_of=attachment,
+        )
 
     async def _move(self, attachment: Attachment) -> None:
         """Raises what the last standby raised. Nothing to do is fine."""

@@ -4,8 +4,11 @@ import asyncio
 
 import pytest
 
+from blockd.meta.etcd import Etcd
+from blockd.meta.records import ATTACHMENTS, put
 from blockd.model.errors import Busy, NotFound
 from blockd.rpc.gen.meta_pb2 import RegisterHostRequest
+from blockd.rpc.gen.types_pb2 import Attachment
 from tests.meta.rig import wait_until
 
 
@@ -114,6 +117,24 @@ async def test_it_is_looked_after_still_when_no_standby_can(rig, volume):
     await wait_until(was_tried)
     del lyon.failures["Attach"]
     await wait_until(holder_is(rig, "lyon-1"))
+
+
+async def test_what_an_instance_that_died_has_begun_is_finished(rig, volume):
+    await rig.attach(host="paris-1", standbys=("lyon-1",))
+    paris, lyon = rig.hosts["paris-1"], rig.hosts["lyon-1"]
+    paris.attached.clear()
+    begun = Attachment(volume_id=volume.id, host_id=lyon.id, host_name="lyon-1", epoch=7)
+    begun.standby_host_ids.append(paris.id)
+    begun.standby_host_names.append("paris-1")
+    etcd = Etcd([rig.etcd_endpoint])
+    await etcd.commit([], [put(ATTACHMENTS + volume.id, begun)])
+    await etcd.close()
+    await wait_until(holder_is(rig, "lyon-1"))
+    attachment = (await rig.volume()).attachment
+    assert list(attachment.standby_host_names) == ["paris-1"]
+    assert attachment.epoch > 7
+    await asyncio.sleep(1.5)
+    assert lyon.calls.count("Attach") == 1
 
 
 async def test_members_that_say_nothing_of_leases_count_as_having_given_some(rig, volume):
