@@ -153,16 +153,24 @@ def delete(
 ) -> None:
     """Delete a branch and what it has kept, for good."""
 
-    async def call(clients: Clients) -> None:
+    async def call(clients: Clients) -> tuple[Volume, list[str]]:
         found = await _branch(clients, volume, branch)
         request = meta_pb2.DeleteVolumeRequest(name_or_id=found.id)
-        await clients.meta.call(lambda meta: meta.DeleteVolume, request, timeout=DELETE_SECONDS)
+        answer = await clients.meta.call(
+            lambda meta: meta.DeleteVolume, request, timeout=DELETE_SECONDS
+        )
+        return found, list(answer.waiting_hosts)
 
-    run(context, call)
+    found, waiting = run(context, call)
     if session_of(context).chosen(output) is Format.JSON:
-        print_json({"volume": volume, "branch": branch, "deleted": True})
-    else:
+        print_json({"volume": volume, "branch": branch, "deleted": True, "waiting_hosts": waiting})
+    elif not waiting:
         print_line(f"branch {branch} of {volume} is deleted")
+    else:
+        print_line(
+            f"branch {branch} of {volume} is being deleted: {', '.join(waiting)} still to drop it, "
+            f"when reached; for hosts that stay away: blockctl volume delete {found.name} --force"
+        )
 
 
 async def branches_of(clients: Clients, volume: str) -> list[Volume]:

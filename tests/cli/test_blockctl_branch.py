@@ -77,6 +77,16 @@ def test_a_branch_is_attached_detached_and_deleted(cluster, branch):
     cluster.ok("volume", "delete", "vol")
 
 
+def test_a_host_that_is_away_is_named_when_a_branch_is_deleted(cluster, branch):
+    seal(cluster, branch)
+    cluster.ok("volume", "detach", "vol")
+    cluster.do(lambda rig: rig.kill_host("marseille-1"))
+    done = cluster.ok("volume", "branch", "delete", "vol", "fenced-7").out
+    assert "marseille-1 still to drop it" in done
+    assert "volume delete vol.fenced-7 --force" in done
+    assert "forgotten" in cluster.ok("volume", "delete", "vol.fenced-7", "--force").out
+
+
 def test_what_is_no_branch_is_not_found(cluster, branch):
     assert "no branch 'x'" in error_line(cluster.ctl("volume", "branch", "show", "vol", "x"), 3)
     assert "no volume" in error_line(cluster.ctl("volume", "branch", "list", "other"), 3)
