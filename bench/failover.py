@@ -8,17 +8,14 @@ it the attaching took. Then the same with a standby and nobody who orders it.
 """
 
 import argparse
-import json
 import signal
 import statistics
 import sys
-import tempfile
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
-from bench.candidates import CandidateError
-from bench.live import HOSTS, Live, longest_stall
+from bench.live import HOSTS, Live, longest_stall, measured
 
 FAILOVER_TARGET_S = 3.0
 WATCH_S = 3.0  # before and after the kill of a replica
@@ -39,15 +36,11 @@ class Round:
 
 def main(argv: list[str] | None = None) -> int:
     options = parse_options(argv)
-    with tempfile.TemporaryDirectory(prefix="bench-", dir=options.dir) as folder:
-        try:
-            rounds = run(Path(folder).resolve(), options.rounds, options.depth)
-        except CandidateError as error:
-            print(f"bench: {error}", file=sys.stderr)
-            return 1
-    options.out.mkdir(parents=True, exist_ok=True)
-    document = json.dumps([asdict(one) for one in rounds], indent=2)
-    (options.out / "failover.json").write_text(document + "\n")
+    rounds = measured(
+        "failover", options, lambda folder: run(folder, options.rounds, options.depth)
+    )
+    if rounds is None:
+        return 1
     report(rounds)
     return int(
         options.check

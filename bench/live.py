@@ -1,15 +1,20 @@
 """A volume under load that is hurt while it is measured: a cluster, a writer, and its latencies."""
 
+import argparse
 import asyncio
 import itertools
+import json
 import signal
 import subprocess
+import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
 from bench.candidates import CandidateError
 from bench.cluster import Cluster
@@ -18,6 +23,8 @@ from blockd.dev.state import Cluster as State
 from blockd.model.errors import BlockdError
 from blockd.rpc.channel import MetaClient
 from blockd.rpc.gen import meta_pb2, types_pb2
+
+Round = TypeVar("Round", bound=Any)  # a dataclass
 
 WRITER = Path(__file__).resolve().parent / "writer.py"
 PYTHON = "/usr/bin/python3"  # Debian's, which has libnbd's module
@@ -220,6 +227,23 @@ class Live:
         """When the first write that was called after `since` was answered; `count` must be."""
         self.wait(lambda: len(self.writes(since)) >= count, "writes are acknowledged")
         return min(write.answered for write in self.writes(since))
+
+
+def measured(
+    name: str, options: argparse.Namespace, run: Callable[[Path], list[Round]]
+) -> list[Round] | None:
+    """What `run` has measured in a folder below --dir, which is written to NAME.json below --out as
+    well. None: it could not, and has said why."""
+    with tempfile.TemporaryDirectory(prefix="bench-", dir=options.dir) as folder:
+        try:
+            rounds = run(Path(folder).resolve())
+        except CandidateError as error:
+            print(f"bench: {error}", file=sys.stderr)
+            return None
+    options.out.mkdir(parents=True, exist_ok=True)
+    document = json.dumps([asdict(one) for one in rounds], indent=2)
+    (options.out / f"{name}.json").write_text(document + "\n")
+    return rounds
 
 
 def quantile(latencies: Sequence[float], part: float) -> float:

@@ -19,16 +19,15 @@ import os
 import statistics
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from bench.candidates import CandidateError
 from bench.cluster import BIN
-from bench.live import HOSTS, Client, Live, quantile
+from bench.live import HOSTS, Client, Live, measured, quantile
 from blockd.model.errors import BlockdError
 from blockd.rpc.channel import HostClient
 from blockd.rpc.gen import host_pb2
@@ -76,15 +75,9 @@ class Round:
 
 def main(argv: list[str] | None = None) -> int:
     options = parse_options(argv)
-    with tempfile.TemporaryDirectory(prefix="bench-", dir=options.dir) as folder:
-        try:
-            rounds = run(Path(folder).resolve(), options)
-        except CandidateError as error:
-            print(f"bench: {error}", file=sys.stderr)
-            return 1
-    options.out.mkdir(parents=True, exist_ok=True)
-    document = json.dumps([asdict(one) for one in rounds], indent=2)
-    (options.out / "rebuild.json").write_text(document + "\n")
+    rounds = measured("rebuild", options, lambda folder: run(folder, options))
+    if rounds is None:
+        return 1
     met = report(rounds)
     return int(options.check and not met)
 

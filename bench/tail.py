@@ -7,17 +7,14 @@ replica and has it taken out of the in-sync set.
 """
 
 import argparse
-import json
 import signal
 import statistics
 import sys
-import tempfile
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
-from bench.candidates import CandidateError
-from bench.live import HOSTS, Live, longest_stall, quantile
+from bench.live import HOSTS, Live, longest_stall, measured, quantile
 
 RATIO_TARGET = 2.0
 STALL_TARGET_S = 0.1
@@ -48,15 +45,9 @@ class Round:
 
 def main(argv: list[str] | None = None) -> int:
     options = parse_options(argv)
-    with tempfile.TemporaryDirectory(prefix="bench-", dir=options.dir) as folder:
-        try:
-            rounds = run(Path(folder).resolve(), options)
-        except CandidateError as error:
-            print(f"bench: {error}", file=sys.stderr)
-            return 1
-    options.out.mkdir(parents=True, exist_ok=True)
-    document = json.dumps([asdict(one) for one in rounds], indent=2)
-    (options.out / "tail.json").write_text(document + "\n")
+    rounds = measured("tail", options, lambda folder: run(folder, options))
+    if rounds is None:
+        return 1
     met = report(rounds)
     return int(options.check and not met)
 
